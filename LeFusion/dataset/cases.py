@@ -1,0 +1,211 @@
+"""Find the images of a data set and the mask that belongs to each."""
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+SPLITS = ("all", "train", "test")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one data set names its files and codes its labels. A data set of your own is one more Layout.
+
+    mask_names: pairs (part of the image name, part of the mask name that stands in its place); the first pair
+        whose image part occurs in the name is used. Empty: a mask carries the name of its image.
+    output_mask_infix: stands in place of the image part in the name of a written label map.
+    lesion_labels: the label of each lesion class, in channel order.
+    other_labels: what else a mask may hold; no lesion.
+    depth_axis: which axis of the stored array is the depth.
+    """
+
+    image_folder: str = "Image"
+    mask_folder: str = "Mask"
+    mask_names: tuple[tuple[str, str], ...] = (("_CVol_", "_CMask_"), ("_Vol_", "_Mask_"))
+    output_mask_infix: str = "_Mask_"
+    lesion_labels: tuple[int, ...] = (1,)
+    other_labels: tuple[int, ...] = ()
+    depth_axis: int = 0
+
+    def __post_init__(self):
+        # Values from a YAML file arrive as lists.
+        object.__setattr__(self, "mask_names", tuple(tuple(pair) for pair in self.mask_names))
+        object.__setattr__(self, "lesion_labels", tuple(self.lesion_labels))
+        object.__setattr__(self, "other_labels", tuple(self.other_labels))
+        labels = (0, *self.lesion_labels, *self.other_labels)
+        if not self.lesion_labels or len(set(labels)) < len(labels):
+            raise ValueError(
+                f"lesion_labels {self.lesion_labels} and other_labels {self.other_labels} must be different "
+                "numbers above 0, at least one of them a lesion"
+            )
+        if self.depth_axis not in (0, 1, 2):
+            raise ValueError(f"depth_axis is {self.depth_axis}; it must be 0, 1 or 2")
+        if any(len(pair) != 2 or not all(pair) for pair in self.mask_names):
+            raise ValueError(
+                f"mask_names {self.mask_names} must be pairs of non-empty texts (image part, mask part)"
+            )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its mask. name: the image's file name without .nii.gz."""
+
+    name: str
+    image_path: Path
+    mask_path: Path
+
+
+def find_cases(
+    root_dir: str | os.PathLike, layout: Layout, test_txt: str | os.PathLike | None = None, split: str = "all"
+) -> list[Case]:
+    """List the cases of a data set, sorted by name.
+
+    root_dir: the folder that holds the image and the mask folder, or the image folder itself. Images may lie
+        in sub-folders; a mask lies in the same sub-folder of the mask folder, or has a name that occurs only
+        once in it.
+    test_txt: a text file with one image name per line.
+    split: "all", "test" (those listed in test_txt) or "train" (the others).
+
+    Raises FileNotFoundError for a missing folder, file, image or mask, ValueError for anything else. Each
+    message is one line.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    image_dir, mask_dir = _locate_folders(root_dir, layout)
+    listed = _read_names(test_txt) if test_txt is not None else None
+    images = _unique_images(image_dir)
+    if split == "all":
+        chosen = set(images)
+    elif listed is None:
+        raise ValueError(f"split {split!r} needs the list of test cases; give the path of test.txt")
+    elif split == "train":
+        chosen = set(images) - listed
+    else:
+        absent = sorted(listed - set(images))
+        if absent:
+            raise FileNotFoundError(
+                f"{test_txt}: lists {_shorten(absent)}, not found among the {len(images)} images in "
+                f"{image_dir}; add the image or remove the line"
+            )
+        chosen = listed
+    if not chosen:
+        raise FileNotFoundError(
+            f"{image_dir}: no case found (split {split}, {len(images)} images seen, "
+            f"{len(listed or ())} names in test.txt); check the folder and the split"
+        )
+    masks = _index_by_name(mask_dir)
+    return [
+        Case(name, images[name], _find_mask(images[name], image_dir, mask_dir, masks, layout))
+        for name in sorted(chosen)
+    ]
+
+
+def output_mask_name(case_file_name: str, layout: Layout) -> str:
+    """File name of the label map written for an image, e.g. `A_CVol_1.nii.gz` -> `A_Mask_1.nii.gz`.
+
+    Raises ValueError for a name that has none of the layout's image parts.
+    """
+    if not layout.mask_names:
+        return case_file_name
+    return _swap(
+        case_file_name, [(image_part, layout.output_mask_infix) for image_part, _ in layout.mask_names]
+    )
+
+
+def _locate_folders(root_dir: str | os.PathLike, layout: Layout) -> tuple[Path, Path]:
+    root = Path(os.path.abspath(root_dir))
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root_dir}: no such folder; check dataset_root_dir")
+    if (root / layout.image_folder).is_dir():
+        image_dir, mask_dir = root / layout.image_folder, root / layout.mask_folder
+    elif root.name == layout.image_folder:
+        image_dir, mask_dir = root, root.parent / layout.mask_folder
+    else:
+        raise FileNotFoundError(
+            f"{root}: has no folder {layout.image_folder!r}; give the folder that holds "
+            f"{layout.image_folder!r} and {layout.mask_folder!r}"
+        )
+    if not mask_dir.is_dir():
+        raise FileNotFoundError(f"{mask_dir}: no such folder; every image needs a mask there")
+    return image_dir, mask_dir
+
+
+def _read_names(test_txt: str | os.PathLike) -> set[str]:
+    path = Path(test_txt)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; it should list the names of the test images")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: is not UTF-8 text; save it as plain text with one name per line"
+        ) from error
+    return {_stem(line.strip()) for line in lines if line.strip()}
+
+
+def _index_by_name(folder: Path) -> dict[str, list[Path]]:
+    """All NIfTI files at any depth below `folder`, by name without ending. Names with a leading dot are
+    skipped."""
+    found = defaultdict(list)
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.endswith(NIFTI_ENDINGS) and not name.startswith("."):
+                found[_stem(name)].append(Path(parent, name))
+    return found
+
+
+def _unique_images(image_dir: Path) -> dict[str, Path]:
+    images = _index_by_name(image_dir)
+    for name, paths in sorted(images.items()):
+        if len(paths) > 1:
+            first, second = sorted(paths)[:2]
+            raise ValueError(
+                f"{first}: has the same case name {name!r} as {second}; rename one, results go by name"
+            )
+    return {name: paths[0] for name, paths in images.items()}
+
+
+def _find_mask(
+    image: Path, image_dir: Path, mask_dir: Path, masks: dict[str, list[Path]], layout: Layout
+) -> Path:
+    try:
+        mask_name = _swap(_stem(image.name), layout.mask_names) if layout.mask_names else _stem(image.name)
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from error
+    expected_dir = mask_dir / image.parent.relative_to(image_dir)
+    candidates = masks.get(mask_name, [])
+    nearby = [path for path in candidates if path.parent == expected_dir]
+    if len(nearby or candidates) > 1:
+        raise ValueError(
+            f"{image}: its mask could be {_shorten(sorted(map(str, nearby or candidates)))}; keep one"
+        )
+    if not candidates:
+        raise FileNotFoundError(
+            f"{image}: its mask {expected_dir / mask_name}.nii.gz is missing; every image "
+            "needs a mask of its lesions"
+        )
+    return (nearby or candidates)[0]
+
+
+def _swap(name: str, pairs) -> str:
+    """Put the second text of the first pair whose first text occurs in `name` in its (last) place."""
+    for old, new in pairs:
+        if old in name:
+            before, _, after = name.rpartition(old)
+            return before + new + after
+    parts = ", ".join(repr(old) for old, _ in pairs)
+    raise ValueError(f"the name {name!r} has none of the parts {parts}; rename the file or set mask_names")
+
+
+def _stem(file_name: str) -> str:
+    for ending in NIFTI_ENDINGS:
+        file_name = file_name.removesuffix(ending)
+    return file_name
+
+
+def _shorten(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,201 @@
+"""Cases on disk -> what the networks eat: one boolean channel per lesion class, depth first, in [-1, 1]."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.transforms import (
+    AIR,
+    Box,
+    IntensityMap,
+    crop,
+    draw_flip_axes,
+    flip,
+    lesion_box,
+    lesion_histogram,
+    random_box,
+    tight_box,
+    to_depth_first,
+)
+
+REGIONS = ("whole", "lesion", "random")
+STACKED = ("image", "lesions", "histogram")
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """A case as stored (volumes) and as the network sees it.
+
+    image_dhw: (D, H, W) float32 in [-1, 1]. lesions_dhw: (K, D, H, W) bool, in the order of the layout's
+    lesion labels.
+    """
+
+    case: Case
+    volume: Volume
+    mask_volume: Volume
+    image_dhw: torch.Tensor
+    lesions_dhw: torch.Tensor
+    intensity_map: IntensityMap
+
+
+def load_case(case: Case, layout: Layout, window: str | Sequence[float]) -> LoadedCase:
+    """Read one case and check it.
+
+    window: (low, high) in the image's units or "minmax". Raises ValueError, in one line with the file and the
+    value, for unreadable files, shapes that differ, an empty mask, or a label that the layout does not know.
+    """
+    volume, mask_volume = read_volume(case.image_path), read_volume(case.mask_path)
+    if mask_volume.raw.shape != volume.raw.shape:
+        raise ValueError(
+            f"{case.mask_path}: has shape {mask_volume.raw.shape} but its image {case.image_path} has "
+            f"{volume.raw.shape}; a mask needs one voxel per image voxel"
+        )
+    labels = to_depth_first(mask_volume.values, layout.depth_axis)
+    _check_labels(case, labels, layout)
+    values = to_depth_first(volume.values, layout.depth_axis)
+    try:
+        intensity_map = IntensityMap.of(values, window)
+    except ValueError as error:
+        raise ValueError(f"{case.image_path}: {error}") from error
+    image = torch.from_numpy(np.ascontiguousarray(intensity_map.to_network(values)))
+    lesions = torch.from_numpy(np.stack([labels == label for label in layout.lesion_labels]))
+    return LoadedCase(case, volume, mask_volume, image, lesions.contiguous(), intensity_map)
+
+
+class LesionDataset(Dataset):
+    """The cases of one data set as items for training or inference.
+
+    region: "whole" = a box of exactly `size` around the lesion; "lesion" = a box just around the lesion plus
+        `margin` voxels, at most `size` (sizes then differ between cases); "random" = a random box of `size`
+        that holds the lesion, for training. augment: flip each axis with probability 0.5.
+    seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
+    cache: keep decoded cases in memory, so that reading gzip files does not slow training down.
+
+    An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,)
+    float32 of the whole lesion, even where the box holds a part of it; name; box_start and box_size, where in
+    the depth-first volume the item was cut (before flips); low and high of the intensity map; image_path and
+    mask_path.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        layout: Layout,
+        size: Sequence[int] = (32, 64, 64),
+        window: str | Sequence[float] = (-1000, 400),
+        bins: int = 16,
+        region: str = "whole",
+        margin: int = 6,
+        augment: bool = False,
+        seed: int = 0,
+        cache: bool = True,
+    ):
+        if region not in REGIONS:
+            raise ValueError(f"region {region!r} is unknown; choose one of {', '.join(REGIONS)}")
+        if len(size) != 3 or min(size) < 1:
+            raise ValueError(f"size {tuple(size)} must be three positive numbers (depth, height, width)")
+        self.cases = list(cases)
+        self.layout = layout
+        self.size = tuple(size)
+        self.window = window
+        self.bins = bins
+        self.region = region
+        self.margin = margin
+        self.augment = augment
+        self.seed = int(seed)
+        self._cache = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict:
+        """Item `index` of draw 0, or of the draw in a pair (index, draw) as a sampler may yield it."""
+        return self.draw(*index) if isinstance(index, tuple) else self.draw(index, 0)
+
+    def draw(self, index: int, draw: int) -> dict:
+        """Item `index` with random crop and flips number `draw`; the same call gives the same item always."""
+        case = self.cases[index]
+        decoded = self._decode(case)
+        generator = _seeded_generator(self.seed, case.name, int(draw))
+        try:
+            box = self._place_box(decoded["lesions"].any(0), generator)
+        except ValueError as error:
+            raise ValueError(f"{case.mask_path}: {error}; give a larger size or another region") from error
+        # Clones, so that a change made by the caller does not reach the cache.
+        image = crop(decoded["image"], box, AIR).clone()
+        lesions = crop(decoded["lesions"], box, False).clone()
+        if self.augment:
+            image, lesions = flip(image, lesions, draw_flip_axes(generator))
+        return {
+            "image": image,
+            "lesions": lesions,
+            "histogram": decoded["histogram"].clone(),
+            "name": case.name,
+            "box_start": box.start,
+            "box_size": box.size,
+            "low": decoded["map"].low,
+            "high": decoded["map"].high,
+            "image_path": str(case.image_path),
+            "mask_path": str(case.mask_path),
+        }
+
+    def _place_box(self, mask_dhw: torch.Tensor, generator: torch.Generator) -> Box:
+        if self.region == "whole":
+            return lesion_box(mask_dhw, self.size)
+        if self.region == "lesion":
+            return tight_box(mask_dhw, mask_dhw.shape, self.margin, self.size)
+        return random_box(mask_dhw, self.size, generator)
+
+    def _decode(self, case: Case) -> dict:
+        if self._cache is not None and case in self._cache:
+            return self._cache[case]
+        loaded = load_case(case, self.layout, self.window)
+        image, lesions = loaded.image_dhw[None], loaded.lesions_dhw
+        histogram = lesion_histogram(image, lesions, self.bins)
+        decoded = {"image": image, "lesions": lesions, "histogram": histogram, "map": loaded.intensity_map}
+        if self._cache is not None:
+            self._cache[case] = decoded
+        return decoded
+
+
+def collate(items: Sequence[dict]) -> dict:
+    """Items -> batch: image, lesions and histogram stacked along a new first axis, everything else as lists.
+
+    Raises ValueError when the items differ in size.
+    """
+    sizes = sorted({tuple(item["image"].shape[1:]) for item in items})
+    if len(sizes) > 1:
+        raise ValueError(f"a batch needs items of one size, got {sizes}; use batch size 1 or region 'whole'")
+    return {key: (torch.stack if key in STACKED else list)([item[key] for item in items]) for key in items[0]}
+
+
+def _check_labels(case: Case, labels: np.ndarray, layout: Layout) -> None:
+    found = set(np.unique(labels).tolist())
+    unknown = sorted(found - {0, *layout.lesion_labels, *layout.other_labels})
+    if unknown:
+        known = sorted((0, *layout.lesion_labels, *layout.other_labels))
+        raise ValueError(
+            f"{case.mask_path}: holds the unknown values {_numbers(unknown)}; a mask may hold only "
+            f"{_numbers(known)}"
+        )
+    if found.isdisjoint(layout.lesion_labels):
+        raise ValueError(
+            f"{case.mask_path}: has no lesion voxel (label {' or '.join(map(str, layout.lesion_labels))}), "
+            f"only {_numbers(sorted(found))}; draw the lesion or leave the case out"
+        )
+
+
+def _numbers(values: Sequence[float], limit: int = 5) -> str:
+    return ", ".join(f"{value:g}" for value in values[:limit]) + (", ..." if len(values) > limit else "")
+
+
+def _seeded_generator(*address) -> torch.Generator:
+    """A CPU generator seeded from its address, the same on every machine."""
+    digest = hashlib.sha256(repr(address).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

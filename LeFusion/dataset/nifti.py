@@ -1,0 +1,218 @@
+"""Read NIfTI files exactly as stored; write results that equal their source outside a mask, bit for bit."""
+
+import gzip
+import io
+import math
+import os
+import secrets
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP_LEVEL = 4  # CT volumes shrink a few percent more at level 9, for several times the time
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D NIfTI file held in memory.
+
+    raw: the stored numbers, in the stored data type, byte order and axis order.
+    slope, inter: a voxel's value is raw * slope + inter.
+    affine: (4, 4) voxel index to mm.
+    header: the file's header with its extensions, scl_slope as stored.
+    """
+
+    path: Path
+    raw: np.ndarray
+    slope: float
+    inter: float
+    affine: np.ndarray
+    header: Nifti1Header  # a Nifti2Header is one, too
+
+    @property
+    def values(self) -> np.ndarray:
+        """Voxel values in the file's units: float32, or float64 if float32 cannot hold each one exactly."""
+        if self.slope == 1 and self.inter == 0 and np.can_cast(self.raw.dtype, np.float32):
+            return self.raw.astype(np.float32)
+        values = self.raw.astype(np.float64) * self.slope + self.inter
+        with np.errstate(over="ignore"):
+            narrow = values.astype(np.float32)
+        return narrow if np.array_equal(narrow, values) else values
+
+
+def read_volume(path: str | os.PathLike) -> Volume:
+    """Read a `.nii` or `.nii.gz` file (NIfTI-1 or NIfTI-2, either byte order) completely into memory.
+
+    Raises FileNotFoundError when there is no such file and ValueError when it is damaged, is no NIfTI file,
+    is not 3D, or holds NaN or infinite values. The message is one line and names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    content = _decompressed(path)
+    header, affine, slope, inter = _parse_header(path, content)
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"{path}: has shape {shape} but must be a 3D volume; save one 3D volume per file")
+    if dtype.kind not in "iuf":
+        raise ValueError(f"{path}: has data type {dtype}; save it as integers or floats")
+    needed = header.get_data_offset() + math.prod(shape) * dtype.itemsize
+    if len(content) < needed:
+        raise ValueError(
+            f"{path}: is cut short at {len(content)} of {needed} bytes; copy or download it again"
+        )
+    raw = header.raw_data_from_fileobj(io.BytesIO(content))
+    volume = Volume(path, raw, slope, inter, affine, header)
+    if not np.isfinite(np.array([raw.min(), raw.max()], np.float64) * slope + inter).all():
+        bad = raw.size - np.count_nonzero(np.isfinite(volume.values))
+        raise ValueError(
+            f"{path}: holds {bad} NaN or infinite voxels; replace them by numbers (air in CT is -1000)"
+        )
+    return volume
+
+
+def write_volume_like(source: Volume, values: np.ndarray, mask: np.ndarray, path: str | os.PathLike) -> None:
+    """Write a copy of `source` in which only the voxels under `mask` are new.
+
+    values: full-shape array in the source's units and stored axis order, read only where mask is True.
+    mask: bool, same shape. Inside it values are converted to the stored data type (rounded and clipped for
+    integers); every voxel outside is the stored number itself, so bit-identical. Header, geometry and scaling
+    are the source's.
+
+    Raises ValueError for another shape, a mask that is not bool or values in it that are not finite, OSError
+    when the file cannot be written.
+    """
+    if np.shape(values) != source.raw.shape or np.shape(mask) != source.raw.shape:
+        raise ValueError(
+            f"{path}: values {np.shape(values)} and mask {np.shape(mask)} must have the shape "
+            f"{source.raw.shape} of the source {source.path}"
+        )
+    if mask.dtype != np.bool_:
+        raise ValueError(
+            f"{path}: the mask must be boolean, not {mask.dtype}; compare it with the label first"
+        )
+    new_values = np.asarray(values)[mask].astype(np.float64)
+    bad = new_values.size - np.count_nonzero(np.isfinite(new_values))
+    if bad:
+        raise ValueError(
+            f"{path}: {bad} of {new_values.size} new voxels are NaN or infinite; nothing was written"
+        )
+    raw = source.raw.copy()
+    raw[mask] = _to_stored((new_values - source.inter) / source.slope, raw.dtype)
+    _write(source.header.copy(), raw, path)
+
+
+def write_label_like(source: Volume, labels: np.ndarray, path: str | os.PathLike) -> None:
+    """Write a uint8 label map (stored axis order, shape of `source`) in the geometry of `source`, unscaled.
+
+    Raises ValueError for another shape or type (uint8 and bool are taken), OSError when it cannot be written.
+    """
+    if np.shape(labels) != source.raw.shape:
+        raise ValueError(
+            f"{path}: labels {np.shape(labels)} must have the shape {source.raw.shape} of {source.path}"
+        )
+    if not np.can_cast(labels.dtype, np.uint8):
+        raise ValueError(f"{path}: labels must be uint8, not {labels.dtype}; convert them first")
+    header = source.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0  # the source's display window does not suit labels
+    _write(header, np.asarray(labels).astype(np.uint8), path)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `path`: what is written there appears at `path` complete or not at all.
+
+    Makes missing folders. On a clean exit the file is synced and renamed; on any error or interrupt it is
+    removed. The temporary name starts with a dot (so no case finder takes it) and keeps the ending (so
+    np.save and others do not add one). An OSError, such as a full disk, becomes an OSError of one line that
+    names `path` and the reason.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(f"cannot write {path}: {error.strerror or _one_line(error)}") from error
+        raise
+
+
+def _decompressed(path: Path) -> bytes:
+    content = path.read_bytes()
+    if not content.startswith(GZIP_MAGIC):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path}: is a damaged gzip file ({_one_line(error)}); copy or download it again"
+        ) from error
+
+
+def _parse_header(path: Path, content: bytes) -> tuple[Nifti1Header, np.ndarray, float, float]:
+    """The header, its affine, slope and intercept."""
+    header_class = next((c for c in (Nifti1Header, Nifti2Header) if c.may_contain_header(content)), None)
+    if header_class is None:
+        raise ValueError(f"{path}: is not a NIfTI file; convert it to .nii.gz")
+    try:
+        header = header_class.from_fileobj(io.BytesIO(content))
+        header.get_data_dtype()
+        affine = header.get_best_affine()
+        slope, inter = header.get_slope_inter()
+    except (HeaderDataError, WrapStructError, ValueError) as error:
+        raise ValueError(
+            f"{path}: has a damaged NIfTI header ({_one_line(error)}); export it again"
+        ) from error
+    if not header["magic"].item().startswith(b"n+"):
+        raise ValueError(f"{path}: is the header of a .hdr/.img pair; save it as one .nii.gz file")
+    if slope is None:  # 0 or NaN: the standard says "no scaling"
+        slope, inter = 1.0, 0.0
+    return header, affine, slope, inter
+
+
+def _to_stored(scaled: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Round and clip float64 numbers to `dtype`."""
+    if dtype.kind == "f":
+        limits = np.finfo(dtype)
+        return np.clip(scaled, limits.min, limits.max).astype(dtype)
+    limits = np.iinfo(dtype)
+    highest = float(limits.max)
+    if highest > limits.max:  # 64-bit: the nearest float lies outside the type
+        highest = np.nextafter(highest, 0)
+    return np.clip(np.rint(scaled), limits.min, highest).astype(dtype)
+
+
+def _write(header: Nifti1Header, raw: np.ndarray, path: str | os.PathLike) -> None:
+    header["vox_offset"] = 0  # nibabel then puts the voxels right behind the header and its extensions
+    start = io.BytesIO()
+    header.write_to(start)
+    with atomic_file(path) as temporary, open(temporary, "xb") as file:
+        if str(path).endswith(".gz"):
+            # No time and no name in the gzip header: the same voxels give the same bytes.
+            with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:
+                packed.write(start.getvalue())
+                packed.write(raw.tobytes(order="F"))
+        else:
+            file.write(start.getvalue())
+            file.write(raw.tobytes(order="F"))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

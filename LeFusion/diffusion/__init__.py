@@ -1,0 +1,33 @@
+"""The diffusion core shared by LeFusion and DiffMask: torch, einops and numpy only (safetensors where a
+checkpoint of ours is read or written)."""
+
+from LeFusion.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from LeFusion.diffusion.randomness import AddressedNoise, address_seed
+from LeFusion.diffusion.samplers import (
+    compose,
+    ddim,
+    dpm_solver_pp_2m,
+    repaint,
+    repaint_step,
+    repaint_times,
+    walk_levels,
+)
+from LeFusion.diffusion.schedule import NoiseSchedule
+from LeFusion.diffusion.unet import UNet3D
+
+__all__ = [
+    "AddressedNoise",
+    "Checkpoint",
+    "NoiseSchedule",
+    "UNet3D",
+    "address_seed",
+    "compose",
+    "ddim",
+    "dpm_solver_pp_2m",
+    "load_checkpoint",
+    "repaint",
+    "repaint_step",
+    "repaint_times",
+    "save_checkpoint",
+    "walk_levels",
+]

@@ -1,0 +1,31 @@
+"""Randomness is addressed, not accumulated: what is drawn depends on an address, never on what was drawn before."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def address_seed(*address: int | str) -> int:
+    """A seed of 63 bits for an address such as (seed, case name, texture type); the same on every machine."""
+    digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class AddressedNoise:
+    """Standard normal noise for a batch, every sample with a generator of its own.
+
+    A sample's noise depends on its address only, not on the batch that it is in. Drawn on the CPU, so that it
+    does not depend on the device either.
+    """
+
+    def __init__(self, addresses: Sequence[tuple]):
+        self.generators = [torch.Generator().manual_seed(address_seed(*address)) for address in addresses]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """The next noise, of the shape (B, ...), device and dtype of `like`."""
+        if len(like) != len(self.generators):
+            raise ValueError(f"{len(self.generators)} addresses for a batch of {len(like)}")
+        samples = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
+        return torch.stack(samples).to(like.device, like.dtype)

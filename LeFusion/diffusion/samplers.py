@@ -1,0 +1,179 @@
+"""Samplers: plain functions that paint lesions into a known image.
+
+Each takes
+
+    denoise   a closure (x_t, t) -> the noise predicted in x_t; x_t (B, K, D, H, W), t (B,) integers
+    known     the lesion-free image, (B, 1, D, H, W) in [-1, 1]
+    lesions   where lesion k is to be painted, (B, K, D, H, W) bool; known is kept outside all of them
+    noise     a callable `like -> standard normal noise of that shape` (see AddressedNoise)
+    schedule  the NoiseSchedule
+    walk      the time levels to visit, from the noisiest down to -1. Where it goes up, the sample is noised
+              again (a RePaint jump); see `repaint_times` and `walk_levels`
+
+and returns x_0 (B, K, D, H, W), meaningful inside the lesions; `compose` puts it into the known image. At every
+step, whatever the sampler, the region outside the lesions is the known image noised exactly to the level of x_t.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from LeFusion.diffusion.schedule import NoiseSchedule
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Noise = Callable[[Tensor], Tensor]
+
+
+def repaint_times(num_steps: int, jump_length: int, jump_n_sample: int) -> list[int]:
+    """The time levels that the walk of RePaint visits, ending at -1.
+
+    The walk goes down from num_steps - 1. On first reaching a multiple of jump_length (those high up, less
+    than jump_length + 1 below num_steps, excepted) it jumps jump_length levels up and comes down again,
+    jump_n_sample - 1 times. (Lugmayr et al., "RePaint", CVPR 2022, section 4.2.)
+    """
+    if min(num_steps, jump_length, jump_n_sample) < 1:
+        raise ValueError(
+            f"num_steps={num_steps}, jump_length={jump_length}, jump_n_sample={jump_n_sample}: "
+            "each must be at least 1"
+        )
+    walk = []
+    for level in range(num_steps - 1, -1, -1):
+        walk.append(level)
+        if level % jump_length == 0 and level < num_steps - jump_length:
+            up_and_down = [*range(level + 1, level + jump_length + 1), *range(level + jump_length - 1, level - 1, -1)]
+            walk += up_and_down * (jump_n_sample - 1)
+    return [*walk, -1]
+
+
+def walk_levels(schedule_steps: int, num_steps: int, jump_length: int = 1, jump_n_sample: int = 1) -> list[int]:
+    """A walk over `num_steps` levels, evenly spread from schedule_steps-1 to 0, with jumps counted in them; ends
+    at -1. With all levels and no jumps: schedule_steps-1, ..., 0, -1."""
+    if not 1 <= num_steps <= schedule_steps:
+        raise ValueError(f"num_steps={num_steps} must be in 1..{schedule_steps}, the levels of the schedule")
+    top = schedule_steps - 1
+    grid = torch.linspace(top, 0, num_steps, dtype=torch.float64).round().long().flip(0).tolist()
+    return [grid[i] if i >= 0 else -1 for i in repaint_times(num_steps, jump_length, jump_n_sample)]
+
+
+def compose(x_0: Tensor, known: Tensor, lesions: Tensor) -> Tensor:
+    """x_0 (B, K, D, H, W) inside the lesions, class k from channel k, known (B, 1, D, H, W) outside: (B, 1, D, H, W)."""
+    image = known.clone()
+    for k in range(lesions.shape[1]):
+        image = torch.where(lesions[:, k : k + 1], x_0[:, k : k + 1], image)
+    return image
+
+
+def repaint(
+    denoise: Denoise, known: Tensor, lesions: Tensor, noise: Noise, schedule: NoiseSchedule, walk: Sequence[int]
+) -> Tensor:
+    """The ancestral walk of RePaint (Lugmayr et al. 2022, algorithm 1), as LeFusion uses it."""
+    x = noise(_start(known, lesions))
+    for t, s in _moves(walk, x):
+        if s[0] > t[0]:
+            x = schedule.renoise(x, s, noise(x), t)
+        else:
+            x = repaint_step(denoise, x, t, s, known, lesions, schedule, noise(x), noise(x))
+    return x
+
+
+def repaint_step(
+    denoise: Denoise,
+    x_t: Tensor,
+    t: Tensor,
+    s: Tensor,
+    known: Tensor,
+    lesions: Tensor,
+    schedule: NoiseSchedule,
+    noise_known: Tensor,
+    noise_step: Tensor,
+) -> Tensor:
+    """One reverse step from level t (B,) to s (B,) < t; noise_known noises the background, noise_step the sample."""
+    x_t = _with_known(x_t, t, known, lesions, schedule, noise_known)
+    x_0 = schedule.predict_x0(x_t, t, denoise(x_t, t)).clamp(-1, 1)
+    mean, _, log_variance = schedule.posterior(x_0, x_t, t, s)
+    return mean if bool((s < 0).all()) else mean + (0.5 * log_variance).exp() * noise_step
+
+
+def ddim(
+    denoise: Denoise,
+    known: Tensor,
+    lesions: Tensor,
+    noise: Noise,
+    schedule: NoiseSchedule,
+    walk: Sequence[int],
+    eta: float = 0.0,
+) -> Tensor:
+    """DDIM (Song et al. 2021, eq. 12). eta = 0: no noise added on the way down; eta = 1: the ancestral variance."""
+    x = noise(_start(known, lesions))
+    for t, s in _moves(walk, x):
+        if s[0] > t[0]:
+            x = schedule.renoise(x, s, noise(x), t)
+            continue
+        x = _with_known(x, t, known, lesions, schedule, noise(x))
+        x_0 = schedule.predict_x0(x, t, denoise(x, t)).clamp(-1, 1)
+        (signal_t, noise_t), (signal_s, noise_s) = (schedule.signal_and_noise(v) for v in (t, s))
+        direction = (x - float(signal_t[0]) * x_0) / float(noise_t[0])
+        spread = eta * float((noise_s / noise_t * (1 - (signal_t / signal_s) ** 2).sqrt())[0])
+        kept = max(0.0, float(noise_s[0]) ** 2 - spread**2) ** 0.5
+        x = float(signal_s[0]) * x_0 + kept * direction
+        if spread > 0:
+            x = x + spread * noise(x)
+    return x
+
+
+def dpm_solver_pp_2m(
+    denoise: Denoise, known: Tensor, lesions: Tensor, noise: Noise, schedule: NoiseSchedule, walk: Sequence[int]
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order from the previous step's x_0.
+
+    First order where there is no previous step (at the start and after a jump) and for the step to level -1.
+    """
+    x = noise(_start(known, lesions))
+    previous_x_0 = previous_h = None
+    for t, s in _moves(walk, x):
+        if s[0] > t[0]:
+            x = schedule.renoise(x, s, noise(x), t)
+            previous_x_0 = None
+            continue
+        x = _with_known(x, t, known, lesions, schedule, noise(x))
+        x_0 = schedule.predict_x0(x, t, denoise(x, t)).clamp(-1, 1)
+        if s[0] < 0:
+            x = x_0
+            continue
+        (signal_t, noise_t), (signal_s, noise_s) = (schedule.signal_and_noise(v) for v in (t, s))
+        h = float(((signal_s / noise_s).log() - (signal_t / noise_t).log())[0])  # step in half log SNR
+        target = x_0
+        if previous_x_0 is not None:
+            target = x_0 + (x_0 - previous_x_0) * (h / (2 * previous_h))
+        # e^-h = (noise_s signal_t) / (signal_s noise_t)
+        x = float((noise_s / noise_t)[0]) * x + float((signal_s - noise_s * signal_t / noise_t)[0]) * target
+        previous_x_0, previous_h = x_0, h
+    return x
+
+
+def _start(known: Tensor, lesions: Tensor) -> Tensor:
+    """An empty sample (B, K, D, H, W) on the device of `known`, after a check of the shapes."""
+    if known.ndim != 5 or known.shape[1] != 1:
+        raise ValueError(f"known must have shape (B, 1, D, H, W), got {tuple(known.shape)}")
+    if lesions.dtype != torch.bool or lesions[:, :1].shape != known.shape:
+        raise ValueError(
+            f"lesions must be bool and match known {tuple(known.shape)} but for the classes, "
+            f"got {lesions.dtype} {tuple(lesions.shape)}"
+        )
+    return torch.empty_like(known).expand(lesions.shape)
+
+
+def _moves(walk: Sequence[int], x: Tensor):
+    """Pairs (t, s) of neighbouring levels of the walk, each as a (B,) tensor."""
+    for t, s in pairwise(walk):
+        yield tuple(torch.full((len(x),), level, device=x.device) for level in (t, s))
+
+
+def _with_known(
+    x_t: Tensor, t: Tensor, known: Tensor, lesions: Tensor, schedule: NoiseSchedule, noise: Tensor
+) -> Tensor:
+    """x_t inside any lesion, the known image noised to level t outside."""
+    background = schedule.q_sample(known.expand_as(x_t), t, noise)
+    return torch.where(lesions.any(dim=1, keepdim=True), x_t, background)

@@ -1,0 +1,221 @@
+"""Images find their masks, splits follow test.txt, and each mistake is answered by one line that names it."""
+
+import os
+
+import pytest
+
+from LeFusion.dataset.cases import Layout, find_cases, output_mask_name
+
+LIDC = Layout()
+EMIDEC = Layout(
+    image_folder="images",
+    mask_folder="labels",
+    mask_names=(),
+    lesion_labels=(3, 4),
+    other_labels=(1, 2),
+    depth_axis=2,
+)
+
+
+def make(root, *names):
+    """Empty files; the finder looks at names only."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+@pytest.fixture
+def lidc(tmp_path):
+    return make(
+        tmp_path / "Pathological",
+        "Image/B_Vol_2.nii.gz",
+        "Image/A_Vol_1.nii.gz",
+        "Image/C_CVol_1.nii",
+        "Mask/A_Mask_1.nii.gz",
+        "Mask/B_Mask_2.nii.gz",
+        "Mask/C_CMask_1.nii.gz",
+    )
+
+
+def names(cases):
+    return [case.name for case in cases]
+
+
+def refused(kind, *parts):
+    """Expect an error of one line that holds all `parts`."""
+
+    class Check:
+        def __enter__(self):
+            self.raises = pytest.raises(kind)
+            self.caught = self.raises.__enter__()
+
+        def __exit__(self, *error):
+            handled = self.raises.__exit__(*error)
+            message = str(self.caught.value)
+            assert "\n" not in message
+            for part in parts:
+                assert str(part) in message, message
+            return handled
+
+    return Check()
+
+
+def test_cases_are_sorted_and_paired(lidc):
+    cases = find_cases(lidc, LIDC)
+    assert names(cases) == ["A_Vol_1", "B_Vol_2", "C_CVol_1"]
+    assert [case.mask_path.name for case in cases] == [
+        "A_Mask_1.nii.gz",
+        "B_Mask_2.nii.gz",
+        "C_CMask_1.nii.gz",
+    ]
+    assert all(case.image_path.is_file() and case.mask_path.is_file() for case in cases)
+
+
+def test_the_image_folder_itself_may_be_given(lidc, monkeypatch):
+    expected = find_cases(lidc, LIDC)
+    assert find_cases(f"{lidc}/Image/", LIDC) == find_cases(lidc / "Image", LIDC) == expected
+    monkeypatch.chdir(lidc / "Image")
+    assert find_cases(".", LIDC) == expected
+    assert find_cases("..", LIDC) == expected
+
+
+def test_masks_may_carry_the_image_name(tmp_path):
+    make(
+        tmp_path,
+        "images/Case_P001.nii.gz",
+        "images/Case_N2.nii.gz",
+        "labels/Case_P001.nii.gz",
+        "labels/Case_N2.nii",
+    )
+    cases = find_cases(tmp_path, EMIDEC)
+    assert names(cases) == ["Case_N2", "Case_P001"]
+    assert [os.path.basename(case.mask_path) for case in cases] == ["Case_N2.nii", "Case_P001.nii.gz"]
+
+
+def test_sub_folders_mirrored_or_not(tmp_path):
+    make(
+        tmp_path,
+        "Image/x/deep/A_Vol_1.nii.gz",
+        "Mask/x/deep/A_Mask_1.nii.gz",
+        "Mask/elsewhere/A_Mask_1.nii.gz",
+        "Image/y/B_Vol_1.nii.gz",
+        "Mask/B_Mask_1.nii.gz",
+    )
+    cases = find_cases(tmp_path, LIDC)
+    assert cases[0].mask_path == tmp_path / "Mask/x/deep/A_Mask_1.nii.gz"
+    assert cases[1].mask_path == tmp_path / "Mask/B_Mask_1.nii.gz"
+    make(tmp_path, "Mask/z/B_Mask_1.nii.gz")
+    with refused(ValueError, "B_Vol_1", "Mask/B_Mask_1.nii.gz", "z/B_Mask_1.nii.gz"):
+        find_cases(tmp_path, LIDC)
+
+
+def test_hidden_and_foreign_files_are_ignored(lidc):
+    make(
+        lidc,
+        "Image/.1a2b.A_Vol_1.nii.gz",
+        "Image/._A_Vol_1.nii.gz",
+        "Image/.cache/A_Vol_1.nii.gz",
+        "Image/notes.txt",
+    )
+    assert names(find_cases(lidc, LIDC)) == ["A_Vol_1", "B_Vol_2", "C_CVol_1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "B_Vol_2\nC_CVol_1\n",
+        "B_Vol_2\r\nC_CVol_1",
+        "\ufeffB_Vol_2\n\n  C_CVol_1  \n\n",
+        "B_Vol_2.nii.gz\nC_CVol_1.nii\nB_Vol_2\n",
+    ],
+)
+def test_splits_follow_the_list(lidc, text):
+    listing = lidc / "test.txt"
+    listing.write_bytes(text.encode())
+    assert names(find_cases(lidc, LIDC, listing, "test")) == ["B_Vol_2", "C_CVol_1"]
+    assert names(find_cases(lidc, LIDC, listing, "train")) == ["A_Vol_1"]
+    assert names(find_cases(lidc, LIDC, listing, "all")) == ["A_Vol_1", "B_Vol_2", "C_CVol_1"]
+
+
+def test_errors_name_the_place_and_the_value(lidc, tmp_path):
+    listing = tmp_path / "test.txt"
+    with refused(FileNotFoundError, tmp_path / "nowhere", "dataset_root_dir"):
+        find_cases(tmp_path / "nowhere", LIDC)
+    with refused(FileNotFoundError, tmp_path, "'Image'"):
+        find_cases(tmp_path, LIDC)
+    with refused(ValueError, "'validation'", "train"):
+        find_cases(lidc, LIDC, split="validation")
+    for split in ("test", "train"):
+        with refused(ValueError, repr(split), "test.txt"):
+            find_cases(lidc, LIDC, split=split)
+    for split in ("test", "train", "all"):
+        with refused(FileNotFoundError, listing, "no such file"):
+            find_cases(lidc, LIDC, listing, split)
+    listing.write_text("A_Vol_1\nGone_Vol_1\nB_Vol_2\n")
+    with refused(FileNotFoundError, listing, "Gone_Vol_1", "3 images"):
+        find_cases(lidc, LIDC, listing, "test")
+    assert names(find_cases(lidc, LIDC, listing, "train")) == ["C_CVol_1"]
+    listing.write_text("")
+    with refused(FileNotFoundError, lidc / "Image", "split test", "3 images", "0 names"):
+        find_cases(lidc, LIDC, listing, "test")
+    listing.write_bytes("A_Vol_1\n".encode("utf-16"))
+    with refused(ValueError, listing, "UTF-8"):
+        find_cases(lidc, LIDC, listing, "test")
+
+
+def test_missing_masks_are_named(lidc):
+    (lidc / "Mask" / "B_Mask_2.nii.gz").unlink()
+    with refused(FileNotFoundError, "Image/B_Vol_2.nii.gz", "Mask/B_Mask_2.nii.gz"):
+        find_cases(lidc, LIDC)
+    (lidc / "test.txt").write_text("A_Vol_1")
+    assert names(find_cases(lidc, LIDC, lidc / "test.txt", "test")) == ["A_Vol_1"], (
+        "only what is used must exist"
+    )
+
+
+def test_no_mask_folder_no_images_and_names_without_the_part(tmp_path):
+    make(tmp_path, "Image/A_Vol_1.nii.gz")
+    with refused(FileNotFoundError, tmp_path / "Mask"):
+        find_cases(tmp_path, LIDC)
+    make(tmp_path, "Mask/A_Mask_1.nii.gz", "Image/other.nii.gz")
+    with refused(ValueError, "other", "'_Vol_'", "mask_names"):
+        find_cases(tmp_path, LIDC)
+    for image in (tmp_path / "Image").iterdir():
+        image.unlink()
+    with refused(FileNotFoundError, tmp_path / "Image", "split all", "0 images"):
+        find_cases(tmp_path, LIDC)
+
+
+def test_two_images_of_one_name_are_refused(lidc):
+    make(lidc, "Image/sub/A_Vol_1.nii.gz")
+    with refused(ValueError, "Image/A_Vol_1.nii.gz", "sub/A_Vol_1.nii.gz", "'A_Vol_1'"):
+        find_cases(lidc, LIDC)
+
+
+def test_output_mask_names():
+    assert output_mask_name("A_CVol_1.nii.gz", LIDC) == "A_Mask_1.nii.gz"
+    assert output_mask_name("A_Vol_1.nii.gz", LIDC) == "A_Mask_1.nii.gz"
+    assert output_mask_name("X_Vol_ume_Vol_12.nii", LIDC) == "X_Vol_ume_Mask_12.nii"
+    assert output_mask_name("Case_P001.nii.gz", EMIDEC) == "Case_P001.nii.gz"
+    with pytest.raises(ValueError, match="'A.nii.gz'"):
+        output_mask_name("A.nii.gz", LIDC)
+
+
+def test_layout_takes_lists_and_refuses_nonsense():
+    listed = Layout(
+        mask_names=[["_CVol_", "_CMask_"], ["_Vol_", "_Mask_"]], lesion_labels=[1], other_labels=[]
+    )
+    assert listed == LIDC and hash(listed) == hash(LIDC)
+    for wrong in (
+        {"lesion_labels": ()},
+        {"lesion_labels": (0,)},
+        {"lesion_labels": (1, 1)},
+        {"other_labels": (1,)},
+        {"depth_axis": 3},
+        {"mask_names": [("_Vol_",)]},
+        {"mask_names": [("", "_Mask_")]},
+    ):
+        with pytest.raises(ValueError):
+            Layout(**wrong)

@@ -1,0 +1,70 @@
+"""All real cases at hand load. Skipped where the data is not there."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from LeFusion.dataset.cases import Layout, find_cases
+from LeFusion.dataset.dataset import LesionDataset, load_case
+from LeFusion.dataset.nifti import read_volume, write_volume_like
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("LEFUSION_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+EMIDEC = Layout("images", "labels", (), lesion_labels=(3, 4), other_labels=(1, 2), depth_axis=2)
+
+pytestmark = pytest.mark.skipif(
+    not (DATA / "LIDC").is_dir(), reason=f"no data in {DATA}; set LEFUSION_SHARED_DATA to its folder"
+)
+
+
+@pytest.mark.parametrize("folder, count", [("Pathological", 97), ("Normal", 24)])
+def test_every_lidc_case_loads(folder, count):
+    cases = find_cases(DATA / "LIDC" / folder, Layout())
+    assert len(cases) == count
+    dataset = LesionDataset(cases, Layout(), cache=False)
+    for index in range(count):
+        item = dataset[index]
+        assert item["image"].shape == (1, 32, 64, 64) and item["lesions"].any()
+        assert item["image"].min() >= -1 and item["image"].max() <= 1
+        assert item["histogram"].sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_lidc_split_has_no_overlap():
+    root = DATA / "LIDC" / "Pathological"
+    train, test = (find_cases(root, Layout(), root / "test.txt", split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (77, 20) and not {c.name for c in train} & {c.name for c in test}
+
+
+def test_lidc_histograms_resemble_the_table_of_native_voxels():
+    """The table counts native voxels, the cubes are resampled to 1 mm: close, not equal."""
+    with open(DATA / "lidc_nodule_histograms.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    sums = [sum(float(row[f"h{i:02d}"]) for i in range(16)) for row in rows]
+    np.testing.assert_allclose(sums, 1, atol=1e-3)
+
+
+def test_every_emidec_case_loads_depth_first():
+    cases = find_cases(DATA / "EMIDEC" / "Pathological", EMIDEC)
+    assert len(cases) == 54
+    for case in cases:
+        loaded = load_case(case, EMIDEC, "minmax")
+        assert (
+            loaded.image_dhw.shape == loaded.lesions_dhw.shape[1:] == loaded.volume.raw.shape[2:] + (96, 96)
+        )
+        assert (loaded.image_dhw.min(), loaded.image_dhw.max()) == (-1, 1)
+
+
+def test_a_real_case_written_back_unchanged_is_identical(tmp_path):
+    for path in (
+        DATA / "CT" / "chest_ct.nii.gz",
+        *sorted((DATA / "EMIDEC" / "Normal" / "images").glob("*"))[:2],
+    ):
+        source = read_volume(path)
+        write_volume_like(source, source.values, source.raw > 100, tmp_path / path.name)
+        copy = read_volume(tmp_path / path.name)
+        assert copy.raw.tobytes() == source.raw.tobytes()
+        assert copy.header.binaryblock == source.header.binaryblock
