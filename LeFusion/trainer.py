@@ -1,0 +1,359 @@
+"""The training loop shared by every network of the project; `loss_fn` and the dataset are what differs.
+
+One run lives in one folder: `model-<step>.safetensors` (weights, moving average and metadata),
+`training_state.pt` (what an exact resume needs), `loss.csv`, `loss.png`, TensorBoard events and sample sheets.
+The same command resumes: every random choice is addressed by the number of the sample in the run, so a run that
+was stopped and resumed computes what an unbroken one computes.
+"""
+
+import copy
+import csv
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from LeFusion.dataset.dataset import collate
+from LeFusion.dataset.nifti import atomic_file
+from LeFusion.diffusion import UNet3D, save_checkpoint
+from LeFusion.pictures import save_loss_curve
+
+STATE_FILE = "training_state.pt"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The paper's values are the defaults. A step is one update of the weights, after
+    gradient_accumulate_every batches of batch_size on each process."""
+
+    train_num_steps: int = 50_000
+    batch_size: int = 20
+    gradient_accumulate_every: int = 2
+    train_lr: float = 1e-4
+    lr_schedule: str = "constant"  # or "cosine": to zero at the last step
+    warmup_steps: int = 0
+    max_grad_norm: float | None = None
+    ema_decay: float = 0.995
+    save_and_sample_every: int = 1000
+    keep_checkpoints: int | None = None  # None: all
+    precision: str = "no"  # or "bf16", "fp16"
+    num_workers: int = 4
+    device: str = "auto"  # or "cpu"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("train_num_steps", "batch_size", "gradient_accumulate_every", "save_and_sample_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.lr_schedule not in ("constant", "cosine"):
+            raise ValueError(f"lr_schedule={self.lr_schedule!r} must be 'constant' or 'cosine'")
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f"precision={self.precision!r} must be 'no', 'bf16' or 'fp16'")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} must be in [0, 1)")
+
+    def learning_rate(self, step: int) -> float:
+        rate = self.train_lr * min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.lr_schedule == "cosine":
+            rate *= 0.5 * (1 + np.cos(np.pi * step / self.train_num_steps))
+        return float(rate)
+
+    def ema_decay_at(self, step: int) -> float:
+        """Smaller in the first steps, so that the initial weights do not linger in the average."""
+        return min(self.ema_decay, (1 + step) / (10 + step))
+
+
+class Stopped(SystemExit):
+    """Raised after a stop signal, when the run has been saved; exits with 128 + the signal."""
+
+
+def train(
+    network: UNet3D,
+    loss_fn: Callable[[nn.Module, dict], Tensor],
+    dataset,
+    settings: TrainingSettings,
+    results_folder: Path,
+    metadata: dict[str, Any],
+    sample_sheet: Callable[[UNet3D, Path], None] | None = None,
+) -> Path:
+    """Trains, or goes on with the run in results_folder; returns the path of the last checkpoint.
+
+    Args:
+        loss_fn: (network, batch) -> scalar. The batch is that of the dataset plus `draw`, the samples' numbers.
+        dataset: `dataset[(index, draw)]` is item `index` with the random choices number `draw`.
+        metadata: JSON-able; goes into the checkpoints. A run of other metadata is not resumed.
+        sample_sheet: (network, path) -> writes a picture; called with the moving average at every save.
+    """
+    results_folder = Path(results_folder)
+    accelerator = Accelerator(
+        mixed_precision=settings.precision,
+        gradient_accumulation_steps=settings.gradient_accumulate_every,
+        cpu=settings.device == "cpu",
+    )
+    main = accelerator.is_main_process
+    set_seed(settings.seed)
+    ema = copy.deepcopy(network).requires_grad_(False).eval()
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.train_lr)
+    run = _fingerprint(network, settings, metadata, accelerator.num_processes)
+    step = _resume(results_folder, run, network, ema, optimizer, accelerator)
+    if step >= settings.train_num_steps:
+        if main:
+            print(f"{results_folder} is already trained for {step} steps; nothing to do")
+        return _checkpoint_path(results_folder, step)
+    if main:
+        results_folder.mkdir(parents=True, exist_ok=True)
+    network = network.to(accelerator.device)
+    ema = ema.to(accelerator.device)
+    _optimizer_to(optimizer, accelerator.device)
+    model, optimizer = accelerator.prepare(network, optimizer)
+    model.train()
+    parameters, averages = list(network.parameters()), list(ema.parameters())
+
+    batches = iter(_loader(dataset, settings, step, accelerator))
+    log = _Log(results_folder, step) if main else None
+    stop = _StopSignal()
+    progress = tqdm(
+        total=settings.train_num_steps, initial=step, unit="step", desc="training", disable=not main, smoothing=0.05
+    )
+    with stop, progress:
+        while step < settings.train_num_steps:
+            # Forward and backward over the batches of one step
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate(step)
+            losses = []
+            for _ in range(settings.gradient_accumulate_every):
+                batch = _to_device(next(batches), accelerator.device)
+                with accelerator.accumulate(model):
+                    with accelerator.autocast():
+                        loss = loss_fn(model, batch)
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients and settings.max_grad_norm:
+                        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                losses.append(loss.detach())
+            # Moving average
+            torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - settings.ema_decay_at(step))
+            step += 1
+            # Report
+            mean_loss = float(accelerator.reduce(torch.stack(losses).mean(), reduction="mean"))
+            if not np.isfinite(mean_loss):
+                raise ValueError(
+                    f"the loss became {mean_loss} at step {step}; lower train_lr, or use precision=no. "
+                    f"The last good state is in {results_folder}"
+                )
+            if main:
+                log.add(step, mean_loss, optimizer.param_groups[0]["lr"])
+                progress.update()
+                progress.set_postfix(loss=f"{log.smoothed:.4f}")
+            # Save
+            stopping = stop.agreed(accelerator)
+            last = step == settings.train_num_steps
+            if stopping or last or step % settings.save_and_sample_every == 0:
+                accelerator.wait_for_everyone()
+                if main:
+                    _save(results_folder, step, run, network, ema, optimizer, accelerator, settings)
+                    log.flush()
+                    if sample_sheet is not None and not stopping:
+                        progress.set_postfix_str("drawing samples")
+                        sample_sheet(ema, results_folder / f"samples-{step:06d}.png")
+                accelerator.wait_for_everyone()
+            if stopping:
+                if main:
+                    tqdm.write(f"stopped at step {step}; saved in {results_folder}; the same command goes on")
+                raise Stopped(128 + stop.received)
+    if main:
+        save_loss_curve(results_folder / "loss.csv", results_folder / "loss.png")
+        log.close()
+    return _checkpoint_path(results_folder, step)
+
+
+class DrawSampler:
+    """Batches of (index, draw) for one process: draw n of the run goes through all items once an epoch, in an
+    order addressed by (seed, epoch). Yields the batches from optimiser step `first_step` on, without end."""
+
+    def __init__(self, items: int, settings: TrainingSettings, first_step: int, process: int, processes: int):
+        self.items, self.seed, self.batch_size = items, settings.seed, settings.batch_size
+        self.batch_number = first_step * settings.gradient_accumulate_every
+        self.process, self.processes = process, processes
+
+    def __iter__(self):
+        number = self.batch_number
+        while True:
+            first = (number * self.processes + self.process) * self.batch_size
+            yield [(self.item(draw), draw) for draw in range(first, first + self.batch_size)]
+            number += 1
+
+    def item(self, draw: int) -> int:
+        epoch, position = divmod(draw, self.items)
+        return int(np.random.default_rng((self.seed, epoch)).permutation(self.items)[position])
+
+
+class _WithDraw(torch.utils.data.Dataset):
+    """The dataset's items with the number of their draw, which addresses the noise of the loss."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, address: tuple[int, int]) -> dict:
+        return self.dataset[address] | {"draw": address[1]}
+
+
+def _loader(dataset, settings: TrainingSettings, step: int, accelerator: Accelerator) -> DataLoader:
+    sampler = DrawSampler(
+        len(dataset), settings, step, accelerator.process_index, accelerator.num_processes
+    )
+    workers = settings.num_workers
+    return DataLoader(
+        _WithDraw(dataset),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=accelerator.device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+
+
+def _to_device(batch: dict, device: torch.device) -> dict:
+    return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+
+def _optimizer_to(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.ndim:
+                state[name] = value.to(device)
+
+
+def _checkpoint_path(results_folder: Path, step: int) -> Path:
+    return results_folder / f"model-{step:06d}.safetensors"
+
+
+def _fingerprint(network: UNet3D, settings: TrainingSettings, metadata: dict, processes: int) -> dict:
+    """What must be equal for a run to be resumed."""
+    free = ("train_num_steps", "save_and_sample_every", "keep_checkpoints", "num_workers", "device")
+    chosen = {name: value for name, value in asdict(settings).items() if name not in free}
+    if settings.lr_schedule == "cosine":
+        chosen["train_num_steps"] = settings.train_num_steps  # the rate depends on it
+    fixed = {name: value for name, value in metadata.items() if name != "git_commit"}
+    return {"network": network.config, **chosen, "processes": processes, **fixed}
+
+
+def _save(results_folder, step, run, network, ema, optimizer, accelerator, settings) -> None:
+    """Weights first, state last, each in one move: whatever happens, a whole state is there to resume from."""
+    path = _checkpoint_path(results_folder, step)
+    with atomic_file(path) as temporary:
+        save_checkpoint(temporary, {**run, "step": step}, model=network, ema=ema)
+    state = {
+        "step": step,
+        "run": run,
+        "model": network.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
+    }
+    with atomic_file(results_folder / STATE_FILE) as temporary:
+        torch.save(state, temporary)
+    if settings.keep_checkpoints:
+        for old in sorted(results_folder.glob("model-*.safetensors"))[: -settings.keep_checkpoints]:
+            old.unlink()
+
+
+def _resume(results_folder: Path, run: dict, network, ema, optimizer, accelerator) -> int:
+    path = results_folder / STATE_FILE
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["run"]
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"{path} is damaged ({reason}); delete it to start the run again") from None
+    other = sorted(name for name in {*run, *saved} if run.get(name) != saved.get(name))
+    if other:
+        listed = "; ".join(f"{name} was {saved.get(name)!r}, is {run.get(name)!r}" for name in other[:3])
+        raise ValueError(
+            f"{results_folder} holds a run with other settings ({listed}); "
+            "choose another results_folder, or delete that one to start again"
+        )
+    network.load_state_dict(state["model"])
+    ema.load_state_dict(state["ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    if accelerator.scaler and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    if accelerator.is_main_process:
+        print(f"resuming {results_folder} at step {state['step']}")
+    return int(state["step"])
+
+
+class _StopSignal:
+    """Remembers a stop signal while the loop runs, so that the step in progress is finished and saved."""
+
+    received = 0
+
+    def __enter__(self):
+        self.previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _frame):
+        self.received = number
+
+    def agreed(self, accelerator: Accelerator) -> bool:
+        """True on every process once any process has received a signal."""
+        if accelerator.num_processes == 1:
+            return self.received > 0
+        received = torch.tensor(self.received, device=accelerator.device)
+        self.received = int(accelerator.gather(received).max())
+        return self.received > 0
+
+
+class _Log:
+    """Loss and learning rate of each step: TensorBoard and loss.csv; a resumed run drops what came after it."""
+
+    def __init__(self, results_folder: Path, step: int):
+        self.path = results_folder / "loss.csv"
+        rows = []
+        if step and self.path.exists():
+            with open(self.path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        self.file = open(self.path, "w", newline="")
+        self.writer = csv.DictWriter(self.file, ["step", "loss", "learning_rate", "seconds"], lineterminator="\n")
+        self.writer.writeheader()
+        self.writer.writerows(rows)
+        self.before = float(rows[-1]["seconds"]) if rows else 0.0
+        self.start = time.perf_counter()
+        self.smoothed = float(rows[-1]["loss"]) if rows else None
+        self.board = SummaryWriter(str(results_folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def add(self, step: int, loss: float, learning_rate: float) -> None:
+        self.smoothed = loss if self.smoothed is None else 0.98 * self.smoothed + 0.02 * loss
+        seconds = self.before + time.perf_counter() - self.start
+        self.writer.writerow(
+            {"step": step, "loss": f"{loss:.6g}", "learning_rate": f"{learning_rate:.4g}", "seconds": f"{seconds:.1f}"}
+        )
+        self.board.add_scalar("loss", loss, step)
+        self.board.add_scalar("learning_rate", learning_rate, step)
+
+    def flush(self) -> None:
+        self.file.flush()
+        self.board.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
