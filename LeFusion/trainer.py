@@ -125,7 +125,12 @@ def train(
     log = _Log(results_folder, step) if main else None
     stop = _StopSignal()
     progress = tqdm(
-        total=settings.train_num_steps, initial=step, unit="step", desc="training", disable=not main, smoothing=0.05
+        total=settings.train_num_steps,
+        initial=step,
+        unit="step",
+        desc="training",
+        disable=not main,
+        smoothing=0.05,
     )
     with stop, progress:
         while step < settings.train_num_steps:
@@ -212,9 +217,7 @@ class _WithDraw(torch.utils.data.Dataset):
 
 
 def _loader(dataset, settings: TrainingSettings, step: int, accelerator: Accelerator) -> DataLoader:
-    sampler = DrawSampler(
-        len(dataset), settings, step, accelerator.process_index, accelerator.num_processes
-    )
+    sampler = DrawSampler(len(dataset), settings, step, accelerator.process_index, accelerator.num_processes)
     workers = settings.num_workers
     return DataLoader(
         _WithDraw(dataset),
@@ -333,7 +336,9 @@ class _Log:
             with open(self.path, newline="") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
         self.file = open(self.path, "w", newline="")
-        self.writer = csv.DictWriter(self.file, ["step", "loss", "learning_rate", "seconds"], lineterminator="\n")
+        self.writer = csv.DictWriter(
+            self.file, ["step", "loss", "learning_rate", "seconds"], lineterminator="\n"
+        )
         self.writer.writeheader()
         self.writer.writerows(rows)
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
@@ -345,7 +350,12 @@ class _Log:
         self.smoothed = loss if self.smoothed is None else 0.98 * self.smoothed + 0.02 * loss
         seconds = self.before + time.perf_counter() - self.start
         self.writer.writerow(
-            {"step": step, "loss": f"{loss:.6g}", "learning_rate": f"{learning_rate:.4g}", "seconds": f"{seconds:.1f}"}
+            {
+                "step": step,
+                "loss": f"{loss:.6g}",
+                "learning_rate": f"{learning_rate:.4g}",
+                "seconds": f"{seconds:.1f}",
+            }
         )
         self.board.add_scalar("loss", loss, step)
         self.board.add_scalar("learning_rate", learning_rate, step)

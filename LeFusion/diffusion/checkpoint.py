@@ -43,7 +43,9 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
     if weights not in ("ema", "model"):
         raise ValueError(f"weights={weights!r} must be 'ema' or 'model'")
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist; python data/download.py weights fetches the released ones")
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist; python data/download.py weights fetches the released ones"
+        )
     read = _read_own if path.suffix == ".safetensors" else _read_released
     config, state, metadata = read(path, weights)
     network = UNet3D(**config)
@@ -51,7 +53,9 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
         network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"checkpoint {path}: its {weights} weights do not fit a LeFusion network: {reason}") from None
+        raise ValueError(
+            f"checkpoint {path}: its {weights} weights do not fit a LeFusion network: {reason}"
+        ) from None
     return Checkpoint(network.eval(), metadata | {"network": network.config, "weights": weights})
 
 
@@ -113,7 +117,9 @@ def _read_released(path: Path, weights: str) -> tuple[dict, dict[str, Tensor], d
     try:
         config = _config_from(state)
     except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise ValueError(f"checkpoint {path} is not a LeFusion or DiffMask network: {error!r} is missing") from None
+        raise ValueError(
+            f"checkpoint {path} is not a LeFusion or DiffMask network: {error!r} is missing"
+        ) from None
     schedule = _identify_schedule(path, betas)
     return config, state, {"format": "released", "step": int(content.get("step", 0)), "schedule": schedule}
 
@@ -163,5 +169,3 @@ def _identify_schedule(path: Path, betas: Tensor | None) -> dict[str, Any]:
     if not torch.allclose(betas.float(), NoiseSchedule.cosine(len(betas)).betas, rtol=1e-4):
         raise ValueError(f"checkpoint {path} was trained with a noise schedule other than the cosine one")
     return {"kind": "cosine", "num_steps": len(betas)}
-
-

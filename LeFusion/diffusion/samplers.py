@@ -42,12 +42,17 @@ def repaint_times(num_steps: int, jump_length: int, jump_n_sample: int) -> list[
     for level in range(num_steps - 1, -1, -1):
         walk.append(level)
         if level % jump_length == 0 and level < num_steps - jump_length:
-            up_and_down = [*range(level + 1, level + jump_length + 1), *range(level + jump_length - 1, level - 1, -1)]
+            up_and_down = [
+                *range(level + 1, level + jump_length + 1),
+                *range(level + jump_length - 1, level - 1, -1),
+            ]
             walk += up_and_down * (jump_n_sample - 1)
     return [*walk, -1]
 
 
-def walk_levels(schedule_steps: int, num_steps: int, jump_length: int = 1, jump_n_sample: int = 1) -> list[int]:
+def walk_levels(
+    schedule_steps: int, num_steps: int, jump_length: int = 1, jump_n_sample: int = 1
+) -> list[int]:
     """A walk over `num_steps` levels, evenly spread from schedule_steps-1 to 0, with jumps counted in them; ends
     at -1. With all levels and no jumps: schedule_steps-1, ..., 0, -1."""
     if not 1 <= num_steps <= schedule_steps:
@@ -66,7 +71,12 @@ def compose(x_0: Tensor, known: Tensor, lesions: Tensor) -> Tensor:
 
 
 def repaint(
-    denoise: Denoise, known: Tensor, lesions: Tensor, noise: Noise, schedule: NoiseSchedule, walk: Sequence[int]
+    denoise: Denoise,
+    known: Tensor,
+    lesions: Tensor,
+    noise: Noise,
+    schedule: NoiseSchedule,
+    walk: Sequence[int],
 ) -> Tensor:
     """The ancestral walk of RePaint (Lugmayr et al. 2022, algorithm 1), as LeFusion uses it."""
     x = noise(_start(known, lesions))
@@ -124,7 +134,12 @@ def ddim(
 
 
 def dpm_solver_pp_2m(
-    denoise: Denoise, known: Tensor, lesions: Tensor, noise: Noise, schedule: NoiseSchedule, walk: Sequence[int]
+    denoise: Denoise,
+    known: Tensor,
+    lesions: Tensor,
+    noise: Noise,
+    schedule: NoiseSchedule,
+    walk: Sequence[int],
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order from the previous step's x_0.
 

@@ -100,7 +100,9 @@ class PlaneLinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         slices = x.flatten(0, 1).flatten(1, 2)  # (slice, H W, C)
-        return _residual(self.attend, slices, dim=0, width=slices.shape[1] * self.to_qkv.out_features).view_as(x)
+        return _residual(
+            self.attend, slices, dim=0, width=slices.shape[1] * self.to_qkv.out_features
+        ).view_as(x)
 
     def attend(self, x: Tensor) -> Tensor:
         """x (slices, pixels, C) -> the attention's output, same shape."""
@@ -280,7 +282,9 @@ class UNet3D(nn.Module):
         self.mid_spatial_attn = PlaneAttention(widest, *heads)
         self.mid_temporal_attn = DepthAttention(widest, *heads)
         self.mid_block2 = ResnetBlock(widest, widest, embedding_dim)
-        self.final_conv = nn.Sequential(ResnetBlock(2 * dim, dim), nn.Linear(dim, out_channels or in_channels))
+        self.final_conv = nn.Sequential(
+            ResnetBlock(2 * dim, dim), nn.Linear(dim, out_channels or in_channels)
+        )
         self.to(memory_format=torch.channels_last)
 
     @staticmethod

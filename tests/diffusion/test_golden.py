@@ -10,7 +10,8 @@ from LeFusion.diffusion import NoiseSchedule, load_checkpoint, repaint_step, rep
 
 GOLDEN = Path(os.environ.get("LEFUSION_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 pytestmark = pytest.mark.skipif(
-    not (GOLDEN / "golden.pt").exists(), reason=f"reference numbers not found in {GOLDEN} (set LEFUSION_GOLDEN)"
+    not (GOLDEN / "golden.pt").exists(),
+    reason=f"reference numbers not found in {GOLDEN} (set LEFUSION_GOLDEN)",
 )
 DATA_TYPES = ("lidc", "emidec")
 SCHEDULE = NoiseSchedule.cosine(300)
@@ -72,7 +73,9 @@ def test_schedule(golden, name):
     assert torch.equal(SCHEDULE.betas, numbers["betas"])
     assert torch.equal(SCHEDULE.alphas_cumprod, numbers["alphas_cumprod"])
     assert_close(SCHEDULE.q_sample(numbers["x0"], numbers["t"], numbers["noise"]), numbers["q_sample"], 1e-6)
-    assert_close(SCHEDULE.predict_x0(numbers["x"], numbers["t"], numbers["noise"]), numbers["predict_x0"], 1e-6)
+    assert_close(
+        SCHEDULE.predict_x0(numbers["x"], numbers["t"], numbers["noise"]), numbers["predict_x0"], 1e-6
+    )
     mean, variance, log_variance = SCHEDULE.posterior(numbers["x0"], numbers["x"], numbers["t"])
     assert_close(mean, numbers["posterior_mean"], 1e-6)
     assert_close(variance, numbers["posterior_variance"], 1e-6)

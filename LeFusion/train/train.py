@@ -1,0 +1,131 @@
+"""Trains a LeFusion network on lesions.
+
+    python LeFusion/train/train.py data_type=lidc dataset_root_dir=... test_txt_dir=... results_folder=...
+
+The same command goes on where it stopped. Several processes: accelerate launch, or torchrun. All keys:
+--help, or configs/train.yaml.
+"""
+
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig
+
+from LeFusion.commandline import git_commit, given_path, plain, run_command
+from LeFusion.dataset.cases import Layout, find_cases
+from LeFusion.dataset.dataset import LesionDataset, collate
+from LeFusion.dataset.transforms import IntensityMap
+from LeFusion.diffusion import NoiseSchedule, UNet3D
+from LeFusion.losses import lesion_loss_fn
+from LeFusion.painting import SamplerSettings, paint
+from LeFusion.pictures import lesion_slice, save_contact_sheet
+from LeFusion.trainer import TrainingSettings, train
+
+
+def run(config: dict) -> Path:
+    """Trains as the composed configuration says; returns the path of the last checkpoint."""
+    layout = Layout(**config["layout"])
+    classes = len(layout.lesion_labels)
+    bins = config["histogram_bins"]
+    if config["cond_dim"] != classes * bins:
+        raise ValueError(
+            f"cond_dim={config['cond_dim']} must be {classes} classes x {bins} bins = {classes * bins}"
+        )
+    size = config["crop_size"] or [
+        config["diffusion_depth_size"],
+        config["diffusion_img_size"],
+        config["diffusion_img_size"],
+    ]
+    cases = find_cases(
+        given_path(config["dataset_root_dir"]), layout, given_path(config["test_txt_dir"]), config["split"]
+    )
+    dataset = LesionDataset(
+        cases,
+        layout,
+        size=size,
+        window=config["window"],
+        bins=bins,
+        region="random" if config["crop_size"] else "whole",
+        augment=config["augment"],
+        seed=config["trainer"]["seed"],
+    )
+    for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
+        dataset[index]
+
+    torch.manual_seed(config["trainer"]["seed"])
+    network = UNet3D(
+        in_channels=config["diffusion_num_channels"], cond_dim=config["cond_dim"], **config["model"]
+    )
+    if config["diffusion_num_channels"] != classes:
+        raise ValueError(
+            f"diffusion_num_channels={config['diffusion_num_channels']} must be {classes}, one for each lesion label"
+        )
+    for length in size[1:]:
+        if length % network.plane_multiple:
+            raise ValueError(f"height and width of {size} must be multiples of {network.plane_multiple}")
+    schedule = NoiseSchedule.cosine(config["timesteps"])
+    loss = config["loss"]
+    loss_fn = lesion_loss_fn(schedule, config["trainer"]["seed"], **loss)
+    settings = TrainingSettings(**config["trainer"])
+    metadata = {
+        "data_type": config["data_type"],
+        "schedule": {"kind": "cosine", "num_steps": config["timesteps"]},
+        "window": config["window"],
+        "size": list(size),
+        "region": "lesion" if config["crop_size"] else "whole",
+        "histogram_bins": bins,
+        "lesion_labels": list(layout.lesion_labels),
+        "loss": loss,
+        "augment": config["augment"],
+        "cases": len(cases),
+        "git_commit": git_commit(),
+    }
+    results_folder = given_path(config["results_folder"])
+    print(f"{len(cases)} cases, network of {sum(p.numel() for p in network.parameters()):,} parameters")
+    path = train(
+        network,
+        loss_fn,
+        dataset,
+        settings,
+        results_folder,
+        metadata,
+        _sample_sheet(dataset, schedule, settings),
+    )
+    print(f"wrote {path}, loss.csv and loss.png in {results_folder}")
+    return path
+
+
+def _sample_sheet(
+    dataset: LesionDataset, schedule: NoiseSchedule, settings: TrainingSettings, shown: int = 6
+):
+    """-> draw(network, path): the first few training lesions beside what the network paints in their place."""
+
+    def draw(network: UNet3D, path: Path) -> None:
+        rows, outlines, names = [], [], []
+        for index in range(min(shown, len(dataset))):
+            item = dataset[index]
+            batch = collate([item])
+            image, lesions = batch["image"], batch["lesions"]
+            walk = SamplerSettings("dpmpp", num_steps=min(15, schedule.num_steps))
+            address = (settings.seed, "sample", item["name"])
+            painted = paint(network, schedule, walk, image, lesions, batch["histogram"], [address])
+            where = lesions[0].any(dim=0).numpy()
+            level = lesion_slice(where)
+            to_source = IntensityMap(item["low"], item["high"]).to_source
+            rows.append([to_source(x[0, 0, level].numpy()) for x in (image, painted)])
+            outlines.append([where[level], None])
+            names.append(item["name"])
+        low, high = dataset[0]["low"], dataset[0]["high"]
+        save_contact_sheet(path, rows, outlines, ["real, outline", "painted"], names, (low, high))
+
+    return draw
+
+
+@hydra.main(version_base=None, config_path="../../configs", config_name="train")
+def main(config: DictConfig) -> None:
+    run_command(lambda: run(plain(config)))
+
+
+if __name__ == "__main__":
+    main()
