@@ -1,0 +1,1 @@
+"""Lesion-focused diffusion: paints lesions into lesion-free 3D scans."""

@@ -1,0 +1,38 @@
+"""Makes a small file for distribution of a training checkpoint: the moving average only, in half precision.
+
+python LeFusion/train/export.py runs/lidc/model-003600.safetensors lidc_small.safetensors
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from LeFusion.commandline import run_command
+from LeFusion.dataset.nifti import atomic_file
+from LeFusion.diffusion import load_checkpoint, save_checkpoint
+
+
+def export(source: Path, target: Path) -> None:
+    """Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average."""
+    checkpoint = load_checkpoint(source, "ema")
+    metadata = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "weights")}
+    with atomic_file(target) as temporary:
+        save_checkpoint(temporary, metadata, torch.float16, ema=checkpoint.network)
+    print(
+        f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB): step {metadata['step']}, moving average, float16"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="a checkpoint of a training run")
+    parser.add_argument("target", type=Path, help="the .safetensors file to write")
+    arguments = parser.parse_args()
+    run_command(lambda: export(arguments.source, arguments.target))
+
+
+if __name__ == "__main__":
+    main()
