@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
-# Defaults in configs/ lie in the project's folder; paths that the user gives are relative to where the command starts.
+# Defaults in configs/ lie in the project's folder; paths that the user gives, where the command starts.
 OmegaConf.register_new_resolver("project", lambda path: str(PROJECT_ROOT / path), replace=True)
 
 

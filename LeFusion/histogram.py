@@ -1,7 +1,7 @@
 """Lesion histograms as conditions: normalising, perturbing and comparing them.
 
-A condition holds one histogram of `bins` equal bins over the intensity window for each lesion class, one after
-the other, each of sum 1, or all zero for a class that the case does not have.
+A condition holds one histogram of `bins` equal bins over the intensity window for each lesion class, one
+after the other, each of sum 1, or all zero for a class that the case does not have.
 """
 
 from collections.abc import Sequence
@@ -40,8 +40,8 @@ def perturb(condition: Tensor, strength: float, bins: int, address: tuple) -> Te
 def wasserstein_distance(first: Tensor, second: Tensor, bins: int, window: tuple[float, float]) -> float:
     """Wasserstein-1 distance of two conditions (cond_dim,) in the units of the window, averaged over classes.
 
-    Between binned distributions: the area between their cumulative sums. A class that both lack is left out; NaN
-    if none is left or one of the two lacks a class.
+    Between binned distributions: the area between their cumulative sums. A class that both lack is left out;
+    NaN if none is left or one of the two lacks a class.
     """
     first, second = (np.asarray(v, dtype=np.float64).reshape(-1, bins) for v in (first, second))
     present = (first.sum(axis=1) > 0) | (second.sum(axis=1) > 0)

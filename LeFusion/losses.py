@@ -1,4 +1,4 @@
-"""The lesion-focused loss: the network learns to predict noise inside lesions only (LeFusion, section 3.2)."""
+"""The lesion-focused loss: the network learns to predict noise inside lesions only (LeFusion, 3.2)."""
 
 from collections.abc import Callable
 

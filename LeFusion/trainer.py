@@ -1,9 +1,9 @@
 """The training loop shared by every network of the project; `loss_fn` and the dataset are what differs.
 
 One run lives in one folder: `model-<step>.safetensors` (weights, moving average and metadata),
-`training_state.pt` (what an exact resume needs), `loss.csv`, `loss.png`, TensorBoard events and sample sheets.
-The same command resumes: every random choice is addressed by the number of the sample in the run, so a run that
-was stopped and resumed computes what an unbroken one computes.
+`training_state.pt` (what an exact resume needs), `loss.csv`, `loss.png`, TensorBoard events and sample
+sheets. The same command resumes: every random choice is addressed by the number of the sample in the run, so
+that a run that was stopped and resumed computes what an unbroken one computes.
 """
 
 import copy
@@ -91,7 +91,7 @@ def train(
     """Trains, or goes on with the run in results_folder; returns the path of the last checkpoint.
 
     Args:
-        loss_fn: (network, batch) -> scalar. The batch is that of the dataset plus `draw`, the samples' numbers.
+        loss_fn: (network, batch) -> scalar. The batch has the dataset's items plus `draw`, their numbers.
         dataset: `dataset[(index, draw)]` is item `index` with the random choices number `draw`.
         metadata: JSON-able; goes into the checkpoints. A run of other metadata is not resumed.
         sample_sheet: (network, path) -> writes a picture; called with the moving average at every save.
@@ -255,7 +255,7 @@ def _fingerprint(network: UNet3D, settings: TrainingSettings, metadata: dict, pr
 
 
 def _save(results_folder, step, run, network, ema, optimizer, accelerator, settings) -> None:
-    """Weights first, state last, each in one move: whatever happens, a whole state is there to resume from."""
+    """Weights first, state last, each in one move: there is always a whole state to resume from."""
     path = _checkpoint_path(results_folder, step)
     with atomic_file(path) as temporary:
         save_checkpoint(temporary, {**run, "step": step}, model=network, ema=ema)
@@ -327,7 +327,7 @@ class _StopSignal:
 
 
 class _Log:
-    """Loss and learning rate of each step: TensorBoard and loss.csv; a resumed run drops what came after it."""
+    """Loss and learning rate of each step: TensorBoard and loss.csv; on resume later rows are dropped."""
 
     def __init__(self, results_folder: Path, step: int):
         self.path = results_folder / "loss.csv"

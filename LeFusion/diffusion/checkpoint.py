@@ -1,7 +1,7 @@
 """Reading and writing network weights. Nothing is loaded that can run code.
 
-Two formats are read: the released files (a dict of `step`, `model`, `ema`, `scaler`, saved by torch) and our own
-(safetensors, with the network's sizes and whatever the training recorded as JSON in the header).
+Two formats are read: the released files (a dict of `step`, `model`, `ema`, `scaler`, saved by torch) and our
+own (safetensors, with the network's sizes and whatever the training recorded as JSON in the header).
 """
 
 import json
@@ -21,8 +21,11 @@ SCHEDULE_BUFFER_PREFIXES = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus",
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """network: a UNet3D in eval mode, float32, on the CPU. metadata: at least `format` (released or lefusion),
-    `network` (the arguments of UNet3D), `schedule` ({kind, num_steps}), `step` and `weights` (ema or model)."""
+    """A network and what its file says of it.
+
+    network: a UNet3D in eval mode, float32, on the CPU. metadata: at least `format` (released or lefusion),
+    `network` (the arguments of UNet3D), `schedule` ({kind, num_steps}), `step` and `weights` (ema or model).
+    """
 
     network: UNet3D
     metadata: dict[str, Any]
@@ -64,7 +67,7 @@ def save_checkpoint(
 ) -> None:
     """Writes networks by name (`ema=...`, `model=...`, of one size) with JSON metadata.
 
-    The caller is responsible for replacing an older file in one move (write to a temporary path, then rename).
+    The caller replaces an older file in one move (write to a temporary path, then rename).
     """
     from safetensors.torch import save_file  # here, so that the core imports without it
 

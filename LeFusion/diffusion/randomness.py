@@ -1,4 +1,4 @@
-"""Randomness is addressed, not accumulated: what is drawn depends on an address, never on what was drawn before."""
+"""Randomness is addressed, not accumulated: a draw depends on its address, never on earlier draws."""
 
 import hashlib
 from collections.abc import Sequence

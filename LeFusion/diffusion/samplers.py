@@ -10,8 +10,9 @@ Each takes
     walk      the time levels to visit, from the noisiest down to -1. Where it goes up, the sample is noised
               again (a RePaint jump); see `repaint_times` and `walk_levels`
 
-and returns x_0 (B, K, D, H, W), meaningful inside the lesions; `compose` puts it into the known image. At every
-step, whatever the sampler, the region outside the lesions is the known image noised exactly to the level of x_t.
+and returns x_0 (B, K, D, H, W), meaningful inside the lesions; `compose` puts it into the known image. At
+every step, whatever the sampler, the region outside the lesions is the known image noised exactly to the
+level of x_t.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,8 +54,8 @@ def repaint_times(num_steps: int, jump_length: int, jump_n_sample: int) -> list[
 def walk_levels(
     schedule_steps: int, num_steps: int, jump_length: int = 1, jump_n_sample: int = 1
 ) -> list[int]:
-    """A walk over `num_steps` levels, evenly spread from schedule_steps-1 to 0, with jumps counted in them; ends
-    at -1. With all levels and no jumps: schedule_steps-1, ..., 0, -1."""
+    """A walk over `num_steps` levels, evenly spread from schedule_steps-1 to 0, with jumps counted in them;
+    ends at -1. With all levels and no jumps: schedule_steps-1, ..., 0, -1."""
     if not 1 <= num_steps <= schedule_steps:
         raise ValueError(f"num_steps={num_steps} must be in 1..{schedule_steps}, the levels of the schedule")
     top = schedule_steps - 1
@@ -63,7 +64,7 @@ def walk_levels(
 
 
 def compose(x_0: Tensor, known: Tensor, lesions: Tensor) -> Tensor:
-    """x_0 (B, K, D, H, W) inside the lesions, class k from channel k, known (B, 1, D, H, W) outside: (B, 1, D, H, W)."""
+    """Class k from channel k of x_0 (B, K, D, H, W) inside its lesions, known (B, 1, D, H, W) outside."""
     image = known.clone()
     for k in range(lesions.shape[1]):
         image = torch.where(lesions[:, k : k + 1], x_0[:, k : k + 1], image)
@@ -99,7 +100,10 @@ def repaint_step(
     noise_known: Tensor,
     noise_step: Tensor,
 ) -> Tensor:
-    """One reverse step from level t (B,) to s (B,) < t; noise_known noises the background, noise_step the sample."""
+    """One reverse step from level t (B,) to s (B,) < t.
+
+    noise_known noises the background, noise_step the sample.
+    """
     x_t = _with_known(x_t, t, known, lesions, schedule, noise_known)
     x_0 = schedule.predict_x0(x_t, t, denoise(x_t, t)).clamp(-1, 1)
     mean, _, log_variance = schedule.posterior(x_0, x_t, t, s)
@@ -115,7 +119,7 @@ def ddim(
     walk: Sequence[int],
     eta: float = 0.0,
 ) -> Tensor:
-    """DDIM (Song et al. 2021, eq. 12). eta = 0: no noise added on the way down; eta = 1: the ancestral variance."""
+    """DDIM (Song et al. 2021, eq. 12). eta = 0: no noise on the way down; eta = 1: the ancestral variance."""
     x = noise(_start(known, lesions))
     for t, s in _moves(walk, x):
         if s[0] > t[0]:

@@ -1,7 +1,7 @@
 """The noise schedule: everything that depends on the time level t sits here.
 
-A level t in 0..T-1 holds x_t = sqrt(alphas_cumprod[t]) x_0 + sqrt(1 - alphas_cumprod[t]) noise. Level -1 is the
-clean image. Equation numbers are those of Ho et al., "Denoising Diffusion Probabilistic Models", 2020.
+A level t in 0..T-1 holds x_t = sqrt(alphas_cumprod[t]) x_0 + sqrt(1 - alphas_cumprod[t]) noise. Level -1 is
+the clean image. Equation numbers are those of Ho et al., "Denoising Diffusion Probabilistic Models", 2020.
 """
 
 import math
@@ -16,7 +16,7 @@ class NoiseSchedule:
     Coefficients are computed in float64 and rounded once, when they meet a tensor.
 
     Args:
-        betas: (T,), each in (0, 1): the share of variance that is replaced by noise from one level to the next.
+        betas: (T,), each in (0, 1): the share of variance that noise replaces from one level to the next.
     """
 
     def __init__(self, betas: Tensor):
@@ -65,8 +65,8 @@ class NoiseSchedule:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and log variance of q(x_s | x_t, x_0) (eq. 6 and 7), s < t; s = t - 1 if None.
 
-        The mean has the shape of x_t, the variances (B, 1, ..., 1). The variance is 0 at s = -1; its logarithm
-        is taken of at least 1e-20.
+        The mean has the shape of x_t, the variances (B, 1, ..., 1). The variance is 0 at s = -1; its
+        logarithm is taken of at least 1e-20.
         """
         signal, signal_prev = self._signal[t.cpu()], self._signal_at(t - 1 if s is None else s)
         beta = self._betas[t.cpu()] if s is None else 1 - signal / signal_prev

@@ -143,7 +143,7 @@ class DepthAttention(nn.Module):
         self.to_out = nn.Linear(heads * dim_head, channels, bias=False)
 
     def forward(self, x: Tensor, rotation: Tensor, bias: Tensor) -> Tensor:
-        """x (B, D, H, W, C); rotation (D, 1, r) complex, for the first 2 r channels of a head; bias (heads, D, D)."""
+        """x (B, D, H, W, C); rotation (D, 1, r) complex, for 2 r channels of a head; bias (heads, D, D)."""
         batch, depth = x.shape[:2]
         columns = x.flatten(2, 3)  # (B, D, H W, C)
         attend = lambda y: self.attend(y, rotation, bias)  # noqa: E731
@@ -160,7 +160,7 @@ class DepthAttention(nn.Module):
 
 
 def _rotate(y: Tensor, rotation: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al., "RoFormer", 2021): channel pairs times e^(i position frequency)."""
+    """Rotary position embedding (Su et al., "RoFormer", 2021): pairs times e^(i position frequency)."""
     rotary_dim = 2 * rotation.shape[-1]
     pairs = torch.view_as_complex(y[..., :rotary_dim].float().unflatten(-1, (-1, 2)))
     turned = torch.view_as_real(pairs * rotation[..., None, :]).flatten(-2).to(y.dtype)
@@ -221,7 +221,7 @@ class UNet3D(nn.Module):
         in_channels: channels of x_t, one for each lesion class.
         out_channels: channels of the output; as many as `in_channels` if None.
         cond_dim: length of the condition vector (classes x histogram bins); None for no condition.
-        dim_mults: channels at each resolution, in multiples of `dim`; each resolution halves height and width.
+        dim_mults: channels at each resolution, in multiples of `dim`; each halves height and width.
         attn_heads, attn_dim_head: of every attention layer.
     """
 

@@ -3,8 +3,8 @@
     python LeFusion/inference/inference.py data_type=lidc model_path=... dataset_root_dir=... \
         target_img_path=... target_label_path=... types=3
 
-Writes Image_1..types and Mask_1..types, a manifest.csv and a preview.png. Outputs that exist are kept, so that
-an interrupted run goes on. All keys: --help, or configs/inference.yaml.
+Writes Image_1..types and Mask_1..types, a manifest.csv and a preview.png. Outputs that exist are kept, so
+that an interrupted run goes on. All keys: --help, or configs/inference.yaml.
 """
 
 import time
@@ -121,8 +121,8 @@ def run(config: dict) -> Path:
     due = [o for o in outputs if config["overwrite"] or not (o.image_path.exists() and o.label_path.exists())]
     kept = len(outputs) - len(due)
     print(
-        f"{len(cases)} cases x {config['types']} types: {len(due)} to paint, {kept} kept; {calls} network calls each "
-        f"({job.sampler.name}, {settings['num_steps']} steps) on {device}"
+        f"{len(cases)} cases x {config['types']} types: {len(due)} to paint, {kept} kept; "
+        f"{calls} network calls each ({job.sampler.name}, {settings['num_steps']} steps) on {device}"
     )
     progress = tqdm(total=len(due), unit="image", desc="painting")
     for batch in _batches(due, config["batch_size"]):
@@ -189,7 +189,8 @@ def _job(config: dict, checkpoint: Checkpoint) -> Job:
     if config["condition"] == "textures":
         if config["types"] > len(config["textures"]):
             raise ValueError(
-                f"types={config['types']} but data_type={config['data_type']} has {len(config['textures'])} textures"
+                f"types={config['types']} but data_type={config['data_type']} has "
+                f"{len(config['textures'])} textures"
             )
         textures = [condition_from_counts(counts, cond_dim, bins) for counts in config["textures"]]
     size = (config["diffusion_depth_size"], config["diffusion_img_size"], config["diffusion_img_size"])
@@ -330,7 +331,8 @@ def _report(manifest, outputs, kept, skipped, image_root, label_root, preview) -
     others = manifest.made_otherwise({(o.case.name, o.kind) for o in outputs})
     if others:
         print(
-            f"note: {others} of the kept outputs were made with other settings; overwrite=true makes them again"
+            f"note: {others} of the kept outputs were made with other settings; "
+            "overwrite=true makes them again"
         )
     for reason in skipped:
         print(f"skipped: {reason}")

@@ -66,7 +66,7 @@ class Manifest:
         seconds,
         files,
     ) -> None:
-        """requested, obtained: (cond_dim,) histograms. lesion_values, source_values: voxels inside the lesion."""
+        """requested, obtained: (cond_dim,) histograms. lesion_values, source_values: voxels in the lesion."""
         measured = {
             "wasserstein": f"{wasserstein_distance(requested, obtained, self.bins, window):.2f}",
             "lesion_mean": f"{lesion_values.mean():.2f}",
@@ -102,18 +102,22 @@ class Manifest:
         for (_, kind), row in self.rows.items():
             by_type[kind].append(row)
         lines = [
-            "| type | images | Wasserstein | lesion mean | lesion sd | max difference outside | s / image |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| type | images | Wasserstein | lesion mean | lesion sd | source mean | source sd "
+            "| max difference outside | s / image |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for kind, rows in sorted(by_type.items()):
             mean = {
                 name: np.mean([float(row[name]) for row in rows if row[name] != ""] or [np.nan])
-                for name in ("wasserstein", "lesion_mean", "lesion_sd", "seconds")
+                for name in MEASURES
             }
             outside = max(float(row["max_abs_difference_outside"]) for row in rows)
+            intensities = " | ".join(
+                f"{mean[name]:.0f}" for name in MEASURES if name.endswith(("_mean", "_sd"))
+            )
             lines.append(
-                f"| {kind} | {len(rows)} | {mean['wasserstein']:.1f} | {mean['lesion_mean']:.0f} | "
-                f"{mean['lesion_sd']:.0f} | {outside:g} | {mean['seconds']:.2f} |"
+                f"| {kind} | {len(rows)} | {mean['wasserstein']:.1f} | {intensities} | {outside:g} | "
+                f"{mean['seconds']:.2f} |"
             )
         return "\n".join(lines)
 

@@ -19,9 +19,8 @@ def export(source: Path, target: Path) -> None:
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "weights")}
     with atomic_file(target) as temporary:
         save_checkpoint(temporary, metadata, torch.float16, ema=checkpoint.network)
-    print(
-        f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB): step {metadata['step']}, moving average, float16"
-    )
+    size_mb = target.stat().st_size / 1e6
+    print(f"wrote {target} ({size_mb:.1f} MB): step {metadata['step']}, moving average, float16")
 
 
 def main() -> None:

@@ -59,7 +59,8 @@ def run(config: dict) -> Path:
     )
     if config["diffusion_num_channels"] != classes:
         raise ValueError(
-            f"diffusion_num_channels={config['diffusion_num_channels']} must be {classes}, one for each lesion label"
+            f"diffusion_num_channels={config['diffusion_num_channels']} must be {classes}, "
+            "one for each lesion label"
         )
     for length in size[1:]:
         if length % network.plane_multiple:
@@ -99,7 +100,7 @@ def run(config: dict) -> Path:
 def _sample_sheet(
     dataset: LesionDataset, schedule: NoiseSchedule, settings: TrainingSettings, shown: int = 6
 ):
-    """-> draw(network, path): the first few training lesions beside what the network paints in their place."""
+    """-> draw(network, path): the first few training lesions beside what the network paints for them."""
 
     def draw(network: UNet3D, path: Path) -> None:
         rows, outlines, names = [], [], []

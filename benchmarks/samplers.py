@@ -1,0 +1,91 @@
+"""Compares samplers: how close the painted lesions come to the histograms asked for, and what they cost.
+
+    python benchmarks/samplers.py --data data/LIDC/Normal --out outputs/samplers dpmpp:25 ddim:50 repaint:300:2:2
+
+Every further argument with an "=" is an override of LeFusion/inference/inference.py. A sampler is
+name:steps[:jump_length:jump_n_sample]. Runs in --out are kept, so an interrupted comparison goes on; the table goes
+to --out as Markdown and CSV.
+"""
+
+import argparse
+import csv
+import platform
+from pathlib import Path
+
+import hydra
+import torch
+
+from LeFusion.commandline import PROJECT_ROOT, plain
+from LeFusion.dataset.nifti import atomic_file
+from LeFusion.inference.inference import run
+
+DEFAULT = ["repaint:300:2:2", "ddim:50", "ddim:25", "ddim:10", "dpmpp:50", "dpmpp:25", "dpmpp:10"]
+
+
+def overrides_of(sampler: str) -> list[str]:
+    name, steps, *jumps = sampler.split(":")
+    jump_length, jump_n_sample = jumps or (1, 1)
+    return [
+        f"sampler={name}",
+        f"num_steps={steps}",
+        f"schedule_jump_params.jump_length={jump_length}",
+        f"schedule_jump_params.jump_n_sample={jump_n_sample}",
+    ]
+
+
+def measure(sampler: str, data: Path, out: Path, extra: list[str]) -> dict:
+    """Paints with one sampler and reads its manifest. -> one row of the table."""
+    folder = out / sampler.replace(":", "-")
+    overrides = [
+        f"dataset_root_dir={data}",
+        f"target_img_path={folder}/Image",
+        f"target_label_path={folder}/Mask",
+        *overrides_of(sampler),
+        *extra,
+    ]
+    with hydra.initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
+        config = plain(hydra.compose("inference", overrides))
+    run(config)
+    with open(folder / "Image" / "manifest.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = {"sampler": sampler, "network calls": rows[0]["network_calls"], "images": len(rows)}
+    for kind in sorted({row["type"] for row in rows}):
+        values = [float(row["wasserstein"]) for row in rows if row["type"] == kind]
+        table[f"Wasserstein type {kind}"] = f"{sum(values) / len(values):.1f}"
+    seconds = [float(row["seconds"]) for row in rows if row["seconds"]]
+    table["s / image"] = f"{sum(seconds) / len(seconds):.2f}"
+    table["max difference outside"] = f"{max(float(row['max_abs_difference_outside']) for row in rows):g}"
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of Image/ and Mask/")
+    parser.add_argument("--out", type=Path, default=Path("outputs/samplers"))
+    parser.add_argument("words", nargs="*", help="samplers and overrides")
+    arguments = parser.parse_args()
+    samplers = [word for word in arguments.words if "=" not in word] or DEFAULT
+    extra = [word for word in arguments.words if "=" in word]
+    rows = [measure(sampler, arguments.data, arguments.out, extra) for sampler in samplers]
+    with atomic_file(arguments.out / "samplers.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    header = [list(rows[0]), ["---"] * len(rows[0])]
+    lines = [
+        "| " + " | ".join(map(str, row)) + " |" for row in [*header, *(list(row.values()) for row in rows)]
+    ]
+    threads, machine = torch.get_num_threads(), platform.processor() or platform.machine()
+    lines.append(
+        f"\n{machine}, {threads} threads, torch {torch.__version__}, {' '.join(extra) or 'default overrides'}"
+    )
+    with atomic_file(arguments.out / "samplers.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    print(f"wrote {arguments.out / 'samplers.md'} and samplers.csv")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""A tiny data set, a tiny network and a way to run commands, for the tests of the commands."""
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from LeFusion.commandline import PROJECT_ROOT, plain
+from LeFusion.diffusion import UNet3D, save_checkpoint
+
+# Turned and sheared against the scanner's axes, so that an exchange of axes or a lost shear shows.
+OBLIQUE = np.array([[0.7, 0.2, 0.1, -12.5], [-0.2, 0.7, 0.05, 31.0], [0.0, -0.1, 2.5, 7.25], [0, 0, 0, 1]])
+TINY_REGION = {"diffusion_depth_size": 8, "diffusion_img_size": 16}
+TINY_MODEL = {"dim": 8, "dim_mults": [1, 1, 1, 1], "attn_heads": 2, "attn_dim_head": 8}
+
+
+def write_nifti(path: Path, array: np.ndarray) -> Path:
+    """An array with the oblique affine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, OBLIQUE), path)
+    return path
+
+
+def write_case(root: Path, image_name: str, mask_name: str, shape=(8, 16, 16), start=(2, 4, 5), seed=0):
+    """One case with a lesion of 3 x 5 x 4 voxels at `start`; -> the paths of its image and its mask."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(-1050, 450, shape).astype(np.int16)  # also outside the window of -1000 to 400 HU
+    mask = np.zeros(shape, np.uint8)
+    mask[tuple(slice(s, s + n) for s, n in zip(start, (3, 5, 4), strict=True))] = 1
+    return write_nifti(root / "Image" / image_name, image), write_nifti(root / "Mask" / mask_name, mask)
+
+
+@pytest.fixture
+def lidc(tmp_path) -> Path:
+    """A folder with Pathological/ (4 cases, one of them in test.txt) and Normal/ (3 cases, one of odd shape)."""
+    root = tmp_path / "LIDC"
+    sick = root / "Pathological"
+    for number in range(1, 5):
+        patient = f"P-{number:04d}"
+        names = (f"{patient}/{patient}_Vol_1.nii.gz", f"{patient}/{patient}_Mask_1.nii.gz")
+        write_case(sick, *names, start=(number, 3, 6), seed=number)
+    (sick / "test.txt").write_text("P-0004_Vol_1\n")
+    for number, shape in enumerate(((8, 16, 16), (9, 20, 21), (12, 24, 18)), start=1):
+        patient = f"N-{number:04d}"
+        names = (f"{patient}/{patient}_CVol_2.nii.gz", f"{patient}/{patient}_CMask_2.nii.gz")
+        write_case(root / "Normal", *names, shape=shape, start=(number + 2, 9, 3), seed=number + 10)
+    return root
+
+
+@pytest.fixture
+def case_writer():
+    """The function that writes one case."""
+    return write_case
+
+
+@pytest.fixture
+def tiny_model() -> dict:
+    """The arguments of the smallest network that has all of the paper's parts."""
+    return dict(TINY_MODEL)
+
+
+@pytest.fixture
+def save_network(tmp_path):
+    """-> save(name, **metadata): a file with random weights, as training writes it."""
+
+    def save(name: str = "tiny.safetensors", in_channels: int = 1, bins: int = 16, **metadata) -> Path:
+        torch.manual_seed(0)
+        networks = {
+            weights: UNet3D(in_channels=in_channels, cond_dim=in_channels * bins, **TINY_MODEL)
+            for weights in ("model", "ema")
+        }
+        described = {
+            "data_type": "lidc",
+            "schedule": {"kind": "cosine", "num_steps": 6},
+            "window": [-1000, 400],
+            "region": "whole",
+            "histogram_bins": bins,
+            "loss": {"cond_dropout": 0.1},
+            "step": 3,
+        }
+        path = tmp_path / name
+        save_checkpoint(path, described | metadata, **networks)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def composed():
+    """-> composed(config_name, *overrides): the configuration that a command would get, as plain Python."""
+
+    def compose_plain(config_name: str, *overrides: str) -> dict:
+        with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
+            return plain(compose(config_name, list(overrides)))
+
+    return compose_plain
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """-> command(main, *overrides): (exit code, stdout, stderr) of a command, without a new process."""
+
+    def call(main, *overrides: str) -> tuple[int, str, str]:
+        monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")  # configs are found from the file, as in a script
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, overrides)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+        finally:
+            GlobalHydra.instance().clear()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def in_child():
+    """-> run(function): the wait status of a child process that calls it, for tests that kill."""
+
+    def run(function) -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                function()
+                os._exit(0)
+            except SystemExit as stopped:
+                os._exit(stopped.code)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(99)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def fresh_process_state():
+    """What a new process starts with: no state of accelerate, the usual signal handlers."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def files():
+    """-> files(folder): the content of every file below it, by relative path."""
+    return snapshot

@@ -1,0 +1,58 @@
+"""Randomness by address: the same on every machine, in any order, in any batch."""
+
+import pytest
+import torch
+
+from LeFusion.diffusion import AddressedNoise, address_seed
+
+A, B, C = (7, "case A", 1), (7, "case B", 1), (7, "case A", 2)
+
+
+def test_seeds_never_change():
+    """Written down once: another value would change every image that users have made."""
+    assert address_seed(0, "LIDC-IDRI-0001_CVol_1", 1) == 3_071_288_500_183_270_236
+    assert address_seed() == 5_460_801_731_388_113_703
+
+
+def test_every_part_of_an_address_counts():
+    addresses = [(), (1,), ("1",), (1, 2), (12,), ("1", 2), (2, 1), ("1, 2",), A, B, C]
+    seeds = {address_seed(*address) for address in addresses}
+    assert len(seeds) == len(addresses)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_noise_depends_on_the_address_only():
+    like = torch.empty(3, 2, 4, 5, 6)
+    together = AddressedNoise([A, B, C])(like)
+    assert together.shape == like.shape and together.dtype == torch.float32
+    assert torch.equal(AddressedNoise([C, A, B])(like), together[[2, 0, 1]])
+    for i, address in enumerate((A, B, C)):
+        assert torch.equal(AddressedNoise([address])(like[:1])[0], together[i])
+
+
+def test_noise_follows_the_dtype_of_the_sample():
+    assert AddressedNoise([A])(torch.empty(1, 3, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_noise_moves_on_and_does_not_touch_the_global_generator():
+    torch.manual_seed(0)
+    expected = torch.randn(4)
+    torch.manual_seed(0)
+    noise = AddressedNoise([A, B])
+    first, second = noise(torch.empty(2, 500)), noise(torch.empty(2, 500))
+    assert torch.equal(torch.randn(4), expected)
+    draws = torch.cat([first, second])
+    assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 5 / 500**0.5  # all four unrelated
+
+
+def test_noise_is_standard_normal():
+    draws = AddressedNoise([A, B])(torch.empty(2, 50_000)).flatten()
+    error = 100_000**-0.5
+    assert abs(float(draws.mean())) < 4 * error
+    assert abs(float(draws.var()) - 1) < 4 * 2**0.5 * error
+    assert float((draws.abs() < 1).float().mean()) == pytest.approx(0.6827, abs=4 * 0.466 * error)
+
+
+def test_another_batch_size_is_refused():
+    with pytest.raises(ValueError, match="2 addresses for a batch of 3"):
+        AddressedNoise([A, B])(torch.empty(3, 4))
