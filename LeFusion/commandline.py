@@ -32,6 +32,30 @@ def given_path(value: str | None) -> Path | None:
     return Path(value).expanduser().absolute() if value else None
 
 
+def required_path(config: dict, key: str) -> Path:
+    """The path under a key of the configuration, absolute; empty or null is a ValueError."""
+    if not config[key]:
+        raise ValueError(f"give a path for {key}")
+    return given_path(config[key])
+
+
+def output_folder(config: dict, key: str) -> Path:
+    """required_path, after a check that files can be written below it."""
+    folder = required_path(config, key)
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        reason = "no permission" if existing.is_dir() else "not a folder"
+        raise ValueError(f"{key}={folder} cannot be written to: {existing} is {reason}")
+    return folder
+
+
+def check_whole_numbers(config: dict, **least: int) -> None:
+    """A ValueError that names the first of these keys whose value is no whole number of at least this."""
+    for key, smallest in least.items():
+        if not isinstance(config[key], int) or config[key] < smallest:
+            raise ValueError(f"{key}={config[key]} must be a whole number of at least {smallest}")
+
+
 def plain(config: DictConfig) -> dict:
     """A DictConfig as plain Python; a missing value (???) is a ValueError that names it."""
     missing = OmegaConf.missing_keys(config)

@@ -40,7 +40,7 @@ class SamplerSettings:
             raise ValueError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}")
 
     def walk(self, schedule: NoiseSchedule) -> list[int]:
-        steps = self.num_steps or schedule.num_steps
+        steps = schedule.num_steps if self.num_steps is None else self.num_steps
         return walk_levels(schedule.num_steps, steps, self.jump_length, self.jump_n_sample)
 
     def network_calls(self, schedule: NoiseSchedule) -> int:

@@ -10,7 +10,8 @@ import copy
 import csv
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -31,6 +33,21 @@ from LeFusion.pictures import save_loss_curve
 
 STATE_FILE = "training_state.pt"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WHOLE_NUMBERS = {  # settings and their least values
+    "train_num_steps": 1,
+    "batch_size": 1,
+    "gradient_accumulate_every": 1,
+    "warmup_steps": 0,
+    "save_and_sample_every": 1,
+    "keep_checkpoints": 1,
+    "num_workers": 0,
+    "seed": 0,
+}
+CHOICES = {
+    "lr_schedule": ("constant", "cosine"),
+    "precision": ("no", "bf16", "fp16"),
+    "device": ("auto", "cpu"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,14 +71,22 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("train_num_steps", "batch_size", "gradient_accumulate_every", "save_and_sample_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.lr_schedule not in ("constant", "cosine"):
-            raise ValueError(f"lr_schedule={self.lr_schedule!r} must be 'constant' or 'cosine'")
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise ValueError(f"precision={self.precision!r} must be 'no', 'bf16' or 'fp16'")
-        if not 0 <= self.ema_decay < 1:
+        for name, least in WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if name == "keep_checkpoints" and value is None:
+                continue
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        for name in ("train_lr", "max_grad_norm", "ema_decay"):
+            value = getattr(self, name)
+            if name == "max_grad_norm" and value is None:
+                continue
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise ValueError(f"{name}={value!r} must be a number, not negative")
+        if self.ema_decay >= 1:
             raise ValueError(f"ema_decay={self.ema_decay} must be in [0, 1)")
 
     def learning_rate(self, step: int) -> float:
@@ -157,20 +182,20 @@ def train(
             if not np.isfinite(mean_loss):
                 raise ValueError(
                     f"the loss became {mean_loss} at step {step}; lower train_lr, or use precision=no. "
-                    f"The last good state is in {results_folder}"
+                    f"What is saved in {results_folder} is from before"
                 )
             if main:
                 log.add(step, mean_loss, optimizer.param_groups[0]["lr"])
                 progress.update()
                 progress.set_postfix(loss=f"{log.smoothed:.4f}")
             # Save
-            stopping = stop.agreed(accelerator)
             last = step == settings.train_num_steps
+            stopping = stop.agreed(accelerator) and not last
             if stopping or last or step % settings.save_and_sample_every == 0:
                 accelerator.wait_for_everyone()
                 if main:
-                    _save(results_folder, step, run, network, ema, optimizer, accelerator, settings)
                     log.flush()
+                    _save(results_folder, step, run, network, ema, optimizer, accelerator, settings)
                     if sample_sheet is not None and not stopping:
                         progress.set_postfix_str("drawing samples")
                         sample_sheet(ema, results_folder / f"samples-{step:06d}.png")
@@ -226,7 +251,17 @@ def _loader(dataset, settings: TrainingSettings, step: int, accelerator: Acceler
         collate_fn=collate,
         pin_memory=accelerator.device.type == "cuda",
         persistent_workers=workers > 0,
+        worker_init_fn=_outlive_stop_signals,
     )
+
+
+def _outlive_stop_signals(_worker: int) -> None:
+    """Ctrl-C and batch systems signal the workers too, which are needed for the rest of the step.
+
+    A second SIGTERM, which is how Python ends workers that are left over, does end them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _frame: signal.signal(number, signal.SIG_DFL))
 
 
 def _to_device(batch: dict, device: torch.device) -> dict:
@@ -257,7 +292,7 @@ def _fingerprint(network: UNet3D, settings: TrainingSettings, metadata: dict, pr
 def _save(results_folder, step, run, network, ema, optimizer, accelerator, settings) -> None:
     """Weights first, state last, each in one move: there is always a whole state to resume from."""
     path = _checkpoint_path(results_folder, step)
-    with atomic_file(path) as temporary:
+    with _one_write(path) as temporary:
         save_checkpoint(temporary, {**run, "step": step}, model=network, ema=ema)
     state = {
         "step": step,
@@ -267,11 +302,21 @@ def _save(results_folder, step, run, network, ema, optimizer, accelerator, setti
         "optimizer": optimizer.state_dict(),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
     }
-    with atomic_file(results_folder / STATE_FILE) as temporary:
+    with _one_write(results_folder / STATE_FILE) as temporary:
         torch.save(state, temporary)
     if settings.keep_checkpoints:
         for old in sorted(results_folder.glob("model-*.safetensors"))[: -settings.keep_checkpoints]:
             old.unlink()
+
+
+@contextmanager
+def _one_write(path: Path) -> Iterator[Path]:
+    """atomic_file for the writers of tensors, which have their own errors for a full disk."""
+    with atomic_file(path) as temporary:
+        try:
+            yield temporary
+        except (RuntimeError, SafetensorError) as error:
+            raise OSError(str(error).strip().split("\n")[0][:200]) from None
 
 
 def _resume(results_folder: Path, run: dict, network, ema, optimizer, accelerator) -> int:
@@ -334,13 +379,17 @@ class _Log:
         rows = []
         if step and self.path.exists():
             with open(self.path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        self.file = open(self.path, "w", newline="")
-        self.writer = csv.DictWriter(
-            self.file, ["step", "loss", "learning_rate", "seconds"], lineterminator="\n"
-        )
-        self.writer.writeheader()
-        self.writer.writerows(rows)
+                whole = (
+                    row for row in csv.DictReader(file) if row["seconds"]
+                )  # a kill may tear the last row
+                rows = [row for row in whole if int(row["step"]) <= step]
+        columns = ["step", "loss", "learning_rate", "seconds"]
+        with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
+            kept = csv.DictWriter(file, columns, lineterminator="\n")
+            kept.writeheader()
+            kept.writerows(rows)
+        self.file = open(self.path, "a", newline="")
+        self.writer = csv.DictWriter(self.file, columns, lineterminator="\n")
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
         self.start = time.perf_counter()
         self.smoothed = float(rows[-1]["loss"]) if rows else None

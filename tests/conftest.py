@@ -10,16 +10,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from LeFusion.commandline import PROJECT_ROOT, plain
-from LeFusion.diffusion import UNet3D, save_checkpoint
+# What only some tests need is imported in their fixtures, so that the core's tests start quickly.
 
 # Turned and sheared against the scanner's axes, so that an exchange of axes or a lost shear shows.
 OBLIQUE = np.array([[0.7, 0.2, 0.1, -12.5], [-0.2, 0.7, 0.05, 31.0], [0.0, -0.1, 2.5, 7.25], [0, 0, 0, 1]])
-TINY_REGION = {"diffusion_depth_size": 8, "diffusion_img_size": 16}
 TINY_MODEL = {"dim": 8, "dim_mults": [1, 1, 1, 1], "attn_heads": 2, "attn_dim_head": 8}
 
 
@@ -41,7 +36,7 @@ def write_case(root: Path, image_name: str, mask_name: str, shape=(8, 16, 16), s
 
 @pytest.fixture
 def lidc(tmp_path) -> Path:
-    """A folder with Pathological/ (4 cases, one of them in test.txt) and Normal/ (3 cases, one of odd shape)."""
+    """A folder with Pathological/ (4 cases, one of them in test.txt) and Normal/ (3 cases of 3 shapes)."""
     root = tmp_path / "LIDC"
     sick = root / "Pathological"
     for number in range(1, 5):
@@ -72,6 +67,8 @@ def tiny_model() -> dict:
 def save_network(tmp_path):
     """-> save(name, **metadata): a file with random weights, as training writes it."""
 
+    from LeFusion.diffusion import UNet3D, save_checkpoint
+
     def save(name: str = "tiny.safetensors", in_channels: int = 1, bins: int = 16, **metadata) -> Path:
         torch.manual_seed(0)
         networks = {
@@ -98,6 +95,10 @@ def save_network(tmp_path):
 def composed():
     """-> composed(config_name, *overrides): the configuration that a command would get, as plain Python."""
 
+    from hydra import compose, initialize_config_dir
+
+    from LeFusion.commandline import PROJECT_ROOT, plain
+
     def compose_plain(config_name: str, *overrides: str) -> dict:
         with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
             return plain(compose(config_name, list(overrides)))
@@ -108,6 +109,8 @@ def composed():
 @pytest.fixture
 def command(monkeypatch, capsys):
     """-> command(main, *overrides): (exit code, stdout, stderr) of a command, without a new process."""
+
+    from hydra.core.global_hydra import GlobalHydra
 
     def call(main, *overrides: str) -> tuple[int, str, str]:
         monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")  # configs are found from the file, as in a script
@@ -145,9 +148,11 @@ def in_child():
     return run
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def fresh_process_state():
     """What a new process starts with: no state of accelerate, the usual signal handlers."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in handlers.items():

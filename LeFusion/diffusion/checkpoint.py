@@ -51,10 +51,10 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
         )
     read = _read_own if path.suffix == ".safetensors" else _read_released
     config, state, metadata = read(path, weights)
-    network = UNet3D(**config)
     try:
+        network = UNet3D(**config)
         network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"checkpoint {path}: its {weights} weights do not fit a LeFusion network: {reason}"
@@ -108,6 +108,8 @@ def _read_released(path: Path, weights: str) -> tuple[dict, dict[str, Tensor], d
     if not isinstance(content, dict) or not isinstance(content.get(weights), dict):
         found = sorted(map(str, content))[:6] if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"checkpoint {path} holds no {weights!r} weights; found {found}")
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content[weights].items()):
+        raise ValueError(f"checkpoint {path}: its {weights!r} entry is not a state dict")
     plain = {_plain_name(name): value for name, value in content[weights].items()}
     betas = plain.get("betas")
     state = {}
@@ -119,10 +121,12 @@ def _read_released(path: Path, weights: str) -> tuple[dict, dict[str, Tensor], d
             state[ours] = tensor
     try:
         config = _config_from(state)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
+    except KeyError as error:
         raise ValueError(
-            f"checkpoint {path} is not a LeFusion or DiffMask network: {error!r} is missing"
+            f"checkpoint {path} is not a LeFusion or DiffMask network: {error} is missing"
         ) from None
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise ValueError(f"checkpoint {path} is not a LeFusion or DiffMask network: odd sizes") from None
     schedule = _identify_schedule(path, betas)
     return config, state, {"format": "released", "step": int(content.get("step", 0)), "schedule": schedule}
 

@@ -18,7 +18,14 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.commandline import given_path, plain, run_command
+from LeFusion.commandline import (
+    check_whole_numbers,
+    given_path,
+    output_folder,
+    plain,
+    required_path,
+    run_command,
+)
 from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
 from LeFusion.dataset.dataset import LoadedCase, load_case
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume_like
@@ -63,6 +70,7 @@ class Job:
     size: tuple[int, int, int]
     region: str  # whole or lesion
     margin: int
+    plane_multiple: int  # of the network: height and width of a box must be multiples of it
     textures: list[torch.Tensor] | None  # None: each lesion's own histogram
     perturbation: float
     sampler: SamplerSettings
@@ -73,7 +81,8 @@ class Job:
         lesion = loaded.lesions_dhw.any(dim=0)
         if self.region == "whole":
             return lesion_box(lesion, self.size)
-        return tight_box(lesion, lesion.shape, self.margin, self.size)
+        multiple = (1, self.plane_multiple, self.plane_multiple)
+        return tight_box(lesion, lesion.shape, self.margin, self.size, multiple)
 
     def condition(self, loaded: LoadedCase, kind: int) -> torch.Tensor:
         """The histogram asked for, (cond_dim,); zero for classes that the case lacks."""
@@ -91,10 +100,9 @@ def run(config: dict) -> Path:
     device, dtype = _device(config["device"]), PRECISIONS.get(config["precision"])
     if dtype is None:
         raise ValueError(f"precision={config['precision']!r} must be one of {', '.join(PRECISIONS)}")
-    for key in ("batch_size", "types"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise ValueError(f"{key}={config[key]} must be a whole number of at least 1")
-    checkpoint = load_checkpoint(given_path(config["model_path"]), config["weights"])
+    _check_numbers(config)
+    image_root, label_root = (output_folder(config, f"target_{kind}_path") for kind in ("img", "label"))
+    checkpoint = load_checkpoint(required_path(config, "model_path"), config["weights"])
     job = _job(config, checkpoint)
     schedule = NoiseSchedule.cosine(checkpoint.metadata["schedule"]["num_steps"])
     calls = job.sampler.network_calls(schedule)
@@ -102,12 +110,14 @@ def run(config: dict) -> Path:
 
     test_txt = given_path(config["test_txt_dir"])
     split = config["split"] or ("train" if test_txt else "all")
-    cases = find_cases(given_path(config["dataset_root_dir"]), job.layout, test_txt, split)
-    image_root, label_root = given_path(config["target_img_path"]), given_path(config["target_label_path"])
+    cases = find_cases(required_path(config, "dataset_root_dir"), job.layout, test_txt, split)
     outputs, skipped = _plan(cases, job, config["types"], image_root, label_root, config["skip_bad_cases"])
     settings = {
         "seed": job.seed,
         "model": Path(config["model_path"]).name,
+        "weights": config["weights"],
+        "condition": config["condition"],
+        "histogram_perturbation": config["histogram_perturbation"],
         "sampler": job.sampler.name,
         "num_steps": job.sampler.num_steps or schedule.num_steps,
         "jump_length": job.sampler.jump_length,
@@ -124,11 +134,10 @@ def run(config: dict) -> Path:
         f"{len(cases)} cases x {config['types']} types: {len(due)} to paint, {kept} kept; "
         f"{calls} network calls each ({job.sampler.name}, {settings['num_steps']} steps) on {device}"
     )
-    progress = tqdm(total=len(due), unit="image", desc="painting")
-    for batch in _batches(due, config["batch_size"]):
-        _paint_batch(batch, job, network, schedule, manifest)
-        progress.update(len(batch))
-    progress.close()
+    with tqdm(total=len(due), unit="image", desc="painting") as progress:
+        for batch in _batches(due, config["batch_size"]):
+            _paint_batch(batch, job, network, schedule, manifest)
+            progress.update(len(batch))
 
     finished = set(due)
     for output in outputs:
@@ -139,6 +148,17 @@ def run(config: dict) -> Path:
     preview = save_preview(image_root / "preview.png", outputs, job, config["preview_cases"])
     _report(manifest, outputs, kept, skipped, image_root, label_root, preview)
     return image_root
+
+
+def _check_numbers(config: dict) -> None:
+    check_whole_numbers(config, batch_size=1, types=1, preview_cases=1, margin=0, seed=0)
+    check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1)
+    check_whole_numbers(config["schedule_jump_params"], jump_length=1, jump_n_sample=1)
+    if config["num_steps"] is not None:
+        check_whole_numbers(config, num_steps=1)
+    for key in ("guidance_scale", "histogram_perturbation"):
+        if not isinstance(config[key], int | float):
+            raise ValueError(f"{key}={config[key]} must be a number")
 
 
 def _job(config: dict, checkpoint: Checkpoint) -> Job:
@@ -205,6 +225,7 @@ def _job(config: dict, checkpoint: Checkpoint) -> Job:
         size,
         region,
         config["margin"],
+        multiple,
         textures,
         config["histogram_perturbation"],
         sampler,
@@ -251,9 +272,14 @@ def _plan(
         names[label_name] = case.name
         for kind in range(1, types + 1):
             image_path = image_root / f"Image_{kind}" / case.image_path.name
-            if image_path == case.image_path:
-                raise ValueError(f"{image_path} is a source image; choose another target_img_path")
-            outputs.append(Output(case, kind, box, image_path, label_root / f"Mask_{kind}" / label_name))
+            label_path = label_root / f"Mask_{kind}" / label_name
+            for key, target, source in (
+                ("target_img_path", image_path, case.image_path),
+                ("target_label_path", label_path, case.mask_path),
+            ):
+                if target.exists() and target.samefile(source):
+                    raise ValueError(f"{target} is a source file; choose another {key}")
+            outputs.append(Output(case, kind, box, image_path, label_path))
     if not outputs:
         raise ValueError(f"no usable case: {skipped[0]}")
     return outputs, skipped

@@ -12,11 +12,11 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from LeFusion.commandline import git_commit, given_path, plain, run_command
+from LeFusion.commandline import check_whole_numbers, git_commit, given_path, output_folder, plain, required_path, run_command
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.dataset.transforms import IntensityMap
-from LeFusion.diffusion import NoiseSchedule, UNet3D
+from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
 from LeFusion.losses import lesion_loss_fn
 from LeFusion.painting import SamplerSettings, paint
 from LeFusion.pictures import lesion_slice, save_contact_sheet
@@ -25,6 +25,9 @@ from LeFusion.trainer import TrainingSettings, train
 
 def run(config: dict) -> Path:
     """Trains as the composed configuration says; returns the path of the last checkpoint."""
+    results_folder = output_folder(config, "results_folder")
+    settings = TrainingSettings(**config["trainer"])
+    check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1, timesteps=1)
     layout = Layout(**config["layout"])
     classes = len(layout.lesion_labels)
     bins = config["histogram_bins"]
@@ -38,7 +41,7 @@ def run(config: dict) -> Path:
         config["diffusion_img_size"],
     ]
     cases = find_cases(
-        given_path(config["dataset_root_dir"]), layout, given_path(config["test_txt_dir"]), config["split"]
+        required_path(config, "dataset_root_dir"), layout, given_path(config["test_txt_dir"]), config["split"]
     )
     dataset = LesionDataset(
         cases,
@@ -57,6 +60,8 @@ def run(config: dict) -> Path:
     network = UNet3D(
         in_channels=config["diffusion_num_channels"], cond_dim=config["cond_dim"], **config["model"]
     )
+    if config["init_weights"]:
+        _start_from(network, given_path(config["init_weights"]))
     if config["diffusion_num_channels"] != classes:
         raise ValueError(
             f"diffusion_num_channels={config['diffusion_num_channels']} must be {classes}, "
@@ -68,7 +73,6 @@ def run(config: dict) -> Path:
     schedule = NoiseSchedule.cosine(config["timesteps"])
     loss = config["loss"]
     loss_fn = lesion_loss_fn(schedule, config["trainer"]["seed"], **loss)
-    settings = TrainingSettings(**config["trainer"])
     metadata = {
         "data_type": config["data_type"],
         "schedule": {"kind": "cosine", "num_steps": config["timesteps"]},
@@ -79,10 +83,10 @@ def run(config: dict) -> Path:
         "lesion_labels": list(layout.lesion_labels),
         "loss": loss,
         "augment": config["augment"],
+        "init_weights": config["init_weights"] and Path(config["init_weights"]).name,
         "cases": len(cases),
         "git_commit": git_commit(),
     }
-    results_folder = given_path(config["results_folder"])
     print(f"{len(cases)} cases, network of {sum(p.numel() for p in network.parameters()):,} parameters")
     path = train(
         network,
@@ -95,6 +99,18 @@ def run(config: dict) -> Path:
     )
     print(f"wrote {path}, loss.csv and loss.png in {results_folder}")
     return path
+
+
+def _start_from(network: UNet3D, path: Path) -> None:
+    """Loads the moving average of a checkpoint of the same network."""
+    checkpoint = load_checkpoint(path)
+    theirs, ours = checkpoint.network.config, network.config
+    if theirs != ours:
+        other = ", ".join(
+            f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]
+        )
+        raise ValueError(f"init_weights {path} is another network: {other}")
+    network.load_state_dict(checkpoint.network.state_dict())
 
 
 def _sample_sheet(

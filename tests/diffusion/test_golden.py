@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from LeFusion.dataset.transforms import lesion_histogram
 from LeFusion.diffusion import NoiseSchedule, load_checkpoint, repaint_step, repaint_times
+from LeFusion.losses import lesion_loss
 
 GOLDEN = Path(os.environ.get("LEFUSION_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 pytestmark = pytest.mark.skipif(
@@ -124,3 +126,42 @@ def test_jump_lists(golden):
     for key, walk in golden["jump"].items():
         num_steps, jump_length, jump_n_sample = (int(v) for v in key.strip("()").split(","))
         assert repaint_times(num_steps, jump_length, jump_n_sample) == walk
+
+
+@pytest.mark.parametrize("loss_type", ["l1", "l2"])
+@pytest.mark.parametrize("name", DATA_TYPES)
+@torch.no_grad()
+def test_loss(golden, name, loss_type):
+    """Averaged over the whole volume, as the released networks were trained."""
+    numbers = golden[name]
+    x_t = SCHEDULE.q_sample(numbers["x0"], numbers["t"], numbers["noise"])
+    errors = []
+    for weights in ("model", "ema"):
+        network = load_checkpoint(GOLDEN / f"{name}.pt", weights).network
+        predicted = network(x_t, numbers["t"], numbers["cond"])
+        lesions = lesions_of(numbers["label"], name)
+        loss = lesion_loss(predicted, numbers["noise"], lesions, loss_type, "volume")
+        errors.append(abs(float(loss / numbers[f"loss_{loss_type}"]) - 1))
+    assert min(errors) < 1e-5
+
+
+@torch.no_grad()
+def test_diffmask_loss(golden):
+    numbers = golden["diffmask"]
+    sphere = numbers["sphere_uint8"].float().expand(2, 1, -1, -1, -1)
+    x_t = SCHEDULE.q_sample(numbers["x0"], numbers["t"], numbers["noise"])
+    errors = []
+    for weights in ("model", "ema"):
+        network = load_checkpoint(GOLDEN / "diffmask.pt", weights).network
+        predicted = network(torch.cat([x_t, sphere], dim=1), numbers["t"])
+        loss = (predicted - numbers["noise"]).abs().mean()
+        errors.append(abs(float(loss / numbers["loss_l1"]) - 1))
+    assert min(errors) < 1e-5
+
+
+@pytest.mark.parametrize("name", DATA_TYPES)
+def test_histogram(golden, name):
+    numbers = golden[name]
+    lesions = lesions_of(numbers["label"], name)
+    for i in range(2):
+        assert_close(lesion_histogram(numbers["x0"][i], lesions[i]), numbers["histogram"][i], 1e-6)

@@ -1,0 +1,510 @@
+"""The inference command: what it writes, that it goes on where it stopped, and that it refuses early."""
+
+import csv
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+import LeFusion.inference.inference as inference
+from LeFusion.commandline import PROJECT_ROOT
+
+SCRIPT = PROJECT_ROOT / "LeFusion" / "inference" / "inference.py"
+REGION = ["diffusion_depth_size=8", "diffusion_img_size=16", "device=cpu", "preview_cases=2"]
+CASES = ["N-0001", "N-0002", "N-0003"]
+
+
+@pytest.fixture
+def paint(lidc, save_network, tmp_path, command):
+    """-> paint(*overrides, out="out"): runs the command on the normal cases; (exit code, stdout, stderr)."""
+    model = save_network()
+
+    def call(*overrides, out="out"):
+        defaults = {
+            "model_path": model,
+            "dataset_root_dir": lidc / "Normal" / "Image",
+            "target_img_path": tmp_path / out / "Image",
+            "target_label_path": tmp_path / out / "Mask",
+        }
+        given = {override.split("=", 1)[0] for override in overrides}
+        kept = [f"{key}={value}" for key, value in defaults.items() if key not in given]
+        return command(inference.main, *REGION, *kept, *overrides)
+
+    return call
+
+
+def manifest_of(folder):
+    with open(folder / "Image" / "manifest.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def volumes(content):
+    """Of files by name: only the NIfTI files."""
+    return {name: data for name, data in content.items() if name.endswith(".nii.gz")}
+
+
+def raw(path):
+    return np.asanyarray(nibabel.load(path).dataobj.get_unscaled())
+
+
+def assert_refused(result, *texts):
+    """Exit code 1 and one line on stderr that holds these texts."""
+    code, _, error = result
+    lines = [line for line in error.replace("\r", "\n").split("\n") if line.startswith("error: ")]
+    assert code == 1 and len(lines) == 1 and "Traceback" not in error, error
+    assert error.rstrip().endswith(lines[0]), error
+    for text in texts:
+        assert str(text) in lines[0], lines[0]
+
+
+def test_what_is_written(paint, lidc, tmp_path, files):
+    code, out, error = paint()
+    assert code == 0, error
+    assert sorted(files(tmp_path / "out")) == sorted(
+        [f"Image/Image_{kind}/{name}_CVol_2.nii.gz" for kind in (1, 2, 3) for name in CASES]
+        + [f"Mask/Mask_{kind}/{name}_Mask_2.nii.gz" for kind in (1, 2, 3) for name in CASES]
+        + ["Image/manifest.csv", "Image/preview.png"]
+    )
+    written = files(tmp_path / "out" / "Mask")
+    for name in CASES:
+        source = nibabel.load(lidc / "Normal" / "Image" / name / f"{name}_CVol_2.nii.gz")
+        source_mask = nibabel.load(lidc / "Normal" / "Mask" / name / f"{name}_CMask_2.nii.gz")
+        lesion = np.asanyarray(source_mask.dataobj) == 1
+        labels = nibabel.load(tmp_path / "out" / "Mask" / "Mask_1" / f"{name}_Mask_2.nii.gz")
+        assert labels.get_data_dtype() == np.uint8 and np.array_equal(labels.affine, source.affine)
+        assert np.array_equal(np.asanyarray(labels.dataobj), lesion)
+        for kind in (2, 3):
+            assert written[f"Mask_{kind}/{name}_Mask_2.nii.gz"] == written[f"Mask_1/{name}_Mask_2.nii.gz"]
+        painted = [
+            nibabel.load(tmp_path / "out" / "Image" / f"Image_{kind}" / f"{name}_CVol_2.nii.gz")
+            for kind in (1, 2, 3)
+        ]
+        for image in painted:
+            assert image.header.binaryblock == source.header.binaryblock
+            values = raw(image.get_filename())
+            assert values.dtype == np.int16
+            assert np.array_equal(values[~lesion], raw(source.get_filename())[~lesion])
+            assert (values[lesion] != raw(source.get_filename())[lesion]).mean() > 0.9
+            assert values[lesion].min() >= -1000 and values[lesion].max() <= 400
+        assert not np.array_equal(raw(painted[0].get_filename()), raw(painted[1].get_filename()))
+    with Image.open(tmp_path / "out" / "Image" / "preview.png") as preview:
+        preview.load()
+        assert min(preview.size) > 100
+    assert "wrote 9 images" in out and "| 1 | 3 |" in out
+
+
+def test_the_manifest(paint, tmp_path):
+    paint("types=2", "seed=7", "num_steps=3")
+    rows = manifest_of(tmp_path / "out")
+    assert [(row["case"], row["type"]) for row in rows] == [
+        (f"{name}_CVol_2", kind) for name in CASES for kind in ("1", "2")
+    ]
+    for row in rows:
+        assert (row["seed"], row["model"], row["weights"]) == ("7", "tiny.safetensors", "ema")
+        assert (row["sampler"], row["num_steps"], row["network_calls"]) == ("repaint", "3", "5")
+        assert (row["jump_length"], row["jump_n_sample"], row["region"]) == ("2", "2", "whole")
+        assert (row["condition"], row["guidance_scale"]) == ("textures", "1.0")
+        assert float(row["max_abs_difference_outside"]) == 0
+        for column in ("requested_histogram", "obtained_histogram"):
+            shares = [float(share) for share in row[column].split()]
+            assert len(shares) == 16 and sum(shares) == pytest.approx(1, abs=1e-3)
+        name = row["case"].removesuffix("_CVol_2")
+        lesion = raw(tmp_path / "LIDC" / "Normal" / "Mask" / name / f"{name}_CMask_2.nii.gz") == 1
+        source = raw(tmp_path / "LIDC" / "Normal" / "Image" / name / f"{name}_CVol_2.nii.gz")[lesion]
+        painted = raw(tmp_path / "out" / "Image" / f"Image_{row['type']}" / f"{name}_CVol_2.nii.gz")[lesion]
+        assert float(row["lesion_mean"]) == pytest.approx(painted.mean(), abs=0.01)
+        assert float(row["lesion_sd"]) == pytest.approx(painted.std(), abs=0.01)
+        assert float(row["source_mean"]) == pytest.approx(source.mean(), abs=0.01)
+        counted, _ = np.histogram(np.clip(painted, -1000, 400), 16, (-1000, 400))
+        obtained = [float(share) for share in row["obtained_histogram"].split()]
+        assert obtained == pytest.approx(counted / counted.sum(), abs=1e-4)
+        assert float(row["wasserstein"]) > 0 and float(row["seconds"]) >= 0
+        assert Path(row["image"]).is_file() and Path(row["label"]).is_file()
+    requested = {row["requested_histogram"] for row in rows}
+    assert len(requested) == len(rows)  # each its own draw
+
+
+def test_a_second_run_paints_nothing(paint, tmp_path, files, monkeypatch):
+    paint("types=2")
+    before = files(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "paint", None)
+        code, out, error = paint("types=2")
+    assert code == 0 and "0 to paint, 6 kept" in out and "note:" not in out, error
+    after = files(tmp_path / "out")
+    assert volumes(after) == volumes(before)
+    assert after["Image/manifest.csv"] == before["Image/manifest.csv"]
+
+
+@pytest.mark.parametrize("lost", ["Image/Image_2/N-0002_CVol_2.nii.gz", "Mask/Mask_1/N-0003_Mask_2.nii.gz"])
+def test_a_lost_output_is_painted_again_alone(paint, tmp_path, files, monkeypatch, lost):
+    paint("types=2")
+    before = files(tmp_path / "out")
+    (tmp_path / "out" / lost).unlink()
+    times = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.nii.gz") if path.is_file()
+    }
+    code, out, _ = paint("types=2")
+    assert code == 0 and "1 to paint, 5 kept" in out
+    assert volumes(files(tmp_path / "out")) == volumes(before)
+    kind, case = lost.split("/")[1][-1], lost.split("/")[2].split("_")[0]
+    for path, time in times.items():
+        if path.stat().st_mtime_ns != time:
+            assert path.parent.name[-1] == kind and path.name.startswith(case)
+
+
+def test_overwrite_paints_again(paint, tmp_path, files):
+    paint("types=1")
+    before = files(tmp_path / "out")
+    path = tmp_path / "out" / "Image" / "Image_1" / "N-0001_CVol_2.nii.gz"
+    path.write_bytes(b"damaged")
+    code, out, _ = paint("types=1", "overwrite=true")
+    assert code == 0 and "3 to paint, 0 kept" in out
+    assert volumes(files(tmp_path / "out")) == volumes(before)
+
+
+@pytest.mark.parametrize("region", ["whole", "lesion"])
+def test_the_batch_size_does_not_change_a_byte(paint, tmp_path, files, region):
+    written = []
+    for size in (1, 4):
+        code, _, error = paint(f"region={region}", f"batch_size={size}", "types=2", "margin=2", out=str(size))
+        assert code == 0, error
+        written.append(volumes(files(tmp_path / str(size))))
+        assert {row["region"] for row in manifest_of(tmp_path / str(size))} == {region}
+    assert written[0] == written[1] and len(written[0]) == 12
+
+
+def test_an_output_does_not_depend_on_the_other_cases(paint, tmp_path, files, lidc):
+    paint("types=2")
+    (lidc / "Normal" / "Image" / "N-0001" / "N-0001_CVol_2.nii.gz").unlink()
+    paint("types=2", out="fewer")
+    together, alone = (volumes(files(tmp_path / name)) for name in ("out", "fewer"))
+    assert alone == {name: content for name, content in together.items() if "N-0001" not in name}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=1",
+        "weights=model",
+        "condition=own",
+        "histogram_perturbation=0.5",
+        "guidance_scale=3",
+        "region=lesion",
+        "schedule_jump_params.jump_n_sample=1",
+        "sampler=ddim",
+    ],
+)
+def test_another_setting_gives_other_voxels_and_is_noted(paint, tmp_path, files, change):
+    paint("types=1", "num_steps=4", "margin=1", "textures=[[0,0,0,0,0,0,0,0,0,0,1,1,1,1,0,0]]")
+    before = files(tmp_path / "out")
+    extra = ["types=1", "num_steps=4", "margin=1", "textures=[[0,0,0,0,0,0,0,0,0,0,1,1,1,1,0,0]]", change]
+    code, out, error = paint(*extra)
+    assert code == 0 and "note: 3 of the kept outputs were made with other settings" in out, error
+    assert volumes(files(tmp_path / "out")) == volumes(before)
+    code, out, _ = paint(*extra, "overwrite=true")
+    assert code == 0 and "note:" not in out
+    after = files(tmp_path / "out")
+    assert all(after[name] != before[name] for name in volumes(before) if name.startswith("Image/"))
+
+
+@pytest.mark.parametrize(
+    "sampler, calls",
+    [
+        (["sampler=repaint"], 10),
+        (["sampler=ddim", "num_steps=3"], 3),
+        (["sampler=dpmpp", "num_steps=4"], 4),
+        (["sampler=dpmpp", "num_steps=4", "guidance_scale=2"], 8),
+        (["sampler=ddim", "num_steps=2", "precision=bf16"], 2),
+    ],
+)
+def test_every_sampler_runs(paint, tmp_path, sampler, calls):
+    code, out, error = paint("types=1", *sampler)
+    assert code == 0 and f"{calls} network calls each" in out, error
+    assert {row["network_calls"] for row in manifest_of(tmp_path / "out")} == {str(calls)}
+
+
+def test_own_condition_on_the_test_cases(paint, tmp_path, lidc, files):
+    code, _, error = paint(
+        f"dataset_root_dir={lidc / 'Pathological'}",
+        f"test_txt_dir={lidc / 'Pathological' / 'test.txt'}",
+        "split=test",
+        "condition=own",
+        "types=5",
+    )
+    assert code == 0, error
+    written = volumes(files(tmp_path / "out"))
+    assert sorted(written) == sorted(
+        [f"Image/Image_{kind}/P-0004_Vol_1.nii.gz" for kind in range(1, 6)]
+        + [f"Mask/Mask_{kind}/P-0004_Mask_1.nii.gz" for kind in range(1, 6)]
+    )
+    folder = lidc / "Pathological"
+    source = raw(folder / "Image" / "P-0004" / "P-0004_Vol_1.nii.gz")
+    lesion = raw(folder / "Mask" / "P-0004" / "P-0004_Mask_1.nii.gz") == 1
+    counts, _ = np.histogram(np.clip(source[lesion], -1000, 400), 16, (-1000, 400))
+    for row in manifest_of(tmp_path / "out"):
+        requested = [float(share) for share in row["requested_histogram"].split()]
+        assert requested == pytest.approx(counts / counts.sum(), abs=1e-4)
+
+
+def test_test_cases_are_left_out(paint, tmp_path, lidc):
+    code, _, error = paint(
+        f"dataset_root_dir={lidc / 'Pathological'}",
+        f"test_txt_dir={lidc / 'Pathological' / 'test.txt'}",
+        "types=1",
+    )
+    assert code == 0, error
+    cases = [row["case"] for row in manifest_of(tmp_path / "out")]
+    assert cases == ["P-0001_Vol_1", "P-0002_Vol_1", "P-0003_Vol_1"]
+
+
+def rewrite(path, change):
+    """A NIfTI file again with its voxels changed."""
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(change(np.asanyarray(image.dataobj)), image.affine), path)
+
+
+def set_voxel(value, dtype):
+    def change(array):
+        array = array.astype(dtype)
+        array[0, 0, 0] = value
+        return array
+
+    return change
+
+
+def mask_of(lidc):
+    return lidc / "Normal" / "Mask" / "N-0002" / "N-0002_CMask_2.nii.gz"
+
+
+def image_of(lidc):
+    return lidc / "Normal" / "Image" / "N-0002" / "N-0002_CVol_2.nii.gz"
+
+
+BAD_CASES = {
+    "empty mask": (mask_of, lambda path: rewrite(path, lambda a: a * 0), "no lesion voxel"),
+    "unknown label": (mask_of, lambda path: rewrite(path, set_voxel(7, np.uint8)), "7"),
+    "other shape": (mask_of, lambda path: rewrite(path, lambda a: a[:, :, 1:]), "shape"),
+    "NaN": (image_of, lambda path: rewrite(path, set_voxel(np.nan, np.float32)), "1 NaN"),
+    "cut": (image_of, lambda path: path.write_bytes(path.read_bytes()[:300]), "damaged gzip"),
+    "no NIfTI": (image_of, lambda path: path.write_bytes(gzip.compress(b"hello")), "not a NIfTI"),
+    "too large": (mask_of, lambda path: rewrite(path, lambda a: a * 0 + 1), "lesion spans (9, 20, 21)"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_CASES)
+def test_a_bad_case_stops_the_run_before_anything_is_written(paint, lidc, tmp_path, bad):
+    file_of, damage, text = BAD_CASES[bad]
+    damage(file_of(lidc))
+    assert_refused(paint("types=1"), file_of(lidc), text, "skip_bad_cases=true")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_cases_are_skipped_on_request(paint, lidc, tmp_path):
+    for bad in ("empty mask", "cut"):
+        file_of, damage, _ = BAD_CASES[bad]
+        damage(Path(str(file_of(lidc)).replace("N-0002", "N-0001" if bad == "cut" else "N-0002")))
+    code, out, error = paint("types=2", "skip_bad_cases=true")
+    assert code == 0, error
+    skipped = [line for line in out.split("\n") if line.startswith("skipped: ")]
+    assert len(skipped) == 2 and "N-0001_CVol_2.nii.gz" in skipped[0] and "N-0002_CMask" in skipped[1]
+    assert "2 cases skipped" in out
+    assert {row["case"] for row in manifest_of(tmp_path / "out")} == {"N-0003_CVol_2"}
+
+
+def test_only_bad_cases_is_an_error(paint, lidc):
+    for mask in (lidc / "Normal" / "Mask").rglob("*.nii.gz"):
+        rewrite(mask, lambda array: array * 0)
+    assert_refused(paint("skip_bad_cases=true"), "no usable case", "no lesion voxel")
+
+
+@pytest.mark.parametrize(
+    "overrides, texts",
+    [
+        (["model_path=nowhere.safetensors"], ["nowhere.safetensors", "does not exist"]),
+        (["model_path="], ["model_path"]),
+        (["dataset_root_dir=nowhere"], ["nowhere", "dataset_root_dir"]),
+        (["dataset_root_dir=null"], ["dataset_root_dir"]),
+        (["target_img_path="], ["target_img_path"]),
+        (["test_txt_dir=nowhere.txt"], ["nowhere.txt"]),
+        (["split=test"], ["test.txt"]),
+        (["split=some"], ["some"]),
+        (["types=4"], ["types=4", "3 textures"]),
+        (["types=0"], ["types=0"]),
+        (["types=two"], ["types=two"]),
+        (["batch_size=0"], ["batch_size=0"]),
+        (["preview_cases=0"], ["preview_cases=0"]),
+        (["margin=-1"], ["margin=-1"]),
+        (["device=nonsense"], ["device='nonsense'"]),
+        (["precision=fp8"], ["precision='fp8'"]),
+        (["weights=raw"], ["weights='raw'"]),
+        (["cond_dim=8"], ["cond_dim=16", "8"]),
+        (["diffusion_num_channels=2"], ["diffusion_num_channels=1", "2"]),
+        (["layout.lesion_labels=[1,2]"], ["lesion labels"]),
+        (["histogram_bins=8"], ["histogram_bins=16"]),
+        (["window=[-500,500]"], ["window"]),
+        (["diffusion_img_size=20"], ["diffusion_img_size=20", "multiple of 8"]),
+        (["region=everything"], ["region='everything'"]),
+        (["condition=mine"], ["condition='mine'"]),
+        (["histogram_perturbation=1.5"], ["histogram_perturbation=1.5"]),
+        (["histogram_perturbation=some"], ["histogram_perturbation=some"]),
+        (["guidance_scale=high"], ["guidance_scale=high"]),
+        (["num_steps=7"], ["num_steps=7", "1..6"]),
+        (["num_steps=0"], ["num_steps=0"]),
+        (["num_steps=few"], ["num_steps=few"]),
+        (["schedule_jump_params.jump_length=0"], ["jump_length=0"]),
+        (["schedule_jump_params.jump_n_sample=x"], ["jump_n_sample=x"]),
+        (["textures=[[1,2,3]]", "types=1"], ["3 bins", "16"]),
+    ],
+)
+def test_a_bad_setting_is_refused_in_one_line(paint, tmp_path, overrides, texts):
+    assert_refused(paint(*overrides), *texts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_for_something_else_is_refused(paint, save_network, tmp_path):
+    heart = save_network("heart.safetensors", data_type="emidec")
+    assert_refused(paint(f"model_path={heart}"), heart, "emidec", "data_type=lidc")
+    two = save_network("two.safetensors", in_channels=2)
+    assert_refused(paint(f"model_path={two}"), two, "diffusion_num_channels=2")
+    fine = save_network("fine.safetensors", bins=32)
+    assert_refused(paint(f"model_path={fine}"), fine, "cond_dim=32")
+    plain = save_network("plain.safetensors", loss={"cond_dropout": 0.0})
+    assert_refused(paint(f"model_path={plain}", "guidance_scale=2"), plain, "guidance_scale=2")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(heart.read_bytes()[:5000])
+    assert_refused(paint(f"model_path={damaged}"), damaged, "damaged")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["target_img_path", "target_label_path"])
+def test_a_target_below_a_file_is_refused(paint, tmp_path, key):
+    (tmp_path / "file").write_text("")
+    assert_refused(paint(f"{key}={tmp_path / 'file' / 'deep' / 'er'}"), key, tmp_path / "file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_is_never_a_target(paint, case_writer, tmp_path, files):
+    root = tmp_path / "own"
+    case_writer(root, "Image_1/A_Vol_1.nii.gz", "Mask_1/A_Mask_1.nii.gz")
+    before = files(root)
+    around = root / "Mask" / ".." / "Image"  # another way to say root/Image
+    assert_refused(paint(f"dataset_root_dir={root}", f"target_img_path={around}"), "source", "target_img_path")
+    around = root / "Image" / ".." / "Mask"
+    assert_refused(
+        paint(f"dataset_root_dir={root}", f"target_label_path={around}"), "source", "target_label_path"
+    )
+    assert files(root) == before
+
+
+def test_two_cases_with_one_label_name_are_refused(paint, case_writer, tmp_path):
+    root = tmp_path / "own"
+    case_writer(root, "A_CVol_1.nii.gz", "A_CMask_1.nii.gz")
+    case_writer(root, "A_Vol_1.nii.gz", "A_Mask_1.nii.gz")
+    assert_refused(paint(f"dataset_root_dir={root}"), "A_Mask_1.nii.gz", "A_CVol_1", "A_Vol_1")
+
+
+def test_a_missing_mask_is_named(paint, lidc, tmp_path):
+    mask_of(lidc).unlink()
+    assert_refused(paint(), mask_of(lidc), "missing")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_computes_no_number_is_refused(paint, tmp_path, save_network, monkeypatch):
+    monkeypatch.setattr(inference, "paint", lambda *a: a[3] * float("nan"))
+    assert_refused(paint(), "not finite")
+    assert not volumes_below(tmp_path / "out")
+
+
+def volumes_below(folder):
+    return [path for path in folder.rglob("*") if path.name.endswith(".nii.gz")]
+
+
+def test_an_interrupted_run_goes_on(paint, tmp_path, files, monkeypatch):
+    paint("types=2", out="unbroken")
+    batches = 0
+
+    def interrupted(*arguments):
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    real = inference.paint
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "paint", interrupted)
+        with pytest.raises((KeyboardInterrupt, AssertionError)):
+            code, *_ = paint("types=2", "batch_size=2")
+            assert code == 0
+    expected, partial = volumes(files(tmp_path / "unbroken")), volumes(files(tmp_path / "out"))
+    assert len(partial) == 4 and all(expected[name] == content for name, content in partial.items())
+    assert len(manifest_of(tmp_path / "out")) == 2
+    code, out, error = paint("types=2", "batch_size=2")
+    assert code == 0 and "4 to paint, 2 kept" in out, error
+    assert volumes(files(tmp_path / "out")) == expected
+    assert len(manifest_of(tmp_path / "out")) == 6
+
+
+def test_a_lost_manifest_is_made_again(paint, tmp_path):
+    paint("types=1")
+    before = manifest_of(tmp_path / "out")
+    (tmp_path / "out" / "Image" / "manifest.csv").unlink()
+    paint("types=1")
+    after = manifest_of(tmp_path / "out")
+    assert [row | {"seconds": ""} for row in before] == after
+
+
+def test_a_foreign_manifest_is_left_alone(paint, tmp_path):
+    path = tmp_path / "out" / "Image" / "manifest.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("a,b\n1,2\n")
+    assert_refused(paint(), path)
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize("overrides", [["data_type=lidcc"], ["sampler=nonsense"], ["batchsize=4"]])
+def test_a_misspelt_name_is_refused(paint, tmp_path, overrides):
+    code, _, error = paint(*overrides)
+    assert code == 1 and overrides[0].split("=")[overrides != ["batchsize=4"]] in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_known_command_line_from_another_folder(lidc, save_network, tmp_path):
+    """The command of the reference implementation's users, as a process of its own, with relative paths."""
+    save_network()
+    elsewhere = tmp_path / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    command = [
+        sys.executable,
+        SCRIPT,
+        "data_type=lidc",
+        "model_path=../../tiny.safetensors",
+        "dataset_root_dir=../../LIDC/Pathological/Image",
+        "test_txt_dir=../../LIDC/Pathological/test.txt",
+        "target_img_path=gen/Image",
+        "target_label_path=gen/Mask",
+        "batch_size=4",
+        "types=3",
+        "cond_dim=16",
+        "schedule_jump_params.jump_length=2",
+        "schedule_jump_params.jump_n_sample=2",
+        *REGION,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(volumes_below(elsewhere / "gen" / "Image")) == 9
+    assert (elsewhere / "gen" / "Mask" / "Mask_3" / "P-0003_Mask_1.nii.gz").is_file()
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["gen"]  # nothing of Hydra's
+    misspelt = subprocess.run(
+        [*command, "data_tpye=lidc"], cwd=elsewhere, env=environment, capture_output=True, text=True
+    )
+    assert misspelt.returncode == 1 and "data_tpye" in misspelt.stderr

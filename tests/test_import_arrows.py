@@ -1,0 +1,213 @@
+"""Who may import whom, and a few things that no source may do. Read off the sources, without running them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+PACKAGES = ("LeFusion", "DiffMask", "evaluation_pipeline")
+FOLDERS = (*PACKAGES, "data", "benchmarks")
+
+# What the modules below a name may import besides the standard library. The longest name that fits counts.
+ALLOWED = {
+    "LeFusion.diffusion": {"torch", "einops", "numpy", "LeFusion.diffusion"},
+    "LeFusion.dataset": {"torch", "monai", "nibabel", "SimpleITK", "numpy", "LeFusion.dataset"},
+}
+# The same within a function, so that the module can be imported without it
+ALLOWED_INSIDE_FUNCTIONS = {"LeFusion.diffusion": {"safetensors"}}
+# For all others, what of the project they may import; the world outside is free to them
+ALLOWED_OF_THE_PROJECT = {
+    "LeFusion": {"LeFusion"},
+    "DiffMask": {
+        "DiffMask",
+        "LeFusion.diffusion",
+        "LeFusion.dataset",
+        "LeFusion.trainer",
+        "LeFusion.commandline",
+    },
+    "evaluation_pipeline": {"evaluation_pipeline", "LeFusion.dataset"},
+    "data": set(),
+    "benchmarks": set(PACKAGES),
+}
+PROJECT_NAMES = {*FOLDERS, "tests", "configs"}
+
+
+def sources() -> list[Path]:
+    return sorted(path for folder in FOLDERS for path in (PROJECT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def lies_in(module: str, packages) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def imports_of(module: str, source: str) -> list[tuple[str, bool]]:
+    """(what is imported, whether inside a function), in absolute names; `from a import b` counts as a.b."""
+    found = []
+
+    def visit(node: ast.AST, in_function: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, in_function) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            start = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            found.extend((f"{base}.{alias.name}", in_function) for alias in node.names)
+        in_function |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, in_function)
+
+    visit(ast.parse(source), False)
+    return found
+
+
+def forbidden_imports(module: str, source: str) -> list[str]:
+    strict = max((name for name in ALLOWED if lies_in(module, [name])), key=len, default=None)
+    found = []
+    for name, in_function in imports_of(module, source):
+        if name.split(".")[0] in sys.stdlib_module_names:
+            continue
+        if strict:
+            inside = ALLOWED_INSIDE_FUNCTIONS.get(strict, set()) if in_function else set()
+            allowed = lies_in(name, ALLOWED[strict] | inside)
+        else:
+            of_the_project = ALLOWED_OF_THE_PROJECT[module.split(".")[0]]
+            allowed = name.split(".")[0] not in PROJECT_NAMES or lies_in(name, of_the_project)
+        if not allowed:
+            found.append(name)
+    return found
+
+
+def forbidden_deeds(source: str) -> list[str]:
+    """Edits of sys.path, and whatever unpickles things that can run code."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path":
+            found.append("sys.path")
+        if isinstance(node, ast.ImportFrom) and node.module == "sys":
+            found.extend("sys.path" for alias in node.names if alias.name == "path")
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
+            found.extend(sorted({"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"} & names))
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {k.arg: k.value for k in node.keywords}
+        called = ast.unparse(node.func)
+        safe = keywords.get("weights_only")
+        is_true = isinstance(safe, ast.Constant) and safe.value is True
+        if (called == "torch.load" or safe is not None) and not is_true:
+            found.append("load without weights_only=True")
+        allow = keywords.get("allow_pickle")
+        if allow is not None and not (isinstance(allow, ast.Constant) and allow.value is False):
+            found.append("allow_pickle")
+    return found
+
+
+def is_command(source: str) -> bool:
+    return 'if __name__ == "__main__"' in source
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_name)
+def test_sources_keep_the_rules(path):
+    module, source = module_name(path), path.read_text()
+    assert not forbidden_imports(module, source)
+    assert not forbidden_deeds(source)
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_name)
+def test_only_commands_see_a_configuration(path):
+    module, source = module_name(path), path.read_text()
+    if not is_command(source) and module != "LeFusion.commandline":
+        roots = {name.split(".")[0] for name, _ in imports_of(module, source)}
+        assert not roots & {"hydra", "omegaconf"}
+
+
+def test_the_rules_cover_all_packages():
+    names = {module_name(path) for path in sources()}
+    assert {"LeFusion.diffusion.unet", "LeFusion.diffusion", "LeFusion.dataset.nifti", "LeFusion"} <= names
+    assert {name.split(".")[0] for name in names} <= set(ALLOWED_OF_THE_PROJECT)
+
+
+@pytest.mark.parametrize(
+    "module, source, found",
+    [
+        ("LeFusion.diffusion.unet", "import torch.nn.functional as F", []),
+        ("LeFusion.diffusion.unet", "import monai", ["monai"]),
+        (
+            "LeFusion.diffusion.unet",
+            "from LeFusion.losses import lesion_loss",
+            ["LeFusion.losses.lesion_loss"],
+        ),
+        ("LeFusion.diffusion.unet", "from LeFusion import losses", ["LeFusion.losses"]),
+        ("LeFusion.diffusion.unet", "from .. import losses", ["LeFusion.losses"]),
+        ("LeFusion.diffusion.unet", "from .schedule import NoiseSchedule", []),
+        ("LeFusion.diffusion.checkpoint", "import safetensors", ["safetensors"]),
+        ("LeFusion.diffusion.checkpoint", "def f():\n    from safetensors import safe_open", []),
+        ("LeFusion.diffusion.checkpoint", "def f():\n    import monai", ["monai"]),
+        ("LeFusion.diffusion.checkpoint", "try:\n    import scipy\nexcept ImportError:\n    pass", ["scipy"]),
+        ("LeFusion.dataset.nifti", "import nibabel, monai", []),
+        ("LeFusion.dataset.nifti", "def f():\n    import safetensors", ["safetensors"]),
+        ("LeFusion.dataset.nifti", "from LeFusion.diffusion import UNet3D", ["LeFusion.diffusion.UNet3D"]),
+        ("LeFusion.trainer", "import accelerate\nfrom LeFusion.diffusion import UNet3D", []),
+        ("LeFusion.trainer", "import DiffMask.spheres", ["DiffMask.spheres"]),
+        ("LeFusion.trainer", "from tests.test_x import y", ["tests.test_x.y"]),
+        ("LeFusion.trainer", "import benchmarks", ["benchmarks"]),
+        ("DiffMask.train.train", "from LeFusion.trainer import train\nimport scipy", []),
+        ("DiffMask.train.train", "from LeFusion.painting import paint", ["LeFusion.painting.paint"]),
+        ("DiffMask.train.train", "import evaluation_pipeline", ["evaluation_pipeline"]),
+        ("evaluation_pipeline.fidelity", "from LeFusion.dataset.nifti import read_volume", []),
+        ("evaluation_pipeline.fidelity", "from LeFusion.trainer import train", ["LeFusion.trainer.train"]),
+        ("evaluation_pipeline.fidelity", "import DiffMask", ["DiffMask"]),
+        ("data.download", "import LeFusion", ["LeFusion"]),
+    ],
+)
+def test_the_rules_find_forbidden_imports(module, source, found):
+    assert forbidden_imports(module, source) == found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sys\nsys.path.append('..')",
+        "import sys\nsys.path = []",
+        "from sys import path",
+        "import pickle",
+        "from pickle import load",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "load_it(path, weights_only=safe)",
+        "np.load(path, allow_pickle=True)",
+        "np.load(path, allow_pickle=trust)",
+    ],
+)
+def test_the_rules_find_forbidden_deeds(source):
+    assert forbidden_deeds(source)
+
+
+def test_harmless_sources_pass():
+    lines = ("os.path.join(sys.prefix)", "torch.load(p, weights_only=True)", "np.load(p, allow_pickle=False)")
+    assert not forbidden_deeds("\n".join(lines))
+
+
+def test_the_core_imports_without_everything_else():
+    blocked = (
+        "monai",
+        "nibabel",
+        "SimpleITK",
+        "hydra",
+        "omegaconf",
+        "accelerate",
+        "safetensors",
+        "matplotlib",
+    )
+    program = (
+        f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n"
+        "import LeFusion.diffusion\nprint(LeFusion.diffusion.NoiseSchedule.cosine(3).num_steps)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip()) == (0, "3"), run.stderr

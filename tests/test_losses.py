@@ -1,0 +1,201 @@
+"""The loss against loops over voxels, and its random draws against their addresses."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from LeFusion.diffusion import NoiseSchedule
+from LeFusion.losses import lesion_loss, lesion_loss_fn
+
+SCHEDULE = NoiseSchedule.cosine(300)
+BINS = 16
+
+
+def lesion_problem(seed=0, batch=3, size=(3, 4, 5)):
+    """Predicted and true noise with two lesion classes of unequal size; sample 1 has no lesion of class 1."""
+    generator = torch.Generator().manual_seed(seed)
+    predicted, noise = torch.randn(2, batch, 2, *size, generator=generator).unbind(0)
+    lesions = torch.rand(batch, 2, *size, generator=generator) < torch.tensor([0.3, 0.1]).reshape(2, 1, 1, 1)
+    lesions[1, 1] = False
+    assert bool(lesions[[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]].flatten(1).any(dim=1).all())
+    return predicted, noise, lesions
+
+
+def by_loops(predicted, noise, lesions, loss_type, normalisation):
+    """The definition, voxel by voxel."""
+    total = 0.0
+    for sample in range(len(lesions)):
+        for k in range(lesions.shape[1]):
+            error, voxels = 0.0, 0
+            for voxel in np.ndindex(*lesions.shape[2:]):
+                if lesions[(sample, k, *voxel)]:
+                    gap = predicted[(sample, k, *voxel)] - noise[(sample, k, *voxel)]
+                    error += abs(gap) if loss_type == "l1" else gap**2
+                    voxels += 1
+            divisor = lesions[sample, k].size if normalisation == "volume" else max(voxels, 1)
+            total += error / divisor
+    return total / len(lesions)
+
+
+@pytest.mark.parametrize("normalisation", ["volume", "lesion"])
+@pytest.mark.parametrize("loss_type", ["l1", "l2"])
+def test_loss_is_its_definition(loss_type, normalisation):
+    problem = lesion_problem()
+    loss = lesion_loss(*problem, loss_type, normalisation)
+    expected = by_loops(*(v.numpy() for v in problem), loss_type, normalisation)
+    assert loss.ndim == 0 and float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_released_loss_is_the_default():
+    problem = lesion_problem()
+    assert torch.equal(lesion_loss(*problem), lesion_loss(*problem, "l1", "volume"))
+
+
+def test_a_lesion_counts_by_its_size_or_equally():
+    noise, lesions = torch.zeros(2, 1, 2, 5, 10), torch.zeros(2, 1, 2, 5, 10, dtype=torch.bool)
+    lesions[0, 0, 0, 0, :1] = lesions[1, 0, 0, 0, :10] = True  # 1 voxel and 10 voxels of 100
+    predicted = torch.zeros_like(noise)
+    predicted[0] = 3.0
+    assert float(lesion_loss(predicted, noise, lesions, normalisation="volume")) == pytest.approx(3 / 200)
+    assert float(lesion_loss(predicted, noise, lesions, normalisation="lesion")) == pytest.approx(3 / 2)
+    assert float(lesion_loss(predicted, noise, lesions, "l2", "lesion")) == pytest.approx(9 / 2)
+
+
+@pytest.mark.parametrize("normalisation", ["volume", "lesion"])
+def test_no_gradient_outside_the_masks(normalisation):
+    predicted, noise, lesions = lesion_problem()
+    predicted.requires_grad_()
+    lesion_loss(predicted, noise, lesions, "l2", normalisation).backward()
+    assert bool((predicted.grad[~lesions] == 0).all()) and bool((predicted.grad[lesions] != 0).all())
+
+
+@pytest.mark.parametrize("normalisation", ["volume", "lesion"])
+def test_no_lesion_at_all_is_a_loss_of_zero(normalisation):
+    predicted, noise, lesions = lesion_problem()
+    assert float(lesion_loss(predicted, noise, lesions & False, "l1", normalisation)) == 0
+
+
+def make_batch(draws, size=(3, 4, 4), classes=2):
+    """A batch whose samples depend on their draw only."""
+    generators = [torch.Generator().manual_seed(draw) for draw in draws]
+    return {
+        "image": torch.stack([torch.rand(1, *size, generator=g) * 2 - 1 for g in generators]),
+        "lesions": torch.stack([torch.rand(classes, *size, generator=g) < 0.3 for g in generators]),
+        "histogram": torch.stack([torch.rand(classes * BINS, generator=g) for g in generators]),
+        "draw": list(draws),
+    }
+
+
+class Spy(nn.Module):
+    """Predicts zero noise, and keeps what it was shown."""
+
+    def forward(self, x_t, t, cond):
+        self.x_t, self.t, self.cond = x_t, t, cond
+        return torch.zeros_like(x_t)
+
+
+def shown(draws, seed=0, **options):
+    """-> x_t, t and condition that the network gets for these draws."""
+    spy = Spy()
+    lesion_loss_fn(SCHEDULE, seed, **options)(spy, make_batch(draws))
+    return spy.x_t, spy.t, spy.cond
+
+
+def same(first, second):
+    return all(torch.equal(a.nan_to_num(-9), b.nan_to_num(-9)) for a, b in zip(first, second, strict=True))
+
+
+def test_draws_do_not_depend_on_the_batch():
+    together = shown([5, 6, 7], cond_dropout=0.5)
+    assert same(shown([7, 5], cond_dropout=0.5), [v[[2, 0]] for v in together])
+    assert same(shown([6], cond_dropout=0.5), [v[[1]] for v in together])
+    torch.manual_seed(1)  # nor on the global generator
+    assert same(shown([5, 6, 7], cond_dropout=0.5), together)
+
+
+def test_draws_differ_by_number_and_by_seed():
+    x_t, t, _ = shown(range(8))
+    assert len(t.unique()) > 4
+    other_x_t, other_t, _ = shown(range(8), seed=1)
+    assert not torch.equal(t, other_t) and not torch.equal(x_t, other_x_t)
+
+
+def test_levels_are_uniform_and_the_condition_is_dropped_as_often_as_asked():
+    count = 2000
+    spy, batch = Spy(), make_batch(range(4), size=(1, 1, 1))
+    batch = {
+        k: v[torch.arange(count) % 4] if torch.is_tensor(v) else list(range(count)) for k, v in batch.items()
+    }
+    lesion_loss_fn(SCHEDULE, 0, cond_dropout=0.25)(spy, batch)
+    missing = spy.cond.isnan()
+    assert torch.equal(missing.any(dim=1), missing.all(dim=1))  # whole rows only
+    assert torch.equal(spy.cond[~missing], batch["histogram"][~missing])
+    assert float(missing[:, 0].float().mean()) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / count) ** 0.5)
+    assert int(spy.t.min()) < 5 and int(spy.t.max()) == 299
+    counts = torch.histc(spy.t.float(), 10, 0, 300)  # 200 expected in each tenth
+    assert float(((counts - 200) ** 2 / 200).sum()) < 28  # chi squared, 9 degrees of freedom: 1 in 1000
+    dropped_levels = spy.t[missing[:, 0]].float().mean()  # dropping has nothing to do with the level
+    assert float(dropped_levels) == pytest.approx(149.5, abs=4 * 86.6 / (0.25 * count) ** 0.5)
+
+
+def test_without_dropout_every_condition_is_kept():
+    batch = make_batch(range(50))
+    spy = Spy()
+    lesion_loss_fn(SCHEDULE, 0)(spy, batch)
+    assert torch.equal(spy.cond, batch["histogram"])
+    assert not bool(batch["histogram"].isnan().any())
+
+
+class Perfect(nn.Module):
+    """Knows the image, so it can tell the noise exactly; adds `offset`."""
+
+    def __init__(self, image, offset=0.0):
+        super().__init__()
+        self.image, self.offset = image, offset
+
+    def forward(self, x_t, t, cond):
+        signal, noise = (v.float().reshape(-1, 1, 1, 1, 1) for v in SCHEDULE.signal_and_noise(t))
+        return (x_t - signal * self.image) / noise + self.offset
+
+
+@pytest.mark.parametrize("loss_type", ["l1", "l2"])
+def test_the_network_is_asked_for_the_noise_in_the_image(loss_type):
+    batch = make_batch(range(6))
+    loss_fn = lesion_loss_fn(SCHEDULE, 0, loss_type, "lesion")
+    assert float(loss_fn(Perfect(batch["image"]), batch)) == pytest.approx(0, abs=1e-4)
+    # off by 0.5 in every voxel, summed over two classes that every sample has
+    assert float(loss_fn(Perfect(batch["image"], 0.5), batch)) == pytest.approx(
+        2 * (0.5 if loss_type == "l1" else 0.25), rel=1e-3
+    )
+
+
+def test_classes_share_the_anatomy_and_have_their_own_noise():
+    spy, batch = Spy(), make_batch(range(4))
+    lesion_loss_fn(SCHEDULE, 0)(spy, batch)
+    signal, noise = (v.float().reshape(-1, 1, 1, 1, 1) for v in SCHEDULE.signal_and_noise(spy.t))
+    drawn = (spy.x_t - signal * batch["image"]) / noise
+    first, second = drawn[:, 0].flatten(), drawn[:, 1].flatten()
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 4 / len(first) ** 0.5
+    assert float(drawn.var()) == pytest.approx(1, abs=4 * (2 / drawn.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"loss_type": "huber"}, "loss_type='huber' must be one of l1, l2"),
+        ({"normalisation": "mean"}, "normalisation='mean' must be one of volume, lesion"),
+        ({"cond_dropout": 1.0}, r"cond_dropout=1.0 must be in \[0, 1\)"),
+        ({"cond_dropout": -0.1}, "cond_dropout=-0.1"),
+    ],
+)
+def test_bad_settings_are_refused_before_training(options, message):
+    with pytest.raises(ValueError, match=message):
+        lesion_loss_fn(SCHEDULE, 0, **options)
+
+
+def test_bad_names_are_refused_by_the_loss_itself():
+    with pytest.raises(ValueError, match="loss_type='L1'"):
+        lesion_loss(*lesion_problem(), "L1")
+    with pytest.raises(ValueError, match="normalisation='none'"):
+        lesion_loss(*lesion_problem(), "l1", "none")

@@ -1,0 +1,171 @@
+"""Painting with a tiny network: the batch changes nothing, the background is the input, costs are as told."""
+
+import pytest
+import torch
+
+from LeFusion.diffusion import NoiseSchedule, UNet3D
+from LeFusion.painting import SamplerSettings, paint
+
+SCHEDULE = NoiseSchedule.cosine(300)
+CALLS = [
+    SamplerSettings("repaint", num_steps=5, jump_length=2, jump_n_sample=2),
+    SamplerSettings("ddim", num_steps=5),
+    SamplerSettings("dpmpp", num_steps=6, jump_length=2, jump_n_sample=2),
+    SamplerSettings("dpmpp", num_steps=4, guidance_scale=2.0),
+]
+IDS = ["repaint", "ddim", "dpmpp", "guided"]
+each_setting = pytest.mark.parametrize("settings", CALLS, ids=IDS)
+
+
+@pytest.fixture(scope="module")
+def network() -> UNet3D:
+    torch.manual_seed(0)
+    sizes = {"dim_mults": (1, 2), "attn_heads": 2, "attn_dim_head": 8}
+    return UNet3D(dim=8, in_channels=2, cond_dim=32, **sizes).eval()
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict:
+    """Four cases with images, lesions of two classes and histograms of their own."""
+    generator = torch.Generator().manual_seed(1)
+    lesions = torch.zeros(4, 2, 3, 10, 14, dtype=torch.bool)
+    for i in range(4):
+        lesions[i, 0, 1:, 1 + i : 5 + i, 2:6] = lesions[i, 1, :2, 2:8, 7 + i : 10 + i] = True
+    return {
+        "image": torch.rand(4, 1, 3, 10, 14, generator=generator) * 2 - 1,
+        "lesions": lesions,
+        "histogram": torch.rand(4, 32, generator=generator) / 8,
+        "addresses": [(0, f"case {i}", 1) for i in range(4)],
+    }
+
+
+def part(batch, rows):
+    return {name: value[rows] for name, value in batch.items()}
+
+
+@each_setting
+def test_a_batch_of_four_is_four_batches_of_one(network, batch, settings):
+    together = paint(network, SCHEDULE, settings, **batch)
+    for i in range(4):
+        alone = paint(network, SCHEDULE, settings, **part(batch, slice(i, i + 1)))
+        assert torch.equal(alone[0], together[i])
+
+
+@each_setting
+def test_painted_inside_and_the_input_outside(network, batch, settings):
+    before = {name: value.clone() for name, value in batch.items() if torch.is_tensor(value)}
+    image = paint(network, SCHEDULE, settings, **batch)
+    inside = batch["lesions"].any(dim=1, keepdim=True)
+    assert image.shape == batch["image"].shape and image.dtype == torch.float32 and not image.requires_grad
+    assert torch.equal(image[~inside], batch["image"][~inside])
+    assert float((image[inside] != batch["image"][inside]).float().mean()) > 0.99
+    assert float(image[inside].abs().max()) <= 1
+    assert all(torch.equal(batch[name], value) for name, value in before.items())
+
+
+def test_the_same_address_paints_the_same_and_another_one_does_not(network, batch):
+    settings = SamplerSettings("ddim", num_steps=3)
+    first = paint(network, SCHEDULE, settings, **batch)
+    torch.manual_seed(123)
+    assert torch.equal(paint(network, SCHEDULE, settings, **batch), first)
+    other = paint(network, SCHEDULE, settings, **(batch | {"addresses": [(1, i) for i in range(4)]}))
+    assert not torch.equal(other, first)
+
+
+@each_setting
+def test_network_calls_are_counted_truly(network, batch, settings):
+    calls = []
+    hook = network.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        paint(network, SCHEDULE, settings, **part(batch, slice(0, 1)))
+    finally:
+        hook.remove()
+    assert len(calls) == settings.network_calls(SCHEDULE)
+
+
+def test_network_calls_by_hand():
+    assert SamplerSettings().network_calls(SCHEDULE) == 300
+    assert SamplerSettings("ddim", num_steps=50, guidance_scale=2).network_calls(SCHEDULE) == 100
+    # down through 5 levels; once more through two of them at level 2 and again at level 0
+    assert SamplerSettings(num_steps=5, jump_length=2, jump_n_sample=2).network_calls(SCHEDULE) == 9
+
+
+def test_a_walk_over_all_levels_is_the_default():
+    assert SamplerSettings().walk(SCHEDULE) == list(range(299, -2, -1))
+    assert SamplerSettings(num_steps=3).walk(NoiseSchedule.cosine(11)) == [10, 5, 0, -1]
+
+
+def inside(image, batch):
+    return image[batch["lesions"].any(dim=1, keepdim=True)]
+
+
+def test_guidance_moves_from_no_condition_to_the_condition_and_beyond(network, batch):
+    settings = {
+        scale: SamplerSettings("ddim", num_steps=3, guidance_scale=scale) for scale in (0.0, 1.0, 1.0001, 2.0)
+    }
+    painted = {scale: inside(paint(network, SCHEDULE, s, **batch), batch) for scale, s in settings.items()}
+    without = paint(
+        network, SCHEDULE, settings[1.0], **(batch | {"histogram": torch.full((4, 32), torch.nan)})
+    )
+    assert torch.allclose(painted[0.0], inside(without, batch), atol=1e-5)
+    assert not torch.allclose(painted[1.0], painted[0.0], atol=1e-3)
+    assert torch.allclose(painted[1.0001], painted[1.0], atol=1e-3)
+    assert not torch.allclose(painted[2.0], painted[1.0], atol=1e-3)
+
+
+def test_guidance_is_the_formula(network, batch):
+    """One step from level t to the clean image: x_0 = (x_t - noise level * guided noise) / signal."""
+    one = part(batch, slice(0, 1))
+    settings = SamplerSettings("ddim", num_steps=1, guidance_scale=3.0)
+    schedule = NoiseSchedule(torch.tensor([0.2, 0.2]))  # with enough signal for x_0 to lie within [-1, 1]
+    x_ts, noises = [], []
+
+    def keep(_, inputs, output):
+        x_ts.append(inputs[0])
+        noises.append(output)
+
+    hook = network.register_forward_hook(keep)
+    try:
+        painted = paint(network, schedule, settings, **one)
+    finally:
+        hook.remove()
+    (conditional, unconditional), t = noises, torch.tensor([1])
+    assert torch.equal(x_ts[0], x_ts[1])
+    guided = unconditional + 3 * (conditional - unconditional)
+    x_0 = schedule.predict_x0(x_ts[0], t, guided).clamp(-1, 1)
+    assert float((x_0[one["lesions"]].abs() < 1).float().mean()) > 0.3
+    for k in range(2):
+        lesion = one["lesions"][:, k]
+        assert torch.allclose(painted[:, 0][lesion], x_0[:, k][lesion], atol=1e-5)
+
+
+def test_a_network_without_condition(batch):
+    torch.manual_seed(0)
+    network = UNet3D(8, 2, dim_mults=(1, 2), attn_heads=2, attn_dim_head=8).eval()
+    settings = SamplerSettings("ddim", num_steps=2)
+    image = paint(network, SCHEDULE, settings, **(batch | {"histogram": None}))
+    assert image.shape == batch["image"].shape and bool(image.isfinite().all())
+
+
+def test_unknown_samplers_are_refused():
+    with pytest.raises(ValueError, match="sampler 'euler' is unknown; choose one of repaint, ddim, dpmpp"):
+        SamplerSettings("euler")
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"num_steps": 301}, r"num_steps=301 must be in 1..300"),
+        ({"num_steps": -1}, r"num_steps=-1 must be in 1..300"),
+        ({"num_steps": 0}, r"num_steps=0 must be in 1..300"),
+        ({"jump_length": 0}, "jump_length=0"),
+    ],
+)
+def test_impossible_walks_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        SamplerSettings(**bad).walk(SCHEDULE)
+
+
+def test_as_many_addresses_as_samples(network, batch):
+    with pytest.raises(ValueError, match="3 addresses for a batch of 4"):
+        paint(network, SCHEDULE, CALLS[1], **(batch | {"addresses": [(i,) for i in range(3)]}))

@@ -1,0 +1,257 @@
+"""The training command: what it leaves behind, what it refuses, and stopping and resuming it as a process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import LeFusion.inference.inference as inference
+import LeFusion.train.train as training
+from LeFusion.commandline import PROJECT_ROOT
+from LeFusion.diffusion import load_checkpoint
+from LeFusion.train.export import export
+from LeFusion.trainer import STATE_FILE
+
+pytestmark = pytest.mark.usefixtures("fresh_process_state")
+
+SCRIPT = PROJECT_ROOT / "LeFusion" / "train" / "train.py"
+REGION = ["diffusion_depth_size=8", "diffusion_img_size=16"]
+SMALL = [
+    *REGION,
+    "timesteps=6",
+    "model.dim=8",
+    "model.dim_mults=[1,1,1,1]",
+    "model.attn_heads=2",
+    "model.attn_dim_head=8",
+    "trainer.train_num_steps=3",
+    "trainer.batch_size=2",
+    "trainer.gradient_accumulate_every=1",
+    "trainer.num_workers=0",
+    "trainer.device=cpu",
+    "trainer.save_and_sample_every=2",
+]
+
+
+@pytest.fixture
+def train(lidc, tmp_path, command):
+    """-> train(*overrides): runs the command on the pathological cases into "run"."""
+
+    def call(*overrides):
+        defaults = {
+            "dataset_root_dir": lidc / "Pathological" / "Image",
+            "test_txt_dir": lidc / "Pathological" / "test.txt",
+            "results_folder": tmp_path / "run",
+        }
+        given = {override.split("=", 1)[0] for override in overrides}
+        kept = [f"{key}={value}" for key, value in defaults.items() if key not in given]
+        return command(training.main, *SMALL, *kept, *overrides)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "overrides, region",
+    [
+        ([], "whole"),
+        (["crop_size=[4,8,8]", "loss.cond_dropout=0.5", "loss.normalisation=lesion"], "lesion"),
+    ],
+)
+def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, region):
+    code, out, error = train(*overrides)
+    assert code == 0 and "3 cases" in out, error  # the fourth is in test.txt
+    path = tmp_path / "run" / "model-000003.safetensors"
+    assert str(path) in out
+    found = {item.name for item in (tmp_path / "run").iterdir()}
+    assert found == {
+        "model-000002.safetensors",
+        "model-000003.safetensors",
+        "samples-000002.png",
+        "samples-000003.png",
+        STATE_FILE,
+        "loss.csv",
+        "loss.png",
+        "tensorboard",
+    }
+    with Image.open(tmp_path / "run" / "samples-000003.png") as sheet:
+        sheet.load()
+    metadata = load_checkpoint(path).metadata
+    assert metadata["data_type"] == "lidc" and metadata["cases"] == 3 and metadata["region"] == region
+    assert metadata["schedule"] == {"kind": "cosine", "num_steps": 6} and metadata["histogram_bins"] == 16
+    assert metadata["window"] == [-1000, 400] and metadata["lesion_labels"] == [1]
+    assert len(metadata["git_commit"] or "0" * 40) == 40
+
+    exported = tmp_path / "small.safetensors"
+    export(path, exported)
+    assert exported.stat().st_size < path.stat().st_size / 3
+    for model in (path, exported):
+        target = tmp_path / model.stem
+        code, out, error = command(
+            inference.main,
+            *REGION,
+            f"model_path={model}",
+            f"dataset_root_dir={lidc / 'Normal'}",
+            f"target_img_path={target}",
+            f"target_label_path={target}",
+            "types=1",
+            "device=cpu",
+        )
+        assert code == 0 and "wrote 3 images" in out, error
+
+
+def test_the_same_command_goes_on(train, tmp_path):
+    train()
+    code, out, error = train("trainer.train_num_steps=4")
+    assert code == 0 and "resuming" in out and "at step 3" in out, error
+    whole = tmp_path / "whole"
+    train("trainer.train_num_steps=4", f"results_folder={whole}")
+    for weights in ("model", "ema"):
+        one, other = (
+            load_checkpoint(folder / "model-000004.safetensors", weights).network.state_dict()
+            for folder in (tmp_path / "run", whole)
+        )
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    code, _, error = train("trainer.batch_size=1", "trainer.train_num_steps=5")
+    assert code == 1 and "batch_size was 2, is 1" in error
+
+
+def mask_of(lidc):
+    return lidc / "Pathological" / "Mask" / "P-0002" / "P-0002_Mask_1.nii.gz"
+
+
+def image_of(lidc):
+    return lidc / "Pathological" / "Image" / "P-0002" / "P-0002_Vol_1.nii.gz"
+
+
+def rewrite(path: Path, change):
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(change(np.asanyarray(image.dataobj)), image.affine), path)
+
+
+def with_nan(array):
+    array = array.astype(np.float32)
+    array[1, 1, 1] = np.nan
+    return array
+
+
+def remove_images(lidc):
+    for path in (lidc / "Pathological" / "Image").rglob("*.nii.gz"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage, texts",
+    [
+        (lambda lidc: (lidc / "Pathological" / "test.txt").unlink(), ["test.txt", "no such file"]),
+        (remove_images, ["Image", "no case found"]),
+        (lambda lidc: mask_of(lidc).unlink(), ["P-0002_Mask_1.nii.gz", "missing"]),
+        (lambda lidc: rewrite(mask_of(lidc), lambda a: a[1:]), ["P-0002_Mask_1.nii.gz", "shape (7, 16, 16)"]),
+        (lambda lidc: rewrite(mask_of(lidc), lambda a: a * 0), ["P-0002_Mask_1.nii.gz", "no lesion voxel"]),
+        (lambda lidc: rewrite(mask_of(lidc), lambda a: a * 5), ["P-0002_Mask_1.nii.gz", "unknown values 5"]),
+        (lambda lidc: rewrite(image_of(lidc), with_nan), ["P-0002_Vol_1.nii.gz", "1 NaN"]),
+        (
+            lambda lidc: image_of(lidc).write_bytes(image_of(lidc).read_bytes()[:500]),
+            ["P-0002_Vol_1.nii.gz", "damaged gzip"],
+        ),
+    ],
+)
+def test_bad_data_is_refused_before_anything_is_written(train, lidc, tmp_path, damage, texts):
+    damage(lidc)
+    assert_refused(train(), tmp_path, texts)
+
+
+def assert_refused(result, tmp_path, texts):
+    code, _, error = result
+    assert code == 1 and error.startswith("error: ") and error.count("\n") == 1, error
+    for text in texts:
+        assert text in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, texts",
+    [
+        (["cond_dim=32"], ["cond_dim=32", "16"]),
+        (["diffusion_num_channels=2"], ["diffusion_num_channels=2", "1"]),
+        (["crop_size=[4,8,12]"], ["[4, 8, 12]", "multiples of 8"]),
+        (["crop_size=[4,8]"], ["(4, 8)", "three"]),
+        (["diffusion_img_size=20"], ["20", "multiples of 8"]),
+        (["diffusion_img_size=wide"], ["diffusion_img_size=wide"]),
+        (["timesteps=0"], ["timesteps=0"]),
+        (["split=every"], ["every"]),
+        (["dataset_root_dir=nowhere"], ["nowhere"]),
+        (["dataset_root_dir="], ["dataset_root_dir"]),
+        (["results_folder="], ["results_folder"]),
+        (["loss.loss_type=l3"], ["loss_type='l3'"]),
+        (["loss.normalisation=none"], ["normalisation='none'"]),
+        (["loss.cond_dropout=1"], ["cond_dropout=1"]),
+        (["trainer.batch_size=0"], ["batch_size=0"]),
+        (["trainer.train_lr=fast"], ["train_lr='fast'"]),
+        (["trainer.device=gpu"], ["device='gpu'"]),
+        (["model.dim=12"], ["dim=12", "multiple of 8"]),
+        (["window=[400,-1000]"], ["window"]),
+    ],
+)
+def test_a_bad_setting_is_refused_in_one_line(train, tmp_path, overrides, texts):
+    assert_refused(train(*overrides), tmp_path, texts)
+
+
+def test_a_results_folder_below_a_file_is_refused(train, tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "deep" / "er"
+    assert_refused(train(f"results_folder={folder}"), tmp_path, [str(folder), "not a folder"])
+
+
+@pytest.mark.parametrize("override", ["data_type=lidcc", "model=huge", "experiment=none", "trainer.batchsize=3"])
+def test_a_misspelt_name_is_refused(train, tmp_path, override):
+    code, _, error = train(override)
+    assert code == 1 and override.split("=")[override.startswith(("data", "model", "exp"))] in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_process_is_stopped_and_resumed(train, lidc, tmp_path):
+    """From another folder with relative paths; the weights are those of a run that was never stopped."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            SCRIPT,
+            *SMALL,
+            "dataset_root_dir=../LIDC/Pathological/Image",
+            "test_txt_dir=../LIDC/Pathological/test.txt",
+            "results_folder=run",
+            "trainer.train_num_steps=100000",
+            "trainer.num_workers=1",
+        ],
+        cwd=elsewhere,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    state, until = elsewhere / "run" / STATE_FILE, time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)  # as a batch system does: the data loader's worker, too
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in error, error
+    assert [path.name for path in elsewhere.iterdir()] == ["run"]  # nothing of Hydra's
+
+    steps = torch.load(state, weights_only=True)["step"] + 1
+    results = [f"results_folder={elsewhere / 'run'}", f"results_folder={tmp_path / 'run'}"]
+    for folder in results:
+        code, _, error = train(f"trainer.train_num_steps={steps}", folder)
+        assert code == 0, error
+    one, other = (torch.load(p, weights_only=True) for p in (state, tmp_path / "run" / STATE_FILE))
+    assert one["step"] == other["step"] == steps
+    for part in ("model", "ema"):
+        assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
