@@ -195,7 +195,7 @@ def train(
                 accelerator.wait_for_everyone()
                 if main:
                     log.flush()
-                    _save(results_folder, step, run, network, ema, optimizer, accelerator, settings)
+                    _save(results_folder, step, run, metadata, network, ema, optimizer, accelerator, settings)
                     if sample_sheet is not None and not stopping:
                         progress.set_postfix_str("drawing samples")
                         sample_sheet(ema, results_folder / f"samples-{step:06d}.png")
@@ -289,11 +289,11 @@ def _fingerprint(network: UNet3D, settings: TrainingSettings, metadata: dict, pr
     return {"network": network.config, **chosen, "processes": processes, **fixed}
 
 
-def _save(results_folder, step, run, network, ema, optimizer, accelerator, settings) -> None:
+def _save(results_folder, step, run, metadata, network, ema, optimizer, accelerator, settings) -> None:
     """Weights first, state last, each in one move: there is always a whole state to resume from."""
     path = _checkpoint_path(results_folder, step)
     with _one_write(path) as temporary:
-        save_checkpoint(temporary, {**run, "step": step}, model=network, ema=ema)
+        save_checkpoint(temporary, {**run, **metadata, "step": step}, model=network, ema=ema)
     state = {
         "step": step,
         "run": run,

@@ -76,6 +76,14 @@ def test_no_lesion_at_all_is_a_loss_of_zero(normalisation):
     assert float(lesion_loss(predicted, noise, lesions & False, "l1", normalisation)) == 0
 
 
+@pytest.mark.parametrize("normalisation", ["volume", "lesion"])
+def test_weights_are_how_much_each_sample_counts(normalisation):
+    problem, weight = lesion_problem(), [2.0, 0.0, 5.0]
+    loss = lesion_loss(*problem, "l1", normalisation, torch.tensor(weight))
+    alone = [float(lesion_loss(*(v[i : i + 1] for v in problem), "l1", normalisation)) for i in range(3)]
+    assert float(loss) == pytest.approx(sum(w * a for w, a in zip(weight, alone, strict=True)) / 3, rel=1e-5)
+
+
 def make_batch(draws, size=(3, 4, 4), classes=2):
     """A batch whose samples depend on their draw only."""
     generators = [torch.Generator().manual_seed(draw) for draw in draws]
@@ -170,6 +178,21 @@ def test_the_network_is_asked_for_the_noise_in_the_image(loss_type):
     )
 
 
+@pytest.mark.parametrize("max_weight", [1, 5, 1000])
+def test_noisy_levels_count_more_up_to_a_bound(max_weight):
+    batch, spy = make_batch(range(40)), Spy()
+    lesion_loss_fn(SCHEDULE, 0, "l2", "lesion")(spy, batch)
+    signal = SCHEDULE.alphas_cumprod[spy.t]
+    weight = ((1 - signal) / signal).clamp(1, max_weight)
+    loss = lesion_loss_fn(SCHEDULE, 0, "l2", "lesion", max_weight=max_weight)(spy, batch)
+    noise = (spy.x_t - signal.sqrt().reshape(-1, 1, 1, 1, 1) * batch["image"]) / (1 - signal).sqrt().reshape(
+        -1, 1, 1, 1, 1
+    )  # the network said 0, so that the error is the noise
+    expected = lesion_loss(torch.zeros_like(noise), noise, batch["lesions"], "l2", "lesion", weight)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-3)
+    assert float(weight.max()) == max_weight and float(weight.min()) == 1
+
+
 def test_classes_share_the_anatomy_and_have_their_own_noise():
     spy, batch = Spy(), make_batch(range(4))
     lesion_loss_fn(SCHEDULE, 0)(spy, batch)
@@ -187,6 +210,7 @@ def test_classes_share_the_anatomy_and_have_their_own_noise():
         ({"normalisation": "mean"}, "normalisation='mean' must be one of volume, lesion"),
         ({"cond_dropout": 1.0}, r"cond_dropout=1.0 must be in \[0, 1\)"),
         ({"cond_dropout": -0.1}, "cond_dropout=-0.1"),
+        ({"max_weight": 0.5}, "max_weight=0.5 must be at least 1"),
     ],
 )
 def test_bad_settings_are_refused_before_training(options, message):

@@ -12,7 +12,15 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from LeFusion.commandline import check_whole_numbers, git_commit, given_path, output_folder, plain, required_path, run_command
+from LeFusion.commandline import (
+    check_whole_numbers,
+    git_commit,
+    given_path,
+    output_folder,
+    plain,
+    required_path,
+    run_command,
+)
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.dataset.transforms import IntensityMap

@@ -65,6 +65,7 @@ def test_levels_are_evenly_spread(num_steps):
     assert walk[0] == 299 and walk[-2:] == [0, -1] and len(walk) == num_steps + 1
     strides = [earlier - later for earlier, later in zip(walk[:-2], walk[1:-1], strict=True)]
     assert min(strides) >= 1 and max(strides) - min(strides) <= 1
+    assert walk_levels(300, 4) == [299, 199, 100, 0, -1]
 
 
 def test_jumps_are_counted_in_visited_levels():
@@ -119,6 +120,8 @@ def test_the_network_sees_the_known_image_noised_to_its_level(sample, walk):
     for x_t, t in spies[0.0].seen:  # no noise: exactly the known image, fainter
         signal = SCHEDULE.signal_and_noise(t)[0].float().reshape(-1, 1, 1, 1, 1)
         assert torch.equal(x_t[outside], (signal * known).expand(lesions.shape)[outside])
+        # the start without noise is 0, and no noise predicted in it keeps it 0, in all channels of any lesion
+        assert bool((x_t[~outside] == 0).all())
     for x_t, t in spies[1.0].seen:  # no image: exactly the noise of the level
         level = SCHEDULE.signal_and_noise(t)[1].float().reshape(-1, 1, 1, 1, 1)
         assert torch.equal(x_t[outside], level.expand(lesions.shape)[outside])
@@ -265,7 +268,7 @@ def test_the_data_distribution_comes_out(sample, walk, allowed):
 
 
 def fixed_start(lesions_shape=(1, 2, 1, 4, 4), seed=0):
-    """A small volume that is all lesion. -> known, lesions, a function that makes the same noise every time."""
+    """A small volume that is all lesion. -> known, lesions, and a maker of the same noise each time."""
     known = torch.zeros(lesions_shape[0], 1, *lesions_shape[2:], dtype=torch.float64)
 
     def fresh_noise():
@@ -287,7 +290,7 @@ def test_ddim_with_eta_1_is_the_ancestral_sampler():
 
 
 def test_dpm_solver_is_ddim_where_it_has_no_previous_step():
-    """At the start, after a jump and at the end; with a history kept across jumps the last walk would differ."""
+    """At the start, after a jump and at the end; were history kept in a jump, the last walk would differ."""
     known, lesions, noise = fixed_start()
     for walk in ([200, 120, -1], [200, 120, 160, 80, -1], [200, 120, 200, 120, -1]):
         outcomes = [f(perfect, known, lesions, noise(), SCHEDULE, walk) for f in (ddim, dpm_solver_pp_2m)]

@@ -133,6 +133,17 @@ def test_level_and_order_of_slices_matter(network, inputs):
     assert relative_error(network(x_t.flip(2), t, cond).flip(2), out) > 1e-3
 
 
+@torch.no_grad()
+def test_slices_are_placed_by_rotary_frequencies(inputs):
+    network = make(attn_dim_head=64)  # 32 of the 64 channels of a head are turned
+    expected = torch.tensor([10_000 ** (-i / 16) for i in range(16)])
+    assert torch.allclose(network.rotary_frequencies, expected)
+    assert make(attn_dim_head=8).rotary_frequencies.shape == (4,)
+    out = network(*inputs)
+    network.rotary_frequencies.zero_()
+    assert relative_error(network(*inputs), out) > 1e-4
+
+
 # --- with and without gradients, in pieces, in half precision
 
 
@@ -280,7 +291,7 @@ def test_depth_attention(attention):
 
 
 def test_relative_position_buckets():
-    """T5's rule: distances 0..7 have a bucket each, eight more grow as the logarithm up to 32; 16 more ahead."""
+    """T5's rule: distances 0..7 have a bucket each, eight more grow as the logarithm to 32; 16 more ahead."""
     layer = RelativePositionBias(1)
     with torch.no_grad():
         layer.relative_attention_bias.weight.copy_(torch.arange(32.0)[:, None])

@@ -147,9 +147,7 @@ def test_a_lost_output_is_painted_again_alone(paint, tmp_path, files, monkeypatc
     paint("types=2")
     before = files(tmp_path / "out")
     (tmp_path / "out" / lost).unlink()
-    times = {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.nii.gz") if path.is_file()
-    }
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.nii.gz") if path.is_file()}
     code, out, _ = paint("types=2")
     assert code == 0 and "1 to paint, 5 kept" in out
     assert volumes(files(tmp_path / "out")) == volumes(before)
@@ -395,7 +393,9 @@ def test_a_source_is_never_a_target(paint, case_writer, tmp_path, files):
     case_writer(root, "Image_1/A_Vol_1.nii.gz", "Mask_1/A_Mask_1.nii.gz")
     before = files(root)
     around = root / "Mask" / ".." / "Image"  # another way to say root/Image
-    assert_refused(paint(f"dataset_root_dir={root}", f"target_img_path={around}"), "source", "target_img_path")
+    assert_refused(
+        paint(f"dataset_root_dir={root}", f"target_img_path={around}"), "source", "target_img_path"
+    )
     around = root / "Image" / ".." / "Mask"
     assert_refused(
         paint(f"dataset_root_dir={root}", f"target_label_path={around}"), "source", "target_label_path"

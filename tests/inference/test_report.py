@@ -80,14 +80,14 @@ def test_the_summary_is_a_table_of_means(tmp_path):
     add(manifest, "A", 2)
     lines = manifest.summary().split("\n")
     assert lines[0].startswith("| type | images |") and len(lines) == 4
-    assert lines[2] == "| 1 | 2 | 0.0 | 25 | 5 | 0 | 1.00 |"
-    assert lines[3] == "| 2 | 1 | 0.0 | 2 | 1 | 0 | 2.00 |"
+    assert lines[2] == "| 1 | 2 | 0.0 | 25 | 5 | 5 | 0 | 0 | 1.00 |"
+    assert lines[3] == "| 2 | 1 | 0.0 | 2 | 1 | 5 | 0 | 0 | 2.00 |"
 
 
 def test_a_table_without_times(tmp_path):
     manifest = manifest_at(tmp_path)
     add(manifest, seconds=None)
-    assert "| 1 | 1 | 0.0 | 2 | 1 | 0 | nan |" in manifest.summary()
+    assert "| 1 | 1 | 0.0 | 2 | 1 | 5 | 0 | 0 | nan |" in manifest.summary()
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "case,type\nA,1\n"])

@@ -324,6 +324,7 @@ def test_a_checkpoint_tells_its_network(start, tmp_path):
         assert_equal(dict(checkpoint.network.state_dict()), dict(state[weights]))
         assert checkpoint.metadata["step"] == 3 and checkpoint.metadata["data_type"] == "lidc"
         assert checkpoint.metadata["schedule"] == {"kind": "cosine", "num_steps": 10}
+        assert checkpoint.metadata["git_commit"] == "abc"
         assert checkpoint.metadata["batch_size"] == 2 and checkpoint.metadata["network"]["dim"] == 8
     assert not torch.equal(state["model"]["init_conv.weight"], state["ema"]["init_conv.weight"])
 

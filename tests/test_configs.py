@@ -1,0 +1,165 @@
+"""Every configuration composes and fits the code; a key that nothing reads is a defect."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from LeFusion.commandline import PROJECT_ROOT
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.transforms import IntensityMap
+from LeFusion.diffusion import NoiseSchedule, UNet3D
+from LeFusion.histogram import condition_from_counts
+from LeFusion.losses import lesion_loss_fn
+from LeFusion.painting import SamplerSettings
+from LeFusion.trainer import TrainingSettings
+
+CONFIGS = PROJECT_ROOT / "configs"
+FRAGMENTS = {"quiet_hydra"}  # included by primary configs, no primary config itself
+PRIMARIES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in FRAGMENTS)
+PACKAGES = ("LeFusion", "DiffMask", "evaluation_pipeline")
+SOURCES = {path: path.read_text() for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py")}
+YAML_TEXT = "\n".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
+
+
+def groups_of(primary: str) -> list[str]:
+    """The config groups in a primary config's defaults."""
+    entries = OmegaConf.load(CONFIGS / f"{primary}.yaml").defaults
+    keys = [key for entry in entries if not isinstance(entry, str) for key in entry]
+    return [key for key in keys if not key.startswith("override ")]
+
+
+def options_of(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+CHOICES = [(primary, None) for primary in PRIMARIES] + [
+    (primary, f"{group}={option}")
+    for primary in PRIMARIES
+    for group in groups_of(primary)
+    for option in options_of(group)
+]
+
+
+def test_the_lists_above_find_something():
+    assert {"train", "inference"} <= set(PRIMARIES)
+    assert {("train", "data_type=lidc"), ("train", "loss=paper"), ("inference", "sampler=ddim")} <= set(
+        CHOICES
+    )
+
+
+@pytest.mark.parametrize("primary, choice", CHOICES)
+def test_every_choice_fits_the_code(composed, primary, choice):
+    config = composed(primary, *([choice] if choice else []))
+    if "layout" in config and "histogram_bins" in config:
+        check_data_type(config)
+    if "trainer" in config:
+        TrainingSettings(**config["trainer"])
+    if "schedule_jump_params" in config:
+        sampler = SamplerSettings(
+            config["sampler"], config["num_steps"], **config["schedule_jump_params"], guidance_scale=1.0
+        )
+        assert sampler.network_calls(NoiseSchedule.cosine(300)) >= 1
+    if primary == "train":
+        with torch.device("meta"):
+            network = UNet3D(
+                in_channels=config["diffusion_num_channels"], cond_dim=config["cond_dim"], **config["model"]
+            )
+        sizes = config["crop_size"][1:] if config["crop_size"] else [config["diffusion_img_size"]]
+        assert all(size % network.plane_multiple == 0 for size in sizes)
+        lesion_loss_fn(NoiseSchedule.cosine(config["timesteps"]), 0, **config["loss"])
+
+
+def check_data_type(config):
+    layout = Layout(**config["layout"])
+    classes = len(layout.lesion_labels)
+    assert config["diffusion_num_channels"] == classes
+    assert config["cond_dim"] == classes * config["histogram_bins"]
+    for counts in config["textures"]:
+        shares = condition_from_counts(counts, config["cond_dim"], config["histogram_bins"])
+        assert shares.reshape(classes, -1).sum(dim=1).tolist() == pytest.approx([1] * classes)
+    assert IntensityMap.of(torch.tensor([0.0, 1.0]), config["window"]).low < 1
+    assert all(Path(path).is_absolute() for path in config["default_paths"].values())
+
+
+@pytest.mark.parametrize("option", options_of("trainer"))
+def test_a_trainer_lists_every_setting(composed, option):
+    names = set(inspect.signature(TrainingSettings).parameters)
+    assert set(composed("train", f"trainer={option}")["trainer"]) == names
+
+
+@pytest.mark.parametrize("option", options_of("loss"))
+def test_a_loss_lists_every_setting(composed, option):
+    names = set(inspect.signature(lesion_loss_fn).parameters) - {"schedule", "seed"}
+    assert set(composed("train", f"loss={option}")["loss"]) == names
+
+
+def test_the_defaults_are_the_papers(composed):
+    config = composed("train")
+    assert TrainingSettings(**config["trainer"]) == TrainingSettings()
+    assert config["model"] == {"dim": 64, "dim_mults": [1, 2, 4, 8], "attn_heads": 8, "attn_dim_head": 32}
+    assert config["timesteps"] == 300 and config["crop_size"] is None
+    assert config["loss"] == {"loss_type": "l1", "normalisation": "volume", "cond_dropout": 0.0}
+    paint = composed("inference")
+    assert (paint["sampler"], paint["num_steps"], paint["guidance_scale"]) == ("repaint", None, 1)
+    assert (paint["weights"], paint["types"], paint["precision"]) == ("ema", 3, "no")
+
+
+def is_read(key: str, sources) -> bool:
+    """Named as a string in one of the sources, or interpolated by another key."""
+    quoted = re.compile(rf"""["']{re.escape(key)}["']""")
+    as_keyword = re.compile(rf"check_whole_numbers\([^)]*\b{re.escape(key)}=")
+    return any(quoted.search(text) or as_keyword.search(text) for text in sources)
+
+
+def is_interpolated(key: str) -> bool:
+    return re.search(rf"\$\{{{re.escape(key)}[.}}]", YAML_TEXT) is not None
+
+
+@pytest.mark.parametrize("primary", PRIMARIES)
+def test_every_key_of_a_primary_config_is_read_by_its_command(primary):
+    commands = [text for text in SOURCES.values() if f'config_name="{primary}"' in text]
+    assert len(commands) == 1, f"{primary}.yaml belongs to {len(commands)} commands"
+    keys = set(OmegaConf.load(CONFIGS / f"{primary}.yaml")) - {"defaults", "hydra"}
+    # A value for a command may be read in the modules beside it, too
+    unread = {key for key in keys if not is_read(key, commands) and not is_interpolated(key)}
+    assert not unread, f"{primary}.yaml: nothing reads {sorted(unread)}"
+
+
+@pytest.mark.parametrize("group", sorted(path.name for path in CONFIGS.iterdir() if path.is_dir()))
+def test_every_key_of_a_global_group_is_read(group):
+    for option in options_of(group):
+        path = CONFIGS / group / f"{option}.yaml"
+        if not path.read_text().startswith("# @package _global_"):
+            continue  # handed on as a whole to a class or function, which refuses unknown names
+        content = OmegaConf.load(path)
+        unread = {
+            key
+            for key in content
+            if key != "defaults" and not is_read(key, SOURCES.values()) and not is_interpolated(key)
+        }
+        assert not unread, f"{path.name}: nothing reads {sorted(unread)}"
+        for key in content.get("default_paths", {}):
+            assert is_interpolated(f"default_paths.{key}"), f"{path.name}: nothing uses default_paths.{key}"
+
+
+@pytest.mark.parametrize("primary", PRIMARIES)
+def test_hydra_leaves_nothing_behind(primary):
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        config = compose(primary, return_hydra_config=True)
+    assert config.hydra.output_subdir is None and config.hydra.run.dir == "." and not config.hydra.job.chdir
+
+
+@pytest.mark.parametrize(
+    "override", ["data_type=lidcc", "batchsize=4", "trainer.batchsize=4", "model.depth=3"]
+)
+def test_a_misspelt_name_is_refused(composed, override):
+    from hydra.errors import HydraException
+
+    with pytest.raises(HydraException):
+        composed("train", override)
