@@ -11,7 +11,7 @@ import csv
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def train(
     model.train()
     parameters, averages = list(network.parameters()), list(ema.parameters())
 
-    batches = iter(_loader(dataset, settings, step, accelerator))
+    batches = _batches(dataset, settings, step, accelerator)
     log = _Log(results_folder, step) if main else None
     stop = _StopSignal()
     progress = tqdm(
@@ -157,14 +157,14 @@ def train(
         disable=not main,
         smoothing=0.05,
     )
-    with stop, progress:
+    with stop, progress, closing(batches):
         while step < settings.train_num_steps:
             # Forward and backward over the batches of one step
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate(step)
             losses = []
             for _ in range(settings.gradient_accumulate_every):
-                batch = _to_device(next(batches), accelerator.device)
+                batch = next(batches)
                 with accelerator.accumulate(model):
                     with accelerator.autocast():
                         loss = loss_fn(model, batch)
@@ -241,18 +241,19 @@ class _WithDraw(torch.utils.data.Dataset):
         return self.dataset[address] | {"draw": address[1]}
 
 
-def _loader(dataset, settings: TrainingSettings, step: int, accelerator: Accelerator) -> DataLoader:
+def _batches(dataset, settings: TrainingSettings, step: int, accelerator: Accelerator) -> Iterator[dict]:
+    """The batches from `step` on, on the device, without end. Closing it ends the loader's workers."""
     sampler = DrawSampler(len(dataset), settings, step, accelerator.process_index, accelerator.num_processes)
-    workers = settings.num_workers
-    return DataLoader(
+    loader = DataLoader(
         _WithDraw(dataset),
         batch_sampler=sampler,
-        num_workers=workers,
+        num_workers=settings.num_workers,
         collate_fn=collate,
         pin_memory=accelerator.device.type == "cuda",
-        persistent_workers=workers > 0,
         worker_init_fn=_outlive_stop_signals,
     )
+    for batch in loader:
+        yield _to_device(batch, accelerator.device)
 
 
 def _outlive_stop_signals(_worker: int) -> None:

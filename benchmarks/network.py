@@ -55,8 +55,8 @@ def main() -> None:
         torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.processor() or "cpu"
     )
     print(
-        f"{parameters / 1e6:.1f} M parameters, {arguments.batch} x {arguments.size}, {arguments.precision}, {name}, "
-        f"{arguments.threads} threads: median {statistics.median(warm):.3f} s a call "
+        f"{parameters / 1e6:.1f} M parameters, {arguments.batch} x {arguments.size}, {arguments.precision}, "
+        f"{name}, {arguments.threads} threads: median {statistics.median(warm):.3f} s a call "
         f"({min(warm):.3f} to {max(warm):.3f})"
     )
 

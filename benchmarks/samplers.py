@@ -1,10 +1,10 @@
 """Compares samplers: how close the painted lesions come to the histograms asked for, and what they cost.
 
-    python benchmarks/samplers.py --data data/LIDC/Normal --out outputs/samplers dpmpp:25 ddim:50 repaint:300:2:2
+    python benchmarks/samplers.py --data data/LIDC/Normal --out outputs/samplers dpmpp:25 repaint:300:2:2
 
-Every further argument with an "=" is an override of LeFusion/inference/inference.py. A sampler is
-name:steps[:jump_length:jump_n_sample]. Runs in --out are kept, so an interrupted comparison goes on; the table goes
-to --out as Markdown and CSV.
+A word with an "=" is an override of LeFusion/inference/inference.py, any other a sampler,
+name:steps[:jump_length:jump_n_sample]. Outputs in --out are kept, so that an interrupted comparison goes on; the
+table goes to --out as Markdown and CSV.
 """
 
 import argparse

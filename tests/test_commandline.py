@@ -1,4 +1,4 @@
-"""Errors become one line; paths are relative to where the command starts; nothing is asked of the user twice."""
+"""Errors become one line, paths are relative to where the command starts, outputs are checked early."""
 
 import os
 from pathlib import Path

@@ -102,7 +102,12 @@ def test_the_defaults_are_the_papers(composed):
     assert TrainingSettings(**config["trainer"]) == TrainingSettings()
     assert config["model"] == {"dim": 64, "dim_mults": [1, 2, 4, 8], "attn_heads": 8, "attn_dim_head": 32}
     assert config["timesteps"] == 300 and config["crop_size"] is None
-    assert config["loss"] == {"loss_type": "l1", "normalisation": "volume", "cond_dropout": 0.0}
+    assert config["loss"] == {
+        "loss_type": "l1",
+        "normalisation": "volume",
+        "cond_dropout": 0.0,
+        "max_weight": 1,
+    }
     paint = composed("inference")
     assert (paint["sampler"], paint["num_steps"], paint["guidance_scale"]) == ("repaint", None, 1)
     assert (paint["weights"], paint["types"], paint["precision"]) == ("ema", 3, "no")

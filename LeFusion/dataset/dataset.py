@@ -15,11 +15,13 @@ from LeFusion.dataset.transforms import (
     Box,
     IntensityMap,
     crop,
+    draw_contrast,
     draw_flip_axes,
     flip,
     lesion_box,
     lesion_histogram,
     random_box,
+    remap_contrast,
     tight_box,
     to_depth_first,
 )
@@ -74,6 +76,9 @@ class LesionDataset(Dataset):
     region: "whole" = a box of exactly `size` around the lesion; "lesion" = a box just around the lesion plus
         `margin` voxels, at most `size` (sizes then differ between cases); "random" = a random box of `size`
         that holds the lesion, for training. augment: flip each axis with probability 0.5.
+    lesion_contrast: (lowest, highest) factor by which a lesion's contrast to its surroundings is remapped at
+        random (see remap_contrast), None for no such augmentation. The histogram follows, and so varies apart
+        from size and surroundings: a network cannot guess it and has to obey it.
     seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
     cache: keep decoded cases in memory, so that reading gzip files does not slow training down.
 
@@ -93,6 +98,7 @@ class LesionDataset(Dataset):
         region: str = "whole",
         margin: int = 6,
         augment: bool = False,
+        lesion_contrast: Sequence[float] | None = None,
         seed: int = 0,
         cache: bool = True,
     ):
@@ -108,6 +114,9 @@ class LesionDataset(Dataset):
         self.region = region
         self.margin = margin
         self.augment = augment
+        if lesion_contrast is not None and not 0 < lesion_contrast[0] <= lesion_contrast[1]:
+            raise ValueError(f"lesion_contrast {list(lesion_contrast)} must be (lowest, highest), above 0")
+        self.lesion_contrast = lesion_contrast
         self.seed = int(seed)
         self._cache = {} if cache else None
 
@@ -127,15 +136,20 @@ class LesionDataset(Dataset):
             box = self._place_box(decoded["lesions"].any(0), generator)
         except ValueError as error:
             raise ValueError(f"{case.mask_path}: {error}; give a larger size or another region") from error
+        whole, histogram = decoded["image"], decoded["histogram"]
+        if self.lesion_contrast is not None:
+            drawn = draw_contrast(generator, self.lesion_contrast)
+            whole = remap_contrast(whole, decoded["lesions"].any(0), *drawn)
+            histogram = lesion_histogram(whole, decoded["lesions"], self.bins)
         # Clones, so that a change made by the caller does not reach the cache.
-        image = crop(decoded["image"], box, AIR).clone()
+        image = crop(whole, box, AIR).clone()
         lesions = crop(decoded["lesions"], box, False).clone()
         if self.augment:
             image, lesions = flip(image, lesions, draw_flip_axes(generator))
         return {
             "image": image,
             "lesions": lesions,
-            "histogram": decoded["histogram"].clone(),
+            "histogram": histogram.clone(),
             "name": case.name,
             "box_start": box.start,
             "box_size": box.size,

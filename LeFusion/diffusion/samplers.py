@@ -165,7 +165,9 @@ def dpm_solver_pp_2m(
         h = float(((signal_s / noise_s).log() - (signal_t / noise_t).log())[0])  # step in half log SNR
         target = x_0
         if previous_x_0 is not None:
-            target = x_0 + (x_0 - previous_x_0) * (h / (2 * previous_h))
+            # No further than the previous change: where the steps in log SNR grow, as towards level 0, the
+            # paper's factor h / (2 previous_h) overshoots, by 27 % in variance with 25 levels.
+            target = x_0 + (x_0 - previous_x_0) * min(h / (2 * previous_h), 0.5)
         # e^-h = (noise_s signal_t) / (signal_s noise_t)
         x = float((noise_s / noise_t)[0]) * x + float((signal_s - noise_s * signal_t / noise_t)[0]) * target
         previous_x_0, previous_h = x_0, h

@@ -59,6 +59,7 @@ def run(config: dict) -> Path:
         bins=bins,
         region="random" if config["crop_size"] else "whole",
         augment=config["augment"],
+        lesion_contrast=config["lesion_contrast"],
         seed=config["trainer"]["seed"],
     )
     for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
@@ -91,6 +92,7 @@ def run(config: dict) -> Path:
         "lesion_labels": list(layout.lesion_labels),
         "loss": loss,
         "augment": config["augment"],
+        "lesion_contrast": config["lesion_contrast"],
         "init_weights": config["init_weights"] and Path(config["init_weights"]).name,
         "cases": len(cases),
         "git_commit": git_commit(),

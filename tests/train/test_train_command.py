@@ -122,6 +122,24 @@ def test_the_same_command_goes_on(train, tmp_path):
     assert code == 1 and "batch_size was 2, is 1" in error
 
 
+def test_fine_tuning_starts_from_the_average(train, save_network, tmp_path):
+    start = save_network("start.safetensors")
+    code, _, error = train(f"init_weights={start}", "trainer.train_lr=0")
+    assert code == 0, error
+    trained = load_checkpoint(tmp_path / "run" / "model-000003.safetensors", "model")
+    expected = load_checkpoint(start, "ema").network.state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in trained.network.state_dict().items())
+    assert trained.metadata["init_weights"] == "start.safetensors"
+
+
+def test_a_bad_start_is_refused(train, save_network, tmp_path):
+    start = save_network("start.safetensors")
+    assert_refused(
+        train(f"init_weights={start}", "model.dim=16"), tmp_path, [str(start), "dim 8 instead of 16"]
+    )
+    assert_refused(train("init_weights=nowhere.pt"), tmp_path, ["nowhere.pt", "does not exist"])
+
+
 def mask_of(lidc):
     return lidc / "Pathological" / "Mask" / "P-0002" / "P-0002_Mask_1.nii.gz"
 

@@ -182,12 +182,15 @@ def test_a_kill_right_after_resuming_keeps_the_log(start, tmp_path, in_child):
     assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_torn_last_row_of_the_log_is_dropped(start, tmp_path):
+@pytest.mark.parametrize("tail", ["1", "4,9,0.001,9.9\n5,9,0.001,9.9\n"])
+def test_rows_of_the_log_that_were_not_saved_are_dropped(start, tmp_path, tail):
+    """Torn by a kill (the 1 of a step 12), or of steps after the last save."""
     start(tmp_path, train_num_steps=3)
     with open(tmp_path / "loss.csv", "a") as file:
-        file.write("1")  # of step 12, say
+        file.write(tail)
     start(tmp_path)
     assert [int(row["step"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert all(float(row["loss"]) < 9 for row in rows_of(tmp_path))
 
 
 def test_a_stop_in_the_last_step_finishes_the_run(start, tmp_path):
