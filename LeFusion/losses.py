@@ -60,9 +60,9 @@ def lesion_loss_fn(
     training run: they depend on neither batch size nor process count.
 
     max_weight: 1 for the plain loss on the noise. Above it, samples noisier than their signal count more, by
-    noise over signal variance and at most so much; with l2 that makes the error of the implied x_0 count.
-    The lesion's overall intensity is settled at levels where the plain loss hardly feels it, so this is what
-    makes a network follow its histogram early in the training (cf. Hang et al., "Min-SNR", 2023, section 3.4).
+    noise over signal variance, at most so much; with l2 that makes the error of the implied x_0 count. The
+    lesion's overall intensity is settled at levels where the plain loss hardly feels it, so this makes a
+    network follow its histogram early in the training (cf. Hang et al., "Min-SNR", 2023, section 3.4).
     """
     if not 0 <= cond_dropout < 1:
         raise ValueError(f"cond_dropout={cond_dropout} must be in [0, 1)")

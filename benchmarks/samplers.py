@@ -3,8 +3,8 @@
     python benchmarks/samplers.py --data data/LIDC/Normal --out outputs/samplers dpmpp:25 repaint:300:2:2
 
 A word with an "=" is an override of LeFusion/inference/inference.py, any other a sampler,
-name:steps[:jump_length:jump_n_sample]. Outputs in --out are kept, so that an interrupted comparison goes on; the
-table goes to --out as Markdown and CSV.
+name:steps[:jump_length:jump_n_sample]. Outputs in --out are kept, so that an interrupted comparison goes on;
+the table goes to --out as Markdown and CSV.
 """
 
 import argparse
