@@ -107,25 +107,45 @@ def composed():
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """-> command(main, *overrides): (exit code, stdout, stderr) of a command, without a new process."""
+def command(capsys):
+    """-> command(main, config_name, *overrides): (exit code, stdout, stderr) of it, in this process."""
+    from hydra import compose, initialize_config_dir
 
+    from LeFusion.commandline import PROJECT_ROOT
+
+    def call(main, config_name: str, *overrides: str) -> tuple[int, str, str]:
+        with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
+            config = compose(config_name, [str(override) for override in overrides])
+        return outcome(lambda: main(config), capsys)
+
+    return call
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """-> command_line(main, *overrides): the same with Hydra reading the overrides itself, as in a script."""
     from hydra.core.global_hydra import GlobalHydra
 
     def call(main, *overrides: str) -> tuple[int, str, str]:
-        monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")  # configs are found from the file, as in a script
+        monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")  # configs are found from the file
         monkeypatch.setattr(sys, "argv", ["command", *map(str, overrides)])
-        capsys.readouterr()
-        code = 0
         try:
-            main()
-        except SystemExit as stopped:
-            code = stopped.code
+            return outcome(main, capsys)
         finally:
             GlobalHydra.instance().clear()
-        return code, *capsys.readouterr()
 
     return call
+
+
+def outcome(function, capsys) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a function that may exit."""
+    capsys.readouterr()
+    code = 0
+    try:
+        function()
+    except SystemExit as stopped:
+        code = stopped.code
+    return code, *capsys.readouterr()
 
 
 @pytest.fixture

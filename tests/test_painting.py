@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from LeFusion.diffusion import NoiseSchedule, UNet3D
-from LeFusion.painting import SamplerSettings, paint
+from LeFusion.painting import GUIDED_SIGNAL, SamplerSettings, guide_intensity, paint
 
 SCHEDULE = NoiseSchedule.cosine(300)
 CALLS = [
@@ -169,3 +169,31 @@ def test_impossible_walks_are_refused(bad, message):
 def test_as_many_addresses_as_samples(network, batch):
     with pytest.raises(ValueError, match="3 addresses for a batch of 4"):
         paint(network, SCHEDULE, CALLS[1], **(batch | {"addresses": [(i,) for i in range(3)]}))
+
+
+def test_intensity_guidance_gives_the_implied_lesion_the_mean_of_its_histogram():
+    generator = torch.Generator().manual_seed(0)
+    x_t, noise = (torch.randn(2, 2, 4, 8, 8, generator=generator) for _ in range(2))
+    lesions = torch.zeros(2, 2, 4, 8, 8, dtype=torch.bool)
+    lesions[:, 0, 1:3, 2:5, 2:5] = True
+    lesions[0, 1, 1:3, 5:7, 5:7] = True  # the second sample lacks the second class
+    histogram = torch.zeros(2, 32)
+    histogram[:, 12], histogram[0, 16 + 2] = 1.0, 1.0  # one bin each: its centre is the mean
+    t = torch.tensor([250, 200])
+    guided = guide_intensity(noise, x_t, t, lesions, histogram, SCHEDULE)
+    x_0 = SCHEDULE.predict_x0(x_t, t, guided)
+    assert torch.allclose(x_0[:, 0][lesions[:, 0]].mean(), torch.tensor(12.5 / 8 - 1), atol=1e-3)
+    assert torch.allclose(x_0[0, 1][lesions[0, 1]].mean(), torch.tensor(2.5 / 8 - 1), atol=1e-3)
+    assert torch.equal(guided[~lesions], noise[~lesions])
+
+
+def test_intensity_guidance_leaves_nearly_clean_levels_alone():
+    x_t, noise, lesions = torch.zeros(1, 1, 2, 8, 8), torch.ones(1, 1, 2, 8, 8), torch.ones(1, 1, 2, 8, 8) > 0
+    histogram, early = torch.eye(16)[3:4], torch.tensor([20])
+    assert float(SCHEDULE.alphas_cumprod[20]) > GUIDED_SIGNAL
+    assert torch.equal(guide_intensity(noise, x_t, early, lesions, histogram, SCHEDULE), noise)
+
+
+def test_intensity_guidance_outside_0_to_1_is_refused():
+    with pytest.raises(ValueError, match="intensity_guidance"):
+        SamplerSettings(intensity_guidance=1.5)

@@ -123,6 +123,7 @@ def run(config: dict) -> Path:
         "jump_length": job.sampler.jump_length,
         "jump_n_sample": job.sampler.jump_n_sample,
         "guidance_scale": job.sampler.guidance_scale,
+        "intensity_guidance": job.sampler.intensity_guidance,
         "region": job.region,
         "precision": config["precision"],
         "network_calls": calls,
@@ -156,7 +157,10 @@ def _check_numbers(config: dict) -> None:
     check_whole_numbers(config["schedule_jump_params"], jump_length=1, jump_n_sample=1)
     if config["num_steps"] is not None:
         check_whole_numbers(config, num_steps=1)
-    for key in ("guidance_scale", "histogram_perturbation"):
+    numbers = ["guidance_scale", "histogram_perturbation"]
+    if config["intensity_guidance"] is not None:
+        numbers.append("intensity_guidance")
+    for key in numbers:
         if not isinstance(config[key], int | float):
             raise ValueError(f"{key}={config[key]} must be a number")
 
@@ -192,6 +196,9 @@ def _job(config: dict, checkpoint: Checkpoint) -> Job:
         jumps["jump_length"],
         jumps["jump_n_sample"],
         float(config["guidance_scale"]),
+        metadata.get("intensity_guidance", 0.0)
+        if config["intensity_guidance"] is None
+        else config["intensity_guidance"],
     )
     if sampler.guidance_scale != 1 and not metadata.get("loss", {}).get("cond_dropout"):
         raise ValueError(

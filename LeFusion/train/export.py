@@ -13,10 +13,13 @@ from LeFusion.dataset.nifti import atomic_file
 from LeFusion.diffusion import load_checkpoint, save_checkpoint
 
 
-def export(source: Path, target: Path) -> None:
-    """Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average."""
+def export(source: Path, target: Path, intensity_guidance: float = 0.0) -> None:
+    """intensity_guidance: what inference uses with these weights unless told otherwise.
+
+    Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average."""
     checkpoint = load_checkpoint(source, "ema")
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "weights")}
+    metadata["intensity_guidance"] = intensity_guidance
     with atomic_file(target) as temporary:
         save_checkpoint(temporary, metadata, torch.float16, ema=checkpoint.network)
     size_mb = target.stat().st_size / 1e6
@@ -29,8 +32,14 @@ def main() -> None:
     )
     parser.add_argument("source", type=Path, help="a checkpoint of a training run")
     parser.add_argument("target", type=Path, help="the .safetensors file to write")
+    parser.add_argument(
+        "--intensity-guidance",
+        type=float,
+        default=0.0,
+        help="what inference uses by default (0 to 1; default 0)",
+    )
     arguments = parser.parse_args()
-    run_command(lambda: export(arguments.source, arguments.target))
+    run_command(lambda: export(arguments.source, arguments.target, arguments.intensity_guidance))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import LeFusion.inference.inference as inference
 from LeFusion.commandline import PROJECT_ROOT
 
 SCRIPT = PROJECT_ROOT / "LeFusion" / "inference" / "inference.py"
-REGION = ["diffusion_depth_size=8", "diffusion_img_size=16", "device=cpu", "preview_cases=2"]
+REGION = ["diffusion_depth_size=8", "diffusion_img_size=16", "device=cpu", "preview_cases=1"]
 CASES = ["N-0001", "N-0002", "N-0003"]
 
 
@@ -31,10 +31,11 @@ def paint(lidc, save_network, tmp_path, command):
             "dataset_root_dir": lidc / "Normal" / "Image",
             "target_img_path": tmp_path / out / "Image",
             "target_label_path": tmp_path / out / "Mask",
+            "num_steps": 2,
         }
         given = {override.split("=", 1)[0] for override in overrides}
         kept = [f"{key}={value}" for key, value in defaults.items() if key not in given]
-        return command(inference.main, *REGION, *kept, *overrides)
+        return command(inference.main, "inference", *REGION, *kept, *overrides)
 
     return call
 
@@ -215,7 +216,7 @@ def test_another_setting_gives_other_voxels_and_is_noted(paint, tmp_path, files,
 @pytest.mark.parametrize(
     "sampler, calls",
     [
-        (["sampler=repaint"], 10),
+        (["sampler=repaint", "num_steps=null"], 10),
         (["sampler=ddim", "num_steps=3"], 3),
         (["sampler=dpmpp", "num_steps=4"], 4),
         (["sampler=dpmpp", "num_steps=4", "guidance_scale=2"], 8),
@@ -470,8 +471,8 @@ def test_a_foreign_manifest_is_left_alone(paint, tmp_path):
 
 
 @pytest.mark.parametrize("overrides", [["data_type=lidcc"], ["sampler=nonsense"], ["batchsize=4"]])
-def test_a_misspelt_name_is_refused(paint, tmp_path, overrides):
-    code, _, error = paint(*overrides)
+def test_a_misspelt_name_is_refused(command_line, tmp_path, overrides):
+    code, _, error = command_line(inference.main, f"target_img_path={tmp_path / 'out'}", *overrides)
     assert code == 1 and overrides[0].split("=")[overrides != ["batchsize=4"]] in error
     assert not (tmp_path / "out").exists()
 

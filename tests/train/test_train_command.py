@@ -52,7 +52,7 @@ def train(lidc, tmp_path, command):
         }
         given = {override.split("=", 1)[0] for override in overrides}
         kept = [f"{key}={value}" for key, value in defaults.items() if key not in given]
-        return command(training.main, *SMALL, *kept, *overrides)
+        return command(training.main, "train", *SMALL, *kept, *overrides)
 
     return call
 
@@ -95,6 +95,7 @@ def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, r
         target = tmp_path / model.stem
         code, out, error = command(
             inference.main,
+            "inference",
             *REGION,
             f"model_path={model}",
             f"dataset_root_dir={lidc / 'Normal'}",
@@ -230,8 +231,8 @@ def test_a_results_folder_below_a_file_is_refused(train, tmp_path):
 @pytest.mark.parametrize(
     "override", ["data_type=lidcc", "model=huge", "experiment=none", "trainer.batchsize=3"]
 )
-def test_a_misspelt_name_is_refused(train, tmp_path, override):
-    code, _, error = train(override)
+def test_a_misspelt_name_is_refused(command_line, tmp_path, override):
+    code, _, error = command_line(training.main, f"results_folder={tmp_path / 'run'}", override)
     assert code == 1 and override.split("=")[override.startswith(("data", "model", "exp"))] in error
     assert not (tmp_path / "run").exists()
 

@@ -129,8 +129,15 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "variant, number, code",
+    [
+        ("plain", signal.SIGTERM, 143),
+        ("plain", signal.SIGINT, 130),
+        ("accumulated", signal.SIGTERM, 143),
+        ("workers", signal.SIGTERM, 143),
+    ],
+)
 def test_a_stopped_run_goes_on_as_if_unbroken(start, tmp_path, variant, number, code):
     settings = VARIANTS[variant]
     start(tmp_path / "unbroken", **settings | {"num_workers": 0})
