@@ -58,7 +58,11 @@ class Case:
 
 
 def find_cases(
-    root_dir: str | os.PathLike, layout: Layout, test_txt: str | os.PathLike | None = None, split: str = "all"
+    root_dir: str | os.PathLike,
+    layout: Layout,
+    test_txt: str | os.PathLike | None = None,
+    split: str = "all",
+    skipped: list[str] | None = None,
 ) -> list[Case]:
     """List the cases of a data set, sorted by name.
 
@@ -67,6 +71,7 @@ def find_cases(
         once in it.
     test_txt: a text file with one image name per line.
     split: "all", "test" (those listed in test_txt) or "train" (the others).
+    skipped: a list to which images without a mask are reported; None makes them an error.
 
     Raises FileNotFoundError for a missing folder, file, image or mask, ValueError for anything else. Each
     message is one line.
@@ -96,10 +101,17 @@ def find_cases(
             f"{len(listed or ())} names in test.txt); check the folder and the split"
         )
     masks = _index_by_name(mask_dir)
-    return [
-        Case(name, images[name], _find_mask(images[name], image_dir, mask_dir, masks, layout))
-        for name in sorted(chosen)
-    ]
+    cases = []
+    for name in sorted(chosen):
+        try:
+            mask_path = _find_mask(images[name], image_dir, mask_dir, masks, layout)
+        except (FileNotFoundError, ValueError) as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            continue
+        cases.append(Case(name, images[name], mask_path))
+    return cases
 
 
 def output_mask_name(case_file_name: str, layout: Layout) -> str:

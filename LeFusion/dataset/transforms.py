@@ -209,7 +209,7 @@ def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gam
     """
     surroundings = float(torch.quantile(image.flatten()[::4], 0.1))
     peak = float(torch.quantile(image[0][lesion], 0.95)) - surroundings
-    if peak <= 0:
+    if peak <= 0 or (factor, gamma) == (1.0, 1.0):
         return image
     factor = min(factor, max(1.0, (0.65 - surroundings) / peak))
     height = (image - surroundings) / peak

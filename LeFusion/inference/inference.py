@@ -110,8 +110,9 @@ def run(config: dict) -> Path:
 
     test_txt = given_path(config["test_txt_dir"])
     split = config["split"] or ("train" if test_txt else "all")
-    cases = find_cases(required_path(config, "dataset_root_dir"), job.layout, test_txt, split)
-    outputs, skipped = _plan(cases, job, config["types"], image_root, label_root, config["skip_bad_cases"])
+    skipped = [] if config["skip_bad_cases"] else None  # reasons, where the user asked for skipping
+    cases = find_cases(required_path(config, "dataset_root_dir"), job.layout, test_txt, split, skipped)
+    outputs = _plan(cases, job, config["types"], image_root, label_root, skipped)
     settings = {
         "seed": job.seed,
         "model": Path(config["model_path"]).name,
@@ -147,7 +148,7 @@ def run(config: dict) -> Path:
             _record(output, loaded, job, manifest, read_volume(output.image_path), seconds=None)
     manifest.write()
     preview = save_preview(image_root / "preview.png", outputs, job, config["preview_cases"])
-    _report(manifest, outputs, kept, skipped, image_root, label_root, preview)
+    _report(manifest, outputs, kept, skipped or [], image_root, label_root, preview)
     return image_root
 
 
@@ -253,10 +254,10 @@ def _device(name: str) -> torch.device:
 
 
 def _plan(
-    cases: list[Case], job: Job, types: int, image_root: Path, label_root: Path, skip_bad_cases: bool
-) -> tuple[list[Output], list[str]]:
-    """Reads and checks every case before the first is painted. -> outputs, and why cases were skipped."""
-    outputs, skipped = [], []
+    cases: list[Case], job: Job, types: int, image_root: Path, label_root: Path, skipped: list[str] | None
+) -> list[Output]:
+    """Reads and checks every case before the first is painted. Reasons for skipping go to `skipped`."""
+    outputs = []
     names: dict[str, str] = {}
     for case in tqdm(cases, unit="case", desc="checking", leave=False):
         try:
@@ -267,7 +268,7 @@ def _plan(
                 if str(case.mask_path) in str(error) or str(case.image_path) in str(error)
                 else (f"{case.mask_path}: {error}")
             )
-            if not skip_bad_cases:
+            if skipped is None:
                 raise ValueError(f"{reason} (skip_bad_cases=true goes on without such cases)") from None
             skipped.append(reason)
             continue
@@ -289,7 +290,7 @@ def _plan(
             outputs.append(Output(case, kind, box, image_path, label_path))
     if not outputs:
         raise ValueError(f"no usable case: {skipped[0]}")
-    return outputs, skipped
+    return outputs
 
 
 def _batches(outputs: list[Output], batch_size: int) -> Iterator[list[Output]]:

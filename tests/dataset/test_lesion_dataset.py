@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.dataset import LesionDataset, collate, load_case
-from LeFusion.dataset.transforms import Box, paste
+from LeFusion.dataset.transforms import Box, lesion_histogram, paste
 
 TWO_CLASSES = Layout(mask_names=(), lesion_labels=(3, 4), other_labels=(1, 2), depth_axis=2)
 
@@ -214,3 +214,19 @@ def test_wrong_settings_are_refused_at_once():
     with pytest.raises(ValueError, match=r"\(32, 64\)"):
         LesionDataset([], Layout(), size=(32, 64))
     assert len(LesionDataset([], Layout())) == 0
+
+
+def test_contrast_changes_the_lesion_and_its_histogram_with_it(tmp_path):
+    dataset = LesionDataset([make_case(tmp_path)], Layout(), size=(12, 24, 24), lesion_contrast=(0.3, 0.4))
+    plain = LesionDataset([make_case(tmp_path)], Layout(), size=(12, 24, 24))
+    drawn = [dataset[(0, draw)] for draw in range(24)]
+    changed = [item for item in drawn if not torch.equal(item["image"], plain[0]["image"])]
+    assert 0 < len(changed) < len(drawn)
+    for item in changed:
+        outside = ~item["lesions"][0]
+        assert torch.equal(item["image"][0][outside], plain[0]["image"][0][outside])
+        assert torch.equal(item["histogram"], lesion_histogram(item["image"], item["lesions"]))
+        assert not torch.equal(item["histogram"], plain[0]["histogram"])
+    assert same(dataset[(0, 3)], dataset[(0, 3)])
+    with pytest.raises(ValueError, match="lesion_contrast"):
+        LesionDataset([], Layout(), lesion_contrast=(2.0, 0.5))

@@ -8,6 +8,7 @@ from LeFusion.dataset.transforms import (
     Box,
     IntensityMap,
     crop,
+    draw_contrast,
     draw_flip_axes,
     flip,
     from_depth_first,
@@ -15,6 +16,7 @@ from LeFusion.dataset.transforms import (
     lesion_histogram,
     paste,
     random_box,
+    remap_contrast,
     tight_box,
     to_depth_first,
 )
@@ -217,3 +219,30 @@ def test_flip_axes_are_drawn_independently():
     for axis in range(3):
         assert 150 < sum(axis in drawn for drawn in draws) < 250
     assert draw_flip_axes(generator, 0) == () and draw_flip_axes(generator, 1) == (0, 1, 2)
+
+
+def test_remap_contrast_by_hand():
+    image = torch.full((1, 4, 8, 8), -0.8)
+    lesion = torch.zeros(4, 8, 8, dtype=torch.bool)
+    lesion[1:3, 2:6, 2:6] = True
+    image[0][lesion] = -0.2  # a height of 0.6 above the surroundings
+    image[0, 1, 2, 2] = -0.5  # a voxel of the border, half as high
+    image[0, 1, 2, 3] = -0.9  # and one below the surroundings
+    remapped = remap_contrast(image, lesion, 1.5, 0.5)[0]
+    assert torch.equal(remapped[~lesion], image[0][~lesion])
+    assert float(remapped[2, 4, 4]) == pytest.approx(-0.8 + 1.5 * 0.6)
+    assert float(remapped[1, 2, 2]) == pytest.approx(-0.8 + 1.5 * 0.6 * 0.5**0.5)
+    assert float(remapped[1, 2, 3]) == pytest.approx(-0.9)
+    assert torch.allclose(remap_contrast(image, lesion, 1.0, 1.0), image)
+    brightest = remap_contrast(image, lesion, 100.0, 1.0)[0]
+    assert float(brightest[2, 4, 4]) == pytest.approx(0.65)  # held down
+
+
+def test_contrast_is_drawn_within_its_bounds_and_not_always():
+    drawn = [draw_contrast(torch.Generator().manual_seed(i), (0.5, 2.0)) for i in range(400)]
+    factors = np.array([factor for factor, _ in drawn])
+    untouched = factors == 1.0
+    assert 0.2 < untouched.mean() < 0.4
+    assert factors.min() >= 0.5 and factors.max() <= 2.0
+    assert factors[~untouched].min() < 0.6 and factors[~untouched].max() > 1.8
+    assert all(gamma == 1.0 for factor, gamma in drawn if factor == 1.0)

@@ -317,6 +317,32 @@ def test_bad_cases_are_skipped_on_request(paint, lidc, tmp_path):
     assert {row["case"] for row in manifest_of(tmp_path / "out")} == {"N-0003_CVol_2"}
 
 
+def test_an_image_without_mask_is_skipped_on_request_only(paint, lidc, tmp_path):
+    next((lidc / "Normal" / "Mask").rglob("N-0002_*")).unlink()
+    assert_refused(paint("types=1"), "N-0002")
+    code, out, error = paint("types=1", "skip_bad_cases=true")
+    assert code == 0, error
+    assert "1 cases skipped" in out and [line for line in out.split("\n") if line.startswith("skipped: ")]
+    assert {row["case"] for row in manifest_of(tmp_path / "out")} == {"N-0001_CVol_2", "N-0003_CVol_2"}
+
+
+def test_intensity_guidance_comes_from_the_weights_unless_given(paint, save_network, tmp_path):
+    guided = save_network("guided.safetensors", intensity_guidance=1.0)
+    for folder, overrides, used in (
+        ("a", [], "1.0"),
+        ("b", ["intensity_guidance=0"], "0"),
+        ("c", ["intensity_guidance=0.5"], "0.5"),
+    ):
+        code, _, error = paint(
+            f"model_path={guided}", "types=1", f"target_img_path={tmp_path}/{folder}", *overrides
+        )
+        assert code == 0, error
+        with open(tmp_path / folder / "manifest.csv", newline="") as file:
+            assert {row["intensity_guidance"] for row in csv.DictReader(file)} == {used}
+    images = [next((tmp_path / folder / "Image_1").glob("*.nii.gz")).read_bytes() for folder in "abc"]
+    assert len(set(images)) == 3
+
+
 def test_only_bad_cases_is_an_error(paint, lidc):
     for mask in (lidc / "Normal" / "Mask").rglob("*.nii.gz"):
         rewrite(mask, lambda array: array * 0)

@@ -276,3 +276,29 @@ def test_a_process_is_stopped_and_resumed(train, lidc, tmp_path):
     assert one["step"] == other["step"] == steps
     for part in ("model", "ema"):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
+
+
+def test_fine_tuning_starts_from_the_moving_average_of_another_run(train, tmp_path):
+    assert train()[0] == 0
+    first = tmp_path / "run" / "model-000003.safetensors"
+    tuned = tmp_path / "tuned"
+    code, _, error = train(
+        f"results_folder={tuned}", f"init_weights={first}", "trainer.train_num_steps=1", "trainer.train_lr=0"
+    )
+    assert code == 0, error
+    before = load_checkpoint(first, "ema").network.state_dict()
+    after = load_checkpoint(tuned / "model-000001.safetensors", "model").network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    code, _, error = train(f"results_folder={tmp_path}/c", f"init_weights={first}", "model.attn_heads=4")
+    assert code == 1 and str(first) in error and "attn_heads 2 instead of 4" in error
+
+
+def test_contrast_augmentation_and_weighting_reach_the_run(train, tmp_path):
+    assert train()[0] == 0
+    other = tmp_path / "other"
+    code, _, error = train(f"results_folder={other}", "lesion_contrast=[0.5,2.0]", "loss.max_weight=50")
+    assert code == 0, error
+    losses = [(folder / "loss.csv").read_text().split("\n")[1] for folder in (tmp_path / "run", other)]
+    assert losses[0].split(",")[1] != losses[1].split(",")[1]
+    metadata = load_checkpoint(other / "model-000003.safetensors").metadata
+    assert metadata["lesion_contrast"] == [0.5, 2.0] and metadata["loss"]["max_weight"] == 50
