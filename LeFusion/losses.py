@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import AddressedNoise, NoiseSchedule
 
 LOSS_TYPES = ("l1", "l2")
@@ -45,6 +46,35 @@ def lesion_loss(
     return (error.sum(dim=(2, 3, 4)) / voxels).mean(dim=0).sum()
 
 
+def histogram_loss(x_0: Tensor, lesions: Tensor, histogram: Tensor, softness: float = 0.25) -> Tensor:
+    """How far the intensities of predicted lesions are from their histograms, differentiable in x_0.
+
+    The mean gap between cumulative histograms at the inner bin edges, which is the Wasserstein-1 distance in
+    shares of the intensity range. A voxel counts below an edge by a sigmoid instead of a step.
+
+    Args:
+        x_0: (B, K, D, H, W). lesions: (B, K, D, H, W) bool. histogram: (B, K * bins) over [-1, 1].
+        softness: width of the sigmoid in bins.
+
+    Returns:
+        (B,): the sum over the classes that have both voxels and a histogram; NaN histograms count as none.
+    """
+    shares = histogram.unflatten(1, (x_0.shape[1], -1))
+    bins = shares.shape[2]
+    edges = torch.linspace(-1, 1, bins + 1, device=x_0.device)[1:-1]
+    wanted = shares.cumsum(dim=2)[..., :-1]
+    total = []
+    for sample in range(len(x_0)):
+        gaps = x_0.new_zeros(())
+        for k in range(x_0.shape[1]):
+            inside = x_0[sample, k][lesions[sample, k]]
+            if len(inside) and bool(shares[sample, k].sum() > 0):
+                below = torch.sigmoid((edges - inside[:, None]) * (bins / 2 / softness)).mean(dim=0)
+                gaps = gaps + (below - wanted[sample, k]).abs().mean()
+        total.append(gaps)
+    return torch.stack(total)
+
+
 def lesion_loss_fn(
     schedule: NoiseSchedule,
     seed: int,
@@ -52,6 +82,8 @@ def lesion_loss_fn(
     normalisation: str = "volume",
     cond_dropout: float = 0.0,
     max_weight: float = 1.0,
+    histogram_weight: float = 0.0,
+    denoiser: Denoiser = Denoiser(),  # noqa: B008 (frozen)
 ) -> Callable[[nn.Module, dict], Tensor]:
     """-> loss_fn(network, batch): noises the batch at random levels and scores the predicted noise.
 
@@ -63,11 +95,16 @@ def lesion_loss_fn(
     noise over signal variance, at most so much; with l2 that makes the error of the implied x_0 count. The
     lesion's overall intensity is settled at levels where the plain loss hardly feels it, so this makes a
     network follow its histogram early in the training (cf. Hang et al., "Min-SNR", 2023, section 3.4).
+    histogram_weight: adds so many times the `histogram_loss` of the implied x_0, scaled by the signal's share
+    of the level (its standard deviation), to samples whose condition was kept.
+    denoiser: what the network sees and predicts.
     """
     if not 0 <= cond_dropout < 1:
         raise ValueError(f"cond_dropout={cond_dropout} must be in [0, 1)")
     if max_weight < 1:
         raise ValueError(f"max_weight={max_weight} must be at least 1")
+    if histogram_weight < 0:
+        raise ValueError(f"histogram_loss={histogram_weight} must be at least 0")
     _check_choice("loss_type", loss_type, LOSS_TYPES)
     _check_choice("normalisation", normalisation, NORMALISATIONS)
 
@@ -80,12 +117,18 @@ def lesion_loss_fn(
         dropped = torch.stack([torch.rand((), generator=g) < cond_dropout for g in draws.generators])
         condition = condition.masked_fill(dropped[:, None].to(condition.device), torch.nan)
         noise = draws(x_0)
-        predicted = network(schedule.q_sample(x_0, t, noise), t, condition)
+        x_t = schedule.q_sample(x_0, t, noise)
+        predicted = denoiser.noise(network, x_t, t, condition, batch["image"], lesions, schedule)
+        signal, spread = schedule.signal_and_noise(t)
         weight = None
         if max_weight > 1:
-            signal, spread = schedule.signal_and_noise(t)
             weight = (spread / signal).square().clamp(1, max_weight).to(noise.device, noise.dtype)
-        return lesion_loss(predicted.float(), noise, lesions, loss_type, normalisation, weight)
+        loss = lesion_loss(predicted, noise, lesions, loss_type, normalisation, weight)
+        if histogram_weight:
+            implied = schedule.predict_x0(x_t, t, predicted).clamp(-1, 1)
+            gaps = histogram_loss(implied, lesions, condition) * signal.to(noise.device, noise.dtype)
+            loss = loss + histogram_weight * gaps.mean()
+        return loss
 
     return loss_fn
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import (
     AddressedNoise,
     NoiseSchedule,
@@ -99,6 +100,7 @@ def paint(
     lesions: Tensor,
     histogram: Tensor | None,
     addresses: Sequence[tuple],
+    denoiser: Denoiser = Denoiser(),  # noqa: B008 (frozen)
 ) -> Tensor:
     """Paints lesions into a batch of images.
 
@@ -107,6 +109,7 @@ def paint(
         lesions: (B, K, D, H, W) bool.
         histogram: (B, K * bins), or None for a network without condition.
         addresses: B addresses of the noise, e.g. (seed, case name, texture type).
+        denoiser: what the network sees and predicts.
 
     Returns:
         (B, 1, D, H, W): painted inside the lesions, `image` outside, on the CPU.
@@ -118,9 +121,10 @@ def paint(
 
     def predict(x_t: Tensor, t: Tensor, rows: slice) -> Tensor:
         condition = None if histogram is None else histogram[rows]
-        noise = network(x_t, t, condition).float()
+        given = (image[rows], lesions[rows], schedule)
+        noise = denoiser.noise(network, x_t, t, condition, *given)
         if settings.guidance_scale != 1:
-            unconditional = network(x_t, t, None).float()
+            unconditional = denoiser.noise(network, x_t, t, None, *given)
             noise = unconditional + settings.guidance_scale * (noise - unconditional)
         if settings.intensity_guidance and condition is not None:
             strength = settings.intensity_guidance

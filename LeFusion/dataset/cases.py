@@ -14,10 +14,14 @@ class Layout:
     """How one data set names its files and codes its labels. A data set of your own is one more Layout.
 
     mask_names: pairs (part of the image name, part of the mask name that stands in its place); the first pair
-        whose image part occurs in the name is used. Empty: a mask carries the name of its image.
+        whose image part occurs in the name is used. Empty: a mask carries the name of its image. The mask
+        part may be empty, as in nnU-Net's layout: ("_0000", "").
     output_mask_infix: stands in place of the image part in the name of a written label map.
     lesion_labels: the label of each lesion class, in channel order.
     other_labels: what else a mask may hold; no lesion.
+    cavity_label, myocardium_label: which of these are a heart's; None for other organs.
+    reference_label: which of these is healthy tissue that lesion intensities of other cases are taken relative
+        to, for images whose units differ from scan to scan (MR); None: units are absolute (CT).
     depth_axis: which axis of the stored array is the depth.
     """
 
@@ -27,6 +31,9 @@ class Layout:
     output_mask_infix: str = "_Mask_"
     lesion_labels: tuple[int, ...] = (1,)
     other_labels: tuple[int, ...] = ()
+    cavity_label: int | None = None
+    myocardium_label: int | None = None
+    reference_label: int | None = None
     depth_axis: int = 0
 
     def __post_init__(self):
@@ -40,11 +47,22 @@ class Layout:
                 f"lesion_labels {self.lesion_labels} and other_labels {self.other_labels} must be different "
                 "numbers above 0, at least one of them a lesion"
             )
+        heart = (self.cavity_label, self.myocardium_label)
+        if heart != (None, None) and (heart[0] == heart[1] or not set(heart) <= set(self.other_labels)):
+            raise ValueError(
+                f"cavity_label and myocardium_label, {heart[0]} and {heart[1]}, must be two of the "
+                f"other_labels {self.other_labels}"
+            )
+        if self.reference_label is not None and self.reference_label not in self.other_labels:
+            raise ValueError(
+                f"reference_label {self.reference_label} must be one of the other_labels {self.other_labels}"
+            )
         if self.depth_axis not in (0, 1, 2):
             raise ValueError(f"depth_axis is {self.depth_axis}; it must be 0, 1 or 2")
-        if any(len(pair) != 2 or not all(pair) for pair in self.mask_names):
+        if any(len(pair) != 2 or not pair[0] for pair in self.mask_names):
             raise ValueError(
-                f"mask_names {self.mask_names} must be pairs of non-empty texts (image part, mask part)"
+                f"mask_names {self.mask_names} must be pairs (part of an image's name, what stands in its place "
+                "in the mask's name); the former may not be empty"
             )
 
 

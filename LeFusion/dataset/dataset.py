@@ -14,19 +14,24 @@ from LeFusion.dataset.transforms import (
     AIR,
     Box,
     IntensityMap,
+    Window,
+    blend_histograms,
     crop,
     draw_contrast,
     draw_flip_axes,
     flip,
     lesion_box,
     lesion_histogram,
+    match_histogram,
     random_box,
     remap_contrast,
+    shift_histogram,
     tight_box,
     to_depth_first,
 )
 
 REGIONS = ("whole", "lesion", "random")
+OTHER_SHARE = 0.3  # how often histogram matching draws from the histograms given, not from the lesions
 STACKED = ("image", "lesions", "histogram")
 
 
@@ -35,7 +40,7 @@ class LoadedCase:
     """A case as stored (volumes) and as the network sees it.
 
     image_dhw: (D, H, W) float32 in [-1, 1]. lesions_dhw: (K, D, H, W) bool, in the order of the layout's
-    lesion labels.
+    lesion labels. reference_mean: mean of image_dhw over the layout's reference_label; None without one.
     """
 
     case: Case
@@ -44,12 +49,13 @@ class LoadedCase:
     image_dhw: torch.Tensor
     lesions_dhw: torch.Tensor
     intensity_map: IntensityMap
+    reference_mean: float | None = None
 
 
-def load_case(case: Case, layout: Layout, window: str | Sequence[float]) -> LoadedCase:
+def load_case(case: Case, layout: Layout, window: Window) -> LoadedCase:
     """Read one case and check it.
 
-    window: (low, high) in the image's units or "minmax". Raises ValueError, in one line with the file and the
+    window: see IntensityMap.of. Raises ValueError, in one line with the file and the
     value, for unreadable files, shapes that differ, an empty mask, or a label that the layout does not know.
     """
     volume, mask_volume = read_volume(case.image_path), read_volume(case.mask_path)
@@ -67,7 +73,16 @@ def load_case(case: Case, layout: Layout, window: str | Sequence[float]) -> Load
         raise ValueError(f"{case.image_path}: {error}") from error
     image = torch.from_numpy(np.ascontiguousarray(intensity_map.to_network(values)))
     lesions = torch.from_numpy(np.stack([labels == label for label in layout.lesion_labels]))
-    return LoadedCase(case, volume, mask_volume, image, lesions.contiguous(), intensity_map)
+    reference_mean = None
+    if layout.reference_label is not None:
+        reference = torch.from_numpy(labels == layout.reference_label)
+        if not bool(reference.any()):
+            raise ValueError(
+                f"{case.mask_path}: has no voxel of label {layout.reference_label} (reference_label), which "
+                "lesion intensities are taken relative to; draw it, or set layout.reference_label=null"
+            )
+        reference_mean = float(image[reference].mean())
+    return LoadedCase(case, volume, mask_volume, image, lesions.contiguous(), intensity_map, reference_mean)
 
 
 class LesionDataset(Dataset):
@@ -79,6 +94,11 @@ class LesionDataset(Dataset):
     lesion_contrast: (lowest, highest) factor by which a lesion's contrast to its surroundings is remapped at
         random (see remap_contrast), None for no such augmentation. The histogram follows, and so varies apart
         from size and surroundings: a network cannot guess it and has to obey it.
+    histogram_matching: probability that a lesion's intensities are remapped, in rank order, onto the histogram
+        of other lesions: a blend of two drawn from those of the data set and `other_histograms`. Its own
+        surroundings and shape, another's intensities: what a texture asks for in inference.
+    other_histograms: (cond_dim,) histograms that may be drawn besides those of the data set's lesions;
+        other_reference: the mean of the reference label that they are stated for, None for absolute ones.
     seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
     cache: keep decoded cases in memory, so that reading gzip files does not slow training down.
 
@@ -93,12 +113,15 @@ class LesionDataset(Dataset):
         cases: Sequence[Case],
         layout: Layout,
         size: Sequence[int] = (32, 64, 64),
-        window: str | Sequence[float] = (-1000, 400),
+        window: Window = (-1000, 400),
         bins: int = 16,
         region: str = "whole",
         margin: int = 6,
         augment: bool = False,
         lesion_contrast: Sequence[float] | None = None,
+        histogram_matching: float = 0.0,
+        other_histograms: Sequence[torch.Tensor] = (),
+        other_reference: float | None = None,
         seed: int = 0,
         cache: bool = True,
     ):
@@ -116,7 +139,12 @@ class LesionDataset(Dataset):
         self.augment = augment
         if lesion_contrast is not None and not 0 < lesion_contrast[0] <= lesion_contrast[1]:
             raise ValueError(f"lesion_contrast {list(lesion_contrast)} must be (lowest, highest), above 0")
+        if not 0 <= histogram_matching <= 1:
+            raise ValueError(f"histogram_matching={histogram_matching} must be a probability, 0 to 1")
         self.lesion_contrast = lesion_contrast
+        self.histogram_matching = histogram_matching
+        self.other_histograms = list(other_histograms)
+        self.other_reference = other_reference
         self.seed = int(seed)
         self._cache = {} if cache else None
 
@@ -141,6 +169,10 @@ class LesionDataset(Dataset):
             drawn = draw_contrast(generator, self.lesion_contrast)
             whole = remap_contrast(whole, decoded["lesions"].any(0), *drawn)
             histogram = lesion_histogram(whole, decoded["lesions"], self.bins)
+        if self.histogram_matching and float(torch.rand((), generator=generator)) < self.histogram_matching:
+            target = self._draw_histogram(generator, decoded["reference_mean"])
+            whole = match_histogram(whole, decoded["lesions"], target)
+            histogram = lesion_histogram(whole, decoded["lesions"], self.bins)
         # Clones, so that a change made by the caller does not reach the cache.
         image = crop(whole, box, AIR).clone()
         lesions = crop(decoded["lesions"], box, False).clone()
@@ -159,6 +191,24 @@ class LesionDataset(Dataset):
             "mask_path": str(case.mask_path),
         }
 
+    def _draw_histogram(self, generator: torch.Generator, reference_mean: float | None) -> torch.Tensor:
+        """Half of the time a lesion's or a given one, half of the time a blend of two; for a case whose
+        reference label has this mean."""
+        pair = []
+        for _ in range(2):
+            pick, given = torch.rand(2, generator=generator).tolist()
+            if self.other_histograms and given < OTHER_SHARE:
+                drawn = self.other_histograms[int(pick * len(self.other_histograms))]
+                reference = self.other_reference
+            else:
+                other = self._decode(self.cases[int(pick * len(self.cases))])
+                drawn, reference = other["histogram"], other["reference_mean"]
+            if reference is not None and reference_mean is not None:
+                drawn = shift_histogram(drawn, reference_mean - reference, self.bins)
+            pair.append(drawn)
+        share, blended = torch.rand(2, generator=generator).tolist()
+        return blend_histograms(*pair, share, self.bins) if blended < 0.5 else pair[0]
+
     def _place_box(self, mask_dhw: torch.Tensor, generator: torch.Generator) -> Box:
         if self.region == "whole":
             return lesion_box(mask_dhw, self.size)
@@ -172,7 +222,13 @@ class LesionDataset(Dataset):
         loaded = load_case(case, self.layout, self.window)
         image, lesions = loaded.image_dhw[None], loaded.lesions_dhw
         histogram = lesion_histogram(image, lesions, self.bins)
-        decoded = {"image": image, "lesions": lesions, "histogram": histogram, "map": loaded.intensity_map}
+        decoded = {
+            "image": image,
+            "lesions": lesions,
+            "histogram": histogram,
+            "map": loaded.intensity_map,
+            "reference_mean": loaded.reference_mean,
+        }
         if self._cache is not None:
             self._cache[case] = decoded
         return decoded

@@ -4,7 +4,7 @@ Network view: depth first (D, H, W), intensities in [-1, 1], one boolean channel
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from monai.transforms import Flip, Pad, SpatialCrop
 
 Array = np.ndarray | torch.Tensor
 Size = tuple[int, int, int]
+Window = str | Sequence[float] | Mapping[str, Sequence[float]]  # see IntensityMap.of
 
 AIR = -1.0  # lowest network intensity; pads an image that is smaller than its box
 
@@ -31,21 +32,28 @@ class IntensityMap:
             )
 
     @classmethod
-    def of(cls, volume_values: Array, window: str | Sequence[float]) -> "IntensityMap":
+    def of(cls, volume_values: Array, window: Window) -> "IntensityMap":
         """The map for one volume.
 
-        window: (low, high) in the image's units, or "minmax" for the volume's own range.
-        Raises ValueError for another window and for "minmax" of a constant volume.
+        window: (low, high) in the image's units, "minmax" for the volume's own range, or
+            {"percentiles": (low, high)} for percentiles of the volume, in 0 to 100.
+        Raises ValueError for another window and for a range that is empty.
         """
         if window == "minmax":
-            low, high = float(volume_values.min()), float(volume_values.max())
+            window = {"percentiles": (0, 100)}
+        if isinstance(window, Mapping) and set(window) == {"percentiles"}:
+            shares = [float(share) for share in window["percentiles"]]
+            if len(shares) != 2 or not 0 <= shares[0] < shares[1] <= 100:
+                raise ValueError(f"window percentiles {shares} must be two numbers, 0 <= low < high <= 100")
+            low, high = (float(v) for v in np.percentile(np.asarray(volume_values), shares))
             if low == high:
-                raise ValueError(
-                    f"every voxel is {low:g}, so there is no range for window 'minmax'; is it the image?"
-                )
+                what = "every voxel is" if shares == [0, 100] else f"percentiles {shares} are both"
+                raise ValueError(f"{what} {low:g}, so there is no range to map to [-1, 1]; is it the image?")
             return cls(low, high)
-        if isinstance(window, str) or len(window) != 2:
-            raise ValueError(f"window {window!r} must be 'minmax' or two numbers (low, high)")
+        if isinstance(window, str | Mapping) or len(window) != 2:
+            raise ValueError(
+                f"window {window!r} must be 'minmax', {{percentiles: [low, high]}} or two numbers [low, high]"
+            )
         return cls(float(window[0]), float(window[1]))
 
     def to_network(self, values: Array) -> Array:
@@ -215,6 +223,66 @@ def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gam
     height = (image - surroundings) / peak
     remapped = (surroundings + factor * peak * height.clamp(min=0) ** gamma).clamp(-1, 1)
     return torch.where(lesion[None] & (height > 0), remapped, image)
+
+
+def match_histogram(image: torch.Tensor, lesions: torch.Tensor, histogram: torch.Tensor) -> torch.Tensor:
+    """The image with each lesion's intensities remapped, in rank order, onto another histogram.
+
+    The darkest lesion voxel stays the darkest: its new value is the histogram's quantile at its rank, intensities
+    being even within a bin. image (1, D, H, W) in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,)
+    over [-1, 1]. A class without histogram or without voxels keeps its intensities.
+    """
+    matched = image.clone()
+    shares = histogram.reshape(len(lesions), -1).double()
+    edges = np.linspace(-1, 1, shares.shape[1] + 1)
+    for lesion, share in zip(lesions, shares, strict=True):
+        voxels = int(lesion.sum())
+        if voxels == 0 or share.sum() == 0:
+            continue
+        below = np.concatenate([[0.0], np.cumsum((share / share.sum()).numpy())])
+        order = torch.argsort(matched[0][lesion], stable=True)
+        new = torch.empty(voxels)
+        new[order] = torch.from_numpy(np.interp((np.arange(voxels) + 0.5) / voxels, below, edges)).float()
+        matched[0][lesion] = new
+    return matched
+
+
+def shift_histogram(histogram: torch.Tensor, shift: float, bins: int) -> torch.Tensor:
+    """The histogram (K * bins,) of the same intensities plus `shift` (network units), clamped to [-1, 1].
+
+    A bin's share goes to the two bins that its shifted interval overlaps, by overlap.
+    """
+    places = (np.arange(bins) + 0.5 + shift * bins / 2).clip(0.5, bins - 0.5) - 0.5
+    lower = np.floor(places).astype(int)
+    upper = np.minimum(lower + 1, bins - 1)
+    above = places - lower
+    moved = torch.zeros_like(histogram.reshape(-1, bins))
+    for source in range(bins):
+        shares = histogram.reshape(-1, bins)[:, source]
+        moved[:, lower[source]] += shares * (1 - above[source])
+        moved[:, upper[source]] += shares * above[source]
+    return moved.flatten()
+
+
+def blend_histograms(first: torch.Tensor, second: torch.Tensor, share: float, bins: int) -> torch.Tensor:
+    """The histogram between two, (K * bins,): its quantiles are (1 - share) of the first's plus `share` of the second's.
+
+    A class that one of them lacks is taken from the other.
+    """
+    edges = np.linspace(-1, 1, bins + 1)
+    ranks = (np.arange(1000) + 0.5) / 1000
+    blended = []
+    for one, other in zip(first.reshape(-1, bins), second.reshape(-1, bins), strict=True):
+        if one.sum() == 0 or other.sum() == 0:
+            blended.append(one + other)
+            continue
+        quantiles = [
+            np.interp(ranks, np.concatenate([[0.0], np.cumsum((h / h.sum()).double().numpy())]), edges)
+            for h in (one, other)
+        ]
+        mixed = (1 - share) * quantiles[0] + share * quantiles[1]
+        blended.append(torch.from_numpy(np.histogram(mixed, edges)[0] / len(ranks)).float())
+    return torch.cat(blended)
 
 
 def draw_contrast(

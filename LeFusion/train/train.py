@@ -21,9 +21,10 @@ from LeFusion.commandline import (
     required_path,
     run_command,
 )
+from LeFusion.conditions import load_textures
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
-from LeFusion.dataset.transforms import IntensityMap
+from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
 from LeFusion.losses import lesion_loss_fn
 from LeFusion.painting import SamplerSettings, paint
@@ -34,7 +35,10 @@ from LeFusion.trainer import TrainingSettings, train
 def run(config: dict) -> Path:
     """Trains as the composed configuration says; returns the path of the last checkpoint."""
     results_folder = output_folder(config, "results_folder")
-    settings = TrainingSettings(**config["trainer"])
+    trainer, model = dict(config["trainer"]), dict(config["model"])
+    loss = config["loss"] | {"histogram_weight": trainer.pop("histogram_loss")}
+    settings = TrainingSettings(**trainer)
+    denoiser = Denoiser(model.pop("context"), model.pop("prediction"))
     check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1, timesteps=1)
     layout = Layout(**config["layout"])
     classes = len(layout.lesion_labels)
@@ -51,6 +55,7 @@ def run(config: dict) -> Path:
     cases = find_cases(
         required_path(config, "dataset_root_dir"), layout, given_path(config["test_txt_dir"]), config["split"]
     )
+    textures = load_textures(config["textures"], config["cond_dim"], bins)
     dataset = LesionDataset(
         cases,
         layout,
@@ -60,14 +65,20 @@ def run(config: dict) -> Path:
         region="random" if config["crop_size"] else "whole",
         augment=config["augment"],
         lesion_contrast=config["lesion_contrast"],
-        seed=config["trainer"]["seed"],
+        histogram_matching=config["histogram_matching"],
+        other_histograms=textures.histograms,
+        other_reference=textures.reference_mean,
+        seed=settings.seed,
     )
     for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
         dataset[index]
 
-    torch.manual_seed(config["trainer"]["seed"])
+    torch.manual_seed(settings.seed)
     network = UNet3D(
-        in_channels=config["diffusion_num_channels"], cond_dim=config["cond_dim"], **config["model"]
+        in_channels=denoiser.in_channels(classes),
+        out_channels=classes,
+        cond_dim=config["cond_dim"],
+        **model,
     )
     if config["init_weights"]:
         _start_from(network, given_path(config["init_weights"]))
@@ -80,10 +91,11 @@ def run(config: dict) -> Path:
         if length % network.plane_multiple:
             raise ValueError(f"height and width of {size} must be multiples of {network.plane_multiple}")
     schedule = NoiseSchedule.cosine(config["timesteps"])
-    loss = config["loss"]
-    loss_fn = lesion_loss_fn(schedule, config["trainer"]["seed"], **loss)
+    loss_fn = lesion_loss_fn(schedule, settings.seed, **loss, denoiser=denoiser)
     metadata = {
         "data_type": config["data_type"],
+        "context": denoiser.context,
+        "prediction": denoiser.prediction,
         "schedule": {"kind": "cosine", "num_steps": config["timesteps"]},
         "window": config["window"],
         "size": list(size),
@@ -93,6 +105,7 @@ def run(config: dict) -> Path:
         "loss": loss,
         "augment": config["augment"],
         "lesion_contrast": config["lesion_contrast"],
+        "histogram_matching": config["histogram_matching"],
         "init_weights": config["init_weights"] and Path(config["init_weights"]).name,
         "cases": len(cases),
         "git_commit": git_commit(),
@@ -105,7 +118,7 @@ def run(config: dict) -> Path:
         settings,
         results_folder,
         metadata,
-        _sample_sheet(dataset, schedule, settings),
+        _sample_sheet(dataset, schedule, settings, denoiser),
     )
     print(f"wrote {path}, loss.csv and loss.png in {results_folder}")
     return path
@@ -124,7 +137,11 @@ def _start_from(network: UNet3D, path: Path) -> None:
 
 
 def _sample_sheet(
-    dataset: LesionDataset, schedule: NoiseSchedule, settings: TrainingSettings, shown: int = 6
+    dataset: LesionDataset,
+    schedule: NoiseSchedule,
+    settings: TrainingSettings,
+    denoiser: Denoiser,
+    shown: int = 6,
 ):
     """-> draw(network, path): the first few training lesions beside what the network paints for them."""
 
@@ -136,15 +153,13 @@ def _sample_sheet(
             image, lesions = batch["image"], batch["lesions"]
             walk = SamplerSettings("dpmpp", num_steps=min(15, schedule.num_steps))
             address = (settings.seed, "sample", item["name"])
-            painted = paint(network, schedule, walk, image, lesions, batch["histogram"], [address])
+            painted = paint(network, schedule, walk, image, lesions, batch["histogram"], [address], denoiser)
             where = lesions[0].any(dim=0).numpy()
             level = lesion_slice(where)
-            to_source = IntensityMap(item["low"], item["high"]).to_source
-            rows.append([to_source(x[0, 0, level].numpy()) for x in (image, painted)])
+            rows.append([x[0, 0, level].numpy() for x in (image, painted)])
             outlines.append([where[level], None])
             names.append(item["name"])
-        low, high = dataset[0]["low"], dataset[0]["high"]
-        save_contact_sheet(path, rows, outlines, ["real, outline", "painted"], names, (low, high))
+        save_contact_sheet(path, rows, outlines, ["real, outline", "painted"], names, (-1, 1))
 
     return draw
 
