@@ -7,6 +7,7 @@ after the other, each of sum 1, or all zero for a class that the case does not h
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.special
 import torch
 from torch import Tensor
 
@@ -43,16 +44,37 @@ def wasserstein_distance(first: Tensor, second: Tensor, bins: int, window: tuple
     Between binned distributions: the area between their cumulative sums. A class that both lack is left out;
     NaN if none is left or one of the two lacks a class.
     """
-    first, second = (np.asarray(v, dtype=np.float64).reshape(-1, bins) for v in (first, second))
-    present = (first.sum(axis=1) > 0) | (second.sum(axis=1) > 0)
-    if (
-        not present.any()
-        or (first[present].sum(axis=1) == 0).any()
-        or (second[present].sum(axis=1) == 0).any()
-    ):
+    pair = _present_in_both(first, second, bins)
+    if pair is None:
         return float("nan")
-    gap = np.abs(np.cumsum(first - second, axis=1)).sum(axis=1)[present]
+    first, second = pair
+    gap = np.abs(np.cumsum(first - second, axis=1)).sum(axis=1)
     return float(gap.mean() * (window[1] - window[0]) / bins)
+
+
+def jensen_shannon(first: Tensor, second: Tensor, bins: int) -> float:
+    """Jensen-Shannon divergence of two conditions (cond_dim,), base 2, averaged over classes.
+
+    0: equal; 1: no bin in common. Classes as in wasserstein_distance. Its square root is the distance of that
+    name.
+    """
+    pair = _present_in_both(first, second, bins)
+    if pair is None:
+        return float("nan")
+    shares = [values / values.sum(axis=1, keepdims=True) for values in pair]
+    middle = (shares[0] + shares[1]) / 2
+    entropies = [scipy.special.entr(values).sum(axis=1) / np.log(2) for values in (middle, *shares)]
+    divergence = entropies[0] - (entropies[1] + entropies[2]) / 2
+    return float(divergence.mean().clip(0, 1))
+
+
+def _present_in_both(first: Tensor, second: Tensor, bins: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The classes, (classes, bins) float64, that at least one has; None without such or if one lacks one."""
+    first, second = (np.asarray(v, dtype=np.float64).reshape(-1, bins) for v in (first, second))
+    has_first, has_second = first.sum(axis=1) > 0, second.sum(axis=1) > 0
+    if not has_first.any() or (has_first != has_second).any():
+        return None
+    return first[has_first], second[has_second]
 
 
 def _normalise(values: Tensor, bins: int) -> Tensor:

@@ -9,17 +9,15 @@ column) with voxels of 1 mm; slices run feet to head, rows front to back.
 """
 
 import argparse
-import gzip
 import importlib.util
 import io
-import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from matplotlib.image import imsave
+from phantoms import write_bytes, write_volume
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -376,21 +374,6 @@ def make_region(case: Case, seed: int) -> tuple[np.ndarray, np.ndarray]:
 # --- files -----------------------------------------------------------------
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file at once: into a temporary one beside it, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
-def write_volume(path: Path, array: np.ndarray) -> None:
-    """Write a NIfTI file; without a time stamp, so that the same voxels give the same bytes."""
-    volume = nib.Nifti1Image(array, AFFINE)
-    volume.header.set_xyzt_units("mm")
-    write_bytes(path, gzip.compress(volume.to_bytes(), 9, mtime=0))
-
-
 def write_preview(path: Path, regions: list, zoom: int = 3) -> None:
     """Draw a row for each (image, mask): 5 mm below, through and 5 mm above the mask, -1000..200 HU."""
     rows = []
@@ -429,8 +412,8 @@ def main(arguments: list[str] | None = None) -> None:
         assert share >= 0.95, f"DEMO-{number:04d}: only {share:.0%} of the mask is in the lung"
         name = f"DEMO-{number:04d}"
         folder = options.out / "LIDC" / "Normal"
-        write_volume(folder / "Image" / f"{name}_CVol_1.nii.gz", image)
-        write_volume(folder / "Mask" / f"{name}_CMask_1.nii.gz", mask.astype(np.uint8))
+        write_volume(folder / "Image" / f"{name}_CVol_1.nii.gz", image, AFFINE)
+        write_volume(folder / "Mask" / f"{name}_CMask_1.nii.gz", mask.astype(np.uint8), AFFINE)
         regions.append((image, mask))
         diameter_mm = (6 * mask.sum() / np.pi) ** (1 / 3)
         print(

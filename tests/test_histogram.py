@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.spatial.distance
 import scipy.stats
 import torch
 
-from LeFusion.histogram import condition_from_counts, perturb, wasserstein_distance
+from LeFusion.histogram import condition_from_counts, jensen_shannon, perturb, wasserstein_distance
 
 BINS = 16
 WINDOW = (-1000.0, 400.0)
@@ -152,3 +153,40 @@ def test_a_class_that_one_lacks_has_no_distance():
     both, one = torch.cat([one_bin(2), one_bin(3)]), torch.cat([one_bin(2), empty])
     for first, second in ((both, one), (one, both), (torch.cat([empty, empty]),) * 2, (one_bin(1), empty)):
         assert math.isnan(wasserstein_distance(first, second, BINS, WINDOW))
+
+
+# --- Jensen-Shannon divergence
+
+
+def test_divergence_agrees_with_scipy():
+    first, second = (random_condition(seed=seed).double() for seed in (1, 2))
+    pairs = list(zip(first.reshape(2, BINS).numpy(), second.reshape(2, BINS).numpy(), strict=True))
+    expected = [scipy.spatial.distance.jensenshannon(a, b, base=2) ** 2 for a, b in pairs]
+    assert expected[0] != pytest.approx(expected[1], rel=1e-2)
+    assert jensen_shannon(first, second, BINS) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert jensen_shannon(second, first, BINS) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert jensen_shannon(7 * first, second, BINS) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_divergence_by_hand():
+    assert jensen_shannon(one_bin(2), one_bin(2), BINS) == 0
+    assert jensen_shannon(one_bin(2), one_bin(3), BINS) == jensen_shannon(one_bin(2), one_bin(9), BINS) == 1
+    half = (one_bin(2) + one_bin(3)) / 2  # entropy of (3/4, 1/4), less half a bit
+    assert jensen_shannon(one_bin(2), half, BINS) == pytest.approx(2 - 0.75 * math.log2(3) - 0.5)
+
+
+def test_divergence_stays_between_0_and_1():
+    """Rounding does not take it below 0."""
+    for seed in range(50):
+        condition = random_condition(classes=1, seed=seed)
+        assert 0 <= jensen_shannon(condition, condition * 3, BINS) < 1e-12
+        assert 0 < jensen_shannon(condition, random_condition(classes=1, seed=seed + 1), BINS) < 1
+
+
+def test_divergence_of_classes_that_are_absent():
+    empty = torch.zeros(BINS)
+    first, second = torch.cat([one_bin(2), empty]), torch.cat([one_bin(4), empty])
+    assert jensen_shannon(first, second, BINS) == 1
+    both = torch.cat([one_bin(2), one_bin(3)])
+    for one, other in ((both, first), (first, both), (torch.cat([empty, empty]),) * 2, (one_bin(1), empty)):
+        assert math.isnan(jensen_shannon(one, other, BINS))

@@ -144,9 +144,9 @@ def test_shipped_region(number):
 
 
 def test_shipped_set_is_small_and_complete():
-    files = [path for path in (DATA / "demo").rglob("*") if path.is_file()]
+    files = [path for path in (DATA / "demo" / "LIDC").rglob("*") if path.is_file()]
     assert sum(path.suffixes == [".nii", ".gz"] for path in files) == 2 * len(make_demo.CASES)
-    assert sum(path.stat().st_size for path in files) < 1.5e6
+    assert sum(path.stat().st_size for path in files) < 1.2e6
     assert (DATA / "demo" / "preview.png").stat().st_size < 200e3
     table = (DATA / "demo" / "README.md").read_text()
     assert all(str(case.annotation_id) in table for case in make_demo.CASES)
