@@ -17,8 +17,8 @@ class Denoiser:
 
     context: "noised" = the network sees x_t only, whose surroundings carry the noise of its level; "clean" =
         it also gets the clean image with the lesions blanked, and the K lesion masks, as further channels.
-    prediction: "noise", or "velocity" = sqrt(signal) noise - sqrt(1 - signal) x_0 (Salimans & Ho, "Progressive
-        Distillation", 2022, section 4), which at the noisiest levels is the lesion itself and not the noise.
+    prediction: "noise", or "velocity" = sqrt(signal) noise - sqrt(1 - signal) x_0 (Salimans & Ho,
+        "Progressive Distillation", 2022, section 4), which at the noisiest levels is the lesion itself.
     """
 
     context: str = "noised"

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from LeFusion.dataset.nifti import atomic_file
 
+OUTLINES = ("#ffb000", "#35c2ff", "#ff5db0", "#8bdc4b")  # of the lesion classes
+
 
 def lesion_slice(lesions: np.ndarray) -> int:
     """The slice of (D, H, W) bool in which the lesion is largest."""
@@ -23,7 +25,8 @@ def save_contact_sheet(
     row_titles: Sequence[str],
     window: tuple[float, float],
 ) -> None:
-    """A grid of grey images (H, W) with the outline of a mask (H, W) bool drawn where one is given.
+    """A grid of grey images (H, W) with the outline of a mask (H, W) drawn where one is given: bool, or
+    labels of several classes (0: none), each in a colour of its own.
 
     window: (darkest, brightest) in the images' units.
     """
@@ -33,8 +36,11 @@ def save_contact_sheet(
     for i, (images, masks) in enumerate(zip(rows, outlines, strict=True)):
         for axis, image, mask in zip(axes[i], images, masks, strict=True):
             axis.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest")
-            if mask is not None and mask.any() and not mask.all():
-                axis.contour(mask, levels=[0.5], colors="#ffb000", linewidths=0.9)
+            for number, label in enumerate(() if mask is None else np.unique(mask[mask > 0])):
+                part = mask == label
+                if not part.all():
+                    colour = OUTLINES[number % len(OUTLINES)]
+                    axis.contour(part, levels=[0.5], colors=colour, linewidths=0.9)
         axes[i][0].set_ylabel(row_titles[i], fontsize=6)
     for axis, title in zip(axes[0], column_titles, strict=True):
         axis.set_title(title, fontsize=8)

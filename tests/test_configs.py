@@ -9,12 +9,14 @@ import torch
 from omegaconf import OmegaConf
 
 from LeFusion.commandline import PROJECT_ROOT
+from LeFusion.conditions import load_palette
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.transforms import IntensityMap
+from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import NoiseSchedule, UNet3D
-from LeFusion.histogram import condition_from_counts
 from LeFusion.losses import lesion_loss_fn
 from LeFusion.painting import SamplerSettings
+from LeFusion.train.train import parts
 from LeFusion.trainer import TrainingSettings
 
 CONFIGS = PROJECT_ROOT / "configs"
@@ -56,21 +58,24 @@ def test_every_choice_fits_the_code(composed, primary, choice):
     config = composed(primary, *([choice] if choice else []))
     if "layout" in config and "histogram_bins" in config:
         check_data_type(config)
-    if "trainer" in config:
-        TrainingSettings(**config["trainer"])
     if "schedule_jump_params" in config:
         sampler = SamplerSettings(
             config["sampler"], config["num_steps"], **config["schedule_jump_params"], guidance_scale=1.0
         )
         assert sampler.network_calls(NoiseSchedule.cosine(300)) >= 1
     if primary == "train":
+        _, denoiser, model, loss = parts(config)
+        classes = config["diffusion_num_channels"]
         with torch.device("meta"):
             network = UNet3D(
-                in_channels=config["diffusion_num_channels"], cond_dim=config["cond_dim"], **config["model"]
+                in_channels=denoiser.in_channels(classes),
+                out_channels=classes,
+                cond_dim=config["cond_dim"],
+                **model,
             )
         sizes = config["crop_size"][1:] if config["crop_size"] else [config["diffusion_img_size"]]
         assert all(size % network.plane_multiple == 0 for size in sizes)
-        lesion_loss_fn(NoiseSchedule.cosine(config["timesteps"]), 0, **config["loss"])
+        lesion_loss_fn(NoiseSchedule.cosine(config["timesteps"]), 0, **loss, denoiser=denoiser)
 
 
 def check_data_type(config):
@@ -78,8 +83,7 @@ def check_data_type(config):
     classes = len(layout.lesion_labels)
     assert config["diffusion_num_channels"] == classes
     assert config["cond_dim"] == classes * config["histogram_bins"]
-    for counts in config["textures"]:
-        shares = condition_from_counts(counts, config["cond_dim"], config["histogram_bins"])
+    for shares in load_palette(config["textures"], config["cond_dim"], config["histogram_bins"]).histograms:
         assert shares.reshape(classes, -1).sum(dim=1).tolist() == pytest.approx([1] * classes)
     assert IntensityMap.of(torch.tensor([0.0, 1.0]), config["window"]).low < 1
     assert all(Path(path).is_absolute() for path in config["default_paths"].values())
@@ -87,20 +91,26 @@ def check_data_type(config):
 
 @pytest.mark.parametrize("option", options_of("trainer"))
 def test_a_trainer_lists_every_setting(composed, option):
-    names = set(inspect.signature(TrainingSettings).parameters)
+    names = set(inspect.signature(TrainingSettings).parameters) | {"histogram_loss"}
     assert set(composed("train", f"trainer={option}")["trainer"]) == names
 
 
 @pytest.mark.parametrize("option", options_of("loss"))
 def test_a_loss_lists_every_setting(composed, option):
-    names = set(inspect.signature(lesion_loss_fn).parameters) - {"schedule", "seed"}
+    names = set(inspect.signature(lesion_loss_fn).parameters) - {
+        "schedule",
+        "seed",
+        "histogram_weight",  # trainer.histogram_loss
+        "denoiser",  # model.context, model.prediction
+    }
     assert set(composed("train", f"loss={option}")["loss"]) == names
 
 
 def test_the_defaults_are_the_papers(composed):
     config = composed("train")
-    assert TrainingSettings(**config["trainer"]) == TrainingSettings()
-    assert config["model"] == {"dim": 64, "dim_mults": [1, 2, 4, 8], "attn_heads": 8, "attn_dim_head": 32}
+    settings, denoiser, model, loss = parts(config)
+    assert (settings, denoiser, loss["histogram_weight"]) == (TrainingSettings(), Denoiser(), 0)
+    assert model == {"dim": 64, "dim_mults": [1, 2, 4, 8], "attn_heads": 8, "attn_dim_head": 32}
     assert config["timesteps"] == 300 and config["crop_size"] is None
     assert config["loss"] == {
         "loss_type": "l1",
@@ -120,17 +130,29 @@ def is_read(key: str, sources) -> bool:
     return any(quoted.search(text) or as_keyword.search(text) for text in sources)
 
 
+def reached_from(command: Path) -> set[Path]:
+    """A command's file and the modules of the project that it imports, directly or not."""
+    reached, waiting = set(), [command]
+    while waiting:
+        path = waiting.pop()
+        if path in SOURCES and path not in reached:
+            reached.add(path)
+            modules = re.findall(r"^\s*from ([\w.]+) import", SOURCES[path], re.MULTILINE)
+            waiting += [(PROJECT_ROOT / module.replace(".", "/")).with_suffix(".py") for module in modules]
+    return reached
+
+
 def is_interpolated(key: str) -> bool:
     return re.search(rf"\$\{{{re.escape(key)}[.}}]", YAML_TEXT) is not None
 
 
 @pytest.mark.parametrize("primary", PRIMARIES)
 def test_every_key_of_a_primary_config_is_read_by_its_command(primary):
-    commands = [text for text in SOURCES.values() if f'config_name="{primary}"' in text]
+    commands = [path for path, text in SOURCES.items() if f'config_name="{primary}"' in text]
     assert len(commands) == 1, f"{primary}.yaml belongs to {len(commands)} commands"
     keys = set(OmegaConf.load(CONFIGS / f"{primary}.yaml")) - {"defaults", "hydra"}
-    # A value for a command may be read in the modules beside it, too
-    unread = {key for key in keys if not is_read(key, commands) and not is_interpolated(key)}
+    sources = [SOURCES[path] for path in reached_from(commands[0])]
+    unread = {key for key in keys if not is_read(key, sources) and not is_interpolated(key)}
     assert not unread, f"{primary}.yaml: nothing reads {sorted(unread)}"
 
 

@@ -14,14 +14,14 @@ class Layout:
     """How one data set names its files and codes its labels. A data set of your own is one more Layout.
 
     mask_names: pairs (part of the image name, part of the mask name that stands in its place); the first pair
-        whose image part occurs in the name is used. Empty: a mask carries the name of its image. The mask
-        part may be empty, as in nnU-Net's layout: ("_0000", "").
+        whose image part occurs in the name is used. The mask part may be empty, as in nnU-Net's layout:
+        ("_0000", ""). No pairs: a mask carries the name of its image.
     output_mask_infix: stands in place of the image part in the name of a written label map.
     lesion_labels: the label of each lesion class, in channel order.
     other_labels: what else a mask may hold; no lesion.
     cavity_label, myocardium_label: which of these are a heart's; None for other organs.
-    reference_label: which of these is healthy tissue that lesion intensities of other cases are taken relative
-        to, for images whose units differ from scan to scan (MR); None: units are absolute (CT).
+    reference_label: which of these is healthy tissue that lesion intensities of other cases are taken
+        relative to, for images whose units differ from scan to scan (MR); None: units are absolute (CT).
     depth_axis: which axis of the stored array is the depth.
     """
 
@@ -61,8 +61,8 @@ class Layout:
             raise ValueError(f"depth_axis is {self.depth_axis}; it must be 0, 1 or 2")
         if any(len(pair) != 2 or not pair[0] for pair in self.mask_names):
             raise ValueError(
-                f"mask_names {self.mask_names} must be pairs (part of an image's name, what stands in its place "
-                "in the mask's name); the former may not be empty"
+                f"mask_names {self.mask_names} must be pairs (part of an image's name, what stands in its "
+                "place in the mask's name); the former may not be empty"
             )
 
 

@@ -1,7 +1,8 @@
 """Cases on disk -> what the networks eat: one boolean channel per lesion class, depth first, in [-1, 1]."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,10 @@ from LeFusion.dataset.transforms import (
     match_histogram,
     random_box,
     remap_contrast,
+    resample,
+    resample_masks,
     shift_histogram,
+    spacing_depth_first,
     tight_box,
     to_depth_first,
 )
@@ -37,26 +41,56 @@ STACKED = ("image", "lesions", "histogram")
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """A case as stored (volumes) and as the network sees it.
+    """A case as stored (volumes, labels) and as the network sees it.
 
     image_dhw: (D, H, W) float32 in [-1, 1]. lesions_dhw: (K, D, H, W) bool, in the order of the layout's
-    lesion labels. reference_mean: mean of image_dhw over the layout's reference_label; None without one.
+    lesion labels. Both on the stored grid, or on that of `spacing_mm` if load_case was given one.
+    labels_dhw: (D', H', W') uint8, every label, on the stored grid. organ_dhw: (D, H, W) bool, what a region
+    that shows the whole organ is centred on; None for the lesion itself. reference_mean: mean of image_dhw
+    over the layout's reference_label; None without one.
     """
 
     case: Case
     volume: Volume
     mask_volume: Volume
+    labels_dhw: np.ndarray
     image_dhw: torch.Tensor
     lesions_dhw: torch.Tensor
     intensity_map: IntensityMap
+    organ_dhw: torch.Tensor | None = None
     reference_mean: float | None = None
 
+    def stored_lesion(self, layout: Layout) -> np.ndarray:
+        """(D', H', W') bool: all lesion voxels on the stored grid."""
+        return np.isin(self.labels_dhw, layout.lesion_labels)
 
-def load_case(case: Case, layout: Layout, window: Window) -> LoadedCase:
+    def region(self, size: Sequence[int]) -> Box:
+        """The box of `size` around the organ, or around the lesion where that is larger than the box."""
+        lesion = self.lesions_dhw.any(dim=0)
+        if self.organ_dhw is not None:
+            with suppress(ValueError):
+                return lesion_box(self.organ_dhw | lesion, size)
+        return lesion_box(lesion, size)
+
+    def to_stored_grid(self, image_dhw: torch.Tensor) -> np.ndarray:
+        """An image (D, H, W) on the network's grid -> (D', H', W') float64 in the source's units."""
+        stored = resample(image_dhw[None].double(), self.labels_dhw.shape)[0]
+        return self.intensity_map.to_source(stored).numpy()
+
+
+def load_case(
+    case: Case,
+    layout: Layout,
+    window: Window,
+    spacing_mm: Sequence[float] | None = None,
+    relabel: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+) -> LoadedCase:
     """Read one case and check it.
 
-    window: see IntensityMap.of. Raises ValueError, in one line with the file and the
-    value, for unreadable files, shapes that differ, an empty mask, or a label that the layout does not know.
+    window: see IntensityMap.of. spacing_mm: (depth, height, width) of the network's grid; None: as stored.
+    relabel: (image values, labels), both (D, H, W) as stored -> other labels of that shape, with lesions; the
+    case itself then needs none. Raises ValueError, in one line with the file and the value, for unreadable
+    files, shapes that differ, an empty mask, or a label that the layout does not know.
     """
     volume, mask_volume = read_volume(case.image_path), read_volume(case.mask_path)
     if mask_volume.raw.shape != volume.raw.shape:
@@ -65,15 +99,22 @@ def load_case(case: Case, layout: Layout, window: Window) -> LoadedCase:
             f"{volume.raw.shape}; a mask needs one voxel per image voxel"
         )
     labels = to_depth_first(mask_volume.values, layout.depth_axis)
-    _check_labels(case, labels, layout)
+    _check_labels(case, labels, layout, need_lesion=relabel is None)
+    labels = np.ascontiguousarray(labels, dtype=np.uint8)
     values = to_depth_first(volume.values, layout.depth_axis)
+    if relabel is not None:
+        try:
+            labels = relabel(values, labels)
+        except ValueError as error:
+            raise ValueError(f"{case.mask_path}: {error}") from error
     try:
         intensity_map = IntensityMap.of(values, window)
     except ValueError as error:
         raise ValueError(f"{case.image_path}: {error}") from error
     image = torch.from_numpy(np.ascontiguousarray(intensity_map.to_network(values)))
     lesions = torch.from_numpy(np.stack([labels == label for label in layout.lesion_labels]))
-    reference_mean = None
+    organ = torch.from_numpy(labels > 0) if layout.myocardium_label is not None else None
+    reference = None
     if layout.reference_label is not None:
         reference = torch.from_numpy(labels == layout.reference_label)
         if not bool(reference.any()):
@@ -81,31 +122,43 @@ def load_case(case: Case, layout: Layout, window: Window) -> LoadedCase:
                 f"{case.mask_path}: has no voxel of label {layout.reference_label} (reference_label), which "
                 "lesion intensities are taken relative to; draw it, or set layout.reference_label=null"
             )
-        reference_mean = float(image[reference].mean())
-    return LoadedCase(case, volume, mask_volume, image, lesions.contiguous(), intensity_map, reference_mean)
+        reference = float(image[reference].mean())
+    if spacing_mm is not None:
+        stored_mm = spacing_depth_first(volume.affine, layout.depth_axis)
+        shape = [
+            max(1, round(n * s / w)) for n, s, w in zip(labels.shape, stored_mm, spacing_mm, strict=True)
+        ]
+        image = resample(image[None], shape)[0]
+        lesions = resample_masks(lesions, shape)
+        organ = None if organ is None else resample_masks(organ[None], shape)[0]
+    return LoadedCase(
+        case, volume, mask_volume, labels, image, lesions.contiguous(), intensity_map, organ, reference
+    )
 
 
 class LesionDataset(Dataset):
     """The cases of one data set as items for training or inference.
 
-    region: "whole" = a box of exactly `size` around the lesion; "lesion" = a box just around the lesion plus
-        `margin` voxels, at most `size` (sizes then differ between cases); "random" = a random box of `size`
-        that holds the lesion, for training. augment: flip each axis with probability 0.5.
+    region: "whole" = a box of exactly `size` around the organ or the lesion (see LoadedCase.region);
+        "lesion" = a box just around the lesion plus `margin` voxels, at most `size` (sizes then differ
+        between cases); "random" = a random box of `size` that holds the lesion, for training.
+    augment: flip each axis with probability 0.5.
     lesion_contrast: (lowest, highest) factor by which a lesion's contrast to its surroundings is remapped at
         random (see remap_contrast), None for no such augmentation. The histogram follows, and so varies apart
         from size and surroundings: a network cannot guess it and has to obey it.
-    histogram_matching: probability that a lesion's intensities are remapped, in rank order, onto the histogram
-        of other lesions: a blend of two drawn from those of the data set and `other_histograms`. Its own
-        surroundings and shape, another's intensities: what a texture asks for in inference.
+    histogram_matching: probability that a lesion's intensities are remapped, in rank order, onto the
+        histogram of other lesions: one or a blend of two, drawn from the data set and `other_histograms`. Its
+        own surroundings and shape, another's intensities: what a texture asks for in inference.
     other_histograms: (cond_dim,) histograms that may be drawn besides those of the data set's lesions;
         other_reference: the mean of the reference label that they are stated for, None for absolute ones.
+    spacing_mm: see load_case.
     seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
     cache: keep decoded cases in memory, so that reading gzip files does not slow training down.
 
     An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,)
     float32 of the whole lesion, even where the box holds a part of it; name; box_start and box_size, where in
-    the depth-first volume the item was cut (before flips); low and high of the intensity map; image_path and
-    mask_path.
+    the depth-first volume the item was cut (before flips); low and high of the intensity map; reference_mean;
+    image_path and mask_path.
     """
 
     def __init__(
@@ -122,6 +175,7 @@ class LesionDataset(Dataset):
         histogram_matching: float = 0.0,
         other_histograms: Sequence[torch.Tensor] = (),
         other_reference: float | None = None,
+        spacing_mm: Sequence[float] | None = None,
         seed: int = 0,
         cache: bool = True,
     ):
@@ -145,6 +199,7 @@ class LesionDataset(Dataset):
         self.histogram_matching = histogram_matching
         self.other_histograms = list(other_histograms)
         self.other_reference = other_reference
+        self.spacing_mm = spacing_mm
         self.seed = int(seed)
         self._cache = {} if cache else None
 
@@ -161,7 +216,7 @@ class LesionDataset(Dataset):
         decoded = self._decode(case)
         generator = _seeded_generator(self.seed, case.name, int(draw))
         try:
-            box = self._place_box(decoded["lesions"].any(0), generator)
+            box = self._place_box(decoded, generator)
         except ValueError as error:
             raise ValueError(f"{case.mask_path}: {error}; give a larger size or another region") from error
         whole, histogram = decoded["image"], decoded["histogram"]
@@ -187,6 +242,7 @@ class LesionDataset(Dataset):
             "box_size": box.size,
             "low": decoded["map"].low,
             "high": decoded["map"].high,
+            "reference_mean": decoded["reference_mean"],
             "image_path": str(case.image_path),
             "mask_path": str(case.mask_path),
         }
@@ -209,17 +265,18 @@ class LesionDataset(Dataset):
         share, blended = torch.rand(2, generator=generator).tolist()
         return blend_histograms(*pair, share, self.bins) if blended < 0.5 else pair[0]
 
-    def _place_box(self, mask_dhw: torch.Tensor, generator: torch.Generator) -> Box:
+    def _place_box(self, decoded: dict, generator: torch.Generator) -> Box:
+        lesion = decoded["lesions"].any(0)
         if self.region == "whole":
-            return lesion_box(mask_dhw, self.size)
+            return decoded["region"](self.size)
         if self.region == "lesion":
-            return tight_box(mask_dhw, mask_dhw.shape, self.margin, self.size)
-        return random_box(mask_dhw, self.size, generator)
+            return tight_box(lesion, lesion.shape, self.margin, self.size)
+        return random_box(lesion, self.size, generator)
 
     def _decode(self, case: Case) -> dict:
         if self._cache is not None and case in self._cache:
             return self._cache[case]
-        loaded = load_case(case, self.layout, self.window)
+        loaded = load_case(case, self.layout, self.window, self.spacing_mm)
         image, lesions = loaded.image_dhw[None], loaded.lesions_dhw
         histogram = lesion_histogram(image, lesions, self.bins)
         decoded = {
@@ -228,6 +285,7 @@ class LesionDataset(Dataset):
             "histogram": histogram,
             "map": loaded.intensity_map,
             "reference_mean": loaded.reference_mean,
+            "region": loaded.region,
         }
         if self._cache is not None:
             self._cache[case] = decoded
@@ -245,7 +303,7 @@ def collate(items: Sequence[dict]) -> dict:
     return {key: (torch.stack if key in STACKED else list)([item[key] for item in items]) for key in items[0]}
 
 
-def _check_labels(case: Case, labels: np.ndarray, layout: Layout) -> None:
+def _check_labels(case: Case, labels: np.ndarray, layout: Layout, need_lesion: bool) -> None:
     found = set(np.unique(labels).tolist())
     unknown = sorted(found - {0, *layout.lesion_labels, *layout.other_labels})
     if unknown:
@@ -254,7 +312,7 @@ def _check_labels(case: Case, labels: np.ndarray, layout: Layout) -> None:
             f"{case.mask_path}: holds the unknown values {_numbers(unknown)}; a mask may hold only "
             f"{_numbers(known)}"
         )
-    if found.isdisjoint(layout.lesion_labels):
+    if need_lesion and found.isdisjoint(layout.lesion_labels):
         raise ValueError(
             f"{case.mask_path}: has no lesion voxel (label {' or '.join(map(str, layout.lesion_labels))}), "
             f"only {_numbers(sorted(found))}; draw the lesion or leave the case out"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.transforms import Flip, Pad, SpatialCrop
+from monai.transforms import Flip, Pad, Resize, SpatialCrop
 
 Array = np.ndarray | torch.Tensor
 Size = tuple[int, int, int]
@@ -47,7 +47,7 @@ class IntensityMap:
                 raise ValueError(f"window percentiles {shares} must be two numbers, 0 <= low < high <= 100")
             low, high = (float(v) for v in np.percentile(np.asarray(volume_values), shares))
             if low == high:
-                what = "every voxel is" if shares == [0, 100] else f"percentiles {shares} are both"
+                what = "minmax: every voxel is" if shares == [0, 100] else f"percentiles {shares} are both"
                 raise ValueError(f"{what} {low:g}, so there is no range to map to [-1, 1]; is it the image?")
             return cls(low, high)
         if isinstance(window, str | Mapping) or len(window) != 2:
@@ -83,6 +83,29 @@ def to_depth_first(array: Array, depth_axis: int) -> Array:
 def from_depth_first(array: Array, depth_axis: int) -> Array:
     """(D, H, W) -> stored axis order; a view. The inverse of `to_depth_first`."""
     return _move_axis(array, 0, depth_axis)
+
+
+def spacing_depth_first(affine: np.ndarray, depth_axis: int) -> tuple[float, float, float]:
+    """Distance of voxels in mm along (depth, height, width), from a (4, 4) affine of the stored axes."""
+    stored = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    return tuple(float(mm) for mm in np.moveaxis(stored, depth_axis, 0))
+
+
+def resample(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Channels (C, D, H, W) on a grid of another shape over the same extent; smoothed when coarser."""
+    if tuple(image.shape[1:]) == tuple(shape):
+        return image
+    return _like(Resize(tuple(shape), mode="trilinear", anti_aliasing=True, dtype=None)(image), image)
+
+
+def resample_masks(masks: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Masks (K, D, H, W) bool on another grid: a voxel is in where at least half of it is, or, in a mask too
+    thin for that, where half as much of it is as in the fullest voxel. No mask vanishes."""
+    if tuple(masks.shape[1:]) == tuple(shape):
+        return masks
+    shares = resample(masks.float(), shape)
+    most = shares.flatten(1).amax(dim=1).reshape(-1, 1, 1, 1)
+    return (shares >= most / 2) & (most > 0)
 
 
 @dataclass(frozen=True)
@@ -228,9 +251,9 @@ def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gam
 def match_histogram(image: torch.Tensor, lesions: torch.Tensor, histogram: torch.Tensor) -> torch.Tensor:
     """The image with each lesion's intensities remapped, in rank order, onto another histogram.
 
-    The darkest lesion voxel stays the darkest: its new value is the histogram's quantile at its rank, intensities
-    being even within a bin. image (1, D, H, W) in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,)
-    over [-1, 1]. A class without histogram or without voxels keeps its intensities.
+    The darkest lesion voxel stays the darkest: its new value is the histogram's quantile at its rank,
+    intensities being even within a bin. image (1, D, H, W) in [-1, 1]; lesions (K, D, H, W) bool; histogram
+    (K * bins,) over [-1, 1]. A class without histogram or without voxels keeps its intensities.
     """
     matched = image.clone()
     shares = histogram.reshape(len(lesions), -1).double()
@@ -265,7 +288,7 @@ def shift_histogram(histogram: torch.Tensor, shift: float, bins: int) -> torch.T
 
 
 def blend_histograms(first: torch.Tensor, second: torch.Tensor, share: float, bins: int) -> torch.Tensor:
-    """The histogram between two, (K * bins,): its quantiles are (1 - share) of the first's plus `share` of the second's.
+    """The histogram between two, (K * bins,): its quantiles are (1 - share) first's + share second's.
 
     A class that one of them lacks is taken from the other.
     """

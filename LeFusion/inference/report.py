@@ -2,40 +2,49 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from LeFusion.dataset.dataset import load_case
 from LeFusion.dataset.nifti import atomic_file, read_volume
 from LeFusion.dataset.transforms import to_depth_first
-from LeFusion.histogram import wasserstein_distance
+from LeFusion.histogram import jensen_shannon, wasserstein_distance
 from LeFusion.pictures import lesion_slice, save_contact_sheet
 
-MEASURES = (
-    "wasserstein",
-    "lesion_mean",
-    "lesion_sd",
-    "source_mean",
-    "source_sd",
-    "max_abs_difference_outside",
-    "seconds",
-)
+PREVIEW_SIDE = 64  # voxels of a slice shown around the lesion, at least
 
 
 class Manifest:
-    """One row for each output, by case and type. Distances, means and deviations are in the images' units.
+    """One row for each output, by case and type.
 
-    Rows of earlier runs in the same folder are kept until their output is painted again.
+    Distances, means and deviations are in the images' unit or, where that is "", in shares of each volume's
+    range; with several lesion labels, means and deviations are given for each as well. Rows of earlier runs
+    in the same folder are kept until their output is painted again.
     """
 
-    def __init__(self, path: Path, bins: int, settings: dict):
-        self.path, self.bins, self.settings = path, bins, {k: str(v) for k, v in settings.items()}
+    def __init__(self, path: Path, bins: int, labels: Sequence[int], unit: str, settings: dict):
+        self.path, self.bins, self.labels, self.unit = path, bins, labels, unit
+        self.settings = {k: str(v) for k, v in settings.items()}
+        suffixes = ["", *(f"_{label}" for label in labels)] if len(labels) > 1 else [""]
+        self.intensities = [
+            f"{of}_{what}{suffix}"
+            for suffix in suffixes
+            for of in ("lesion", "source")
+            for what in ("mean", "sd")
+        ]
         self.columns = [
             "case",
             "type",
+            "texture",
+            "donor",
+            "unit",
             *settings,
-            *MEASURES,
+            "wasserstein",
+            "jensen_shannon",
+            *self.intensities,
+            "max_abs_difference_outside",
+            "seconds",
             "requested_histogram",
             "obtained_histogram",
             "image",
@@ -57,33 +66,42 @@ class Manifest:
         case,
         kind,
         *,
+        texture,
+        donor,
         requested,
         obtained,
         window,
-        lesion_values,
-        source_values,
+        lesions,
+        values,
+        source,
         max_outside,
         seconds,
         files,
     ) -> None:
-        """requested, obtained: (cond_dim,) histograms. lesion_values, source_values: voxels in the lesion."""
+        """requested, obtained: (cond_dim,) histograms. lesions: (K, D, H, W) bool. values, source: (D, H, W)
+        of the painted image and of what was there, in the manifest's unit."""
+        distance = wasserstein_distance(requested, obtained, self.bins, window)
         measured = {
-            "wasserstein": f"{wasserstein_distance(requested, obtained, self.bins, window):.2f}",
-            "lesion_mean": f"{lesion_values.mean():.2f}",
-            "lesion_sd": f"{lesion_values.std():.2f}",
-            "source_mean": f"{source_values.mean():.2f}",
-            "source_sd": f"{source_values.std():.2f}",
+            "wasserstein": f"{distance:.5g}",
+            "jensen_shannon": f"{jensen_shannon(requested, obtained, self.bins):.4f}",
             "max_abs_difference_outside": f"{max_outside:g}",
             "seconds": "" if seconds is None else f"{seconds:.2f}",
         }
+        parts = {"": lesions.any(axis=0)}
+        if len(self.labels) > 1:
+            parts |= {f"_{label}": lesion for label, lesion in zip(self.labels, lesions, strict=True)}
+        for suffix, where in parts.items():
+            for of, image in (("lesion", values), ("source", source)):
+                inside = image[where]
+                measured[f"{of}_mean{suffix}"] = f"{inside.mean():.5g}" if inside.size else ""
+                measured[f"{of}_sd{suffix}"] = f"{inside.std():.5g}" if inside.size else ""
         histograms = {
             "requested_histogram": " ".join(f"{v:.5f}" for v in requested.tolist()),
             "obtained_histogram": " ".join(f"{v:.5f}" for v in obtained.tolist()),
         }
         paths = dict(zip(("image", "label"), files, strict=True))
-        self.rows[case, kind] = (
-            {"case": case, "type": str(kind)} | self.settings | measured | histograms | paths
-        )
+        names = {"case": case, "type": str(kind), "texture": texture, "donor": donor, "unit": self.unit}
+        self.rows[case, kind] = names | self.settings | measured | histograms | paths
 
     def write(self) -> None:
         with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
@@ -101,44 +119,58 @@ class Manifest:
         by_type = defaultdict(list)
         for (_, kind), row in self.rows.items():
             by_type[kind].append(row)
+        columns = ["wasserstein", "jensen_shannon", *self.intensities, "seconds"]
+        titles = [name.replace("_", " ") for name in columns[:-1]]
         lines = [
-            "| type | images | Wasserstein | lesion mean | lesion sd | source mean | source sd "
-            "| max difference outside | s / image |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            f"distances and intensities in {self.unit or 'shares of the range of each volume'}",
+            "",
+            f"| type | images | {' | '.join(titles)} | max difference outside | s / image |",
+            "| --- " * (len(titles) + 4) + "|",
         ]
         for kind, rows in sorted(by_type.items()):
-            mean = {
-                name: np.mean([float(row[name]) for row in rows if row[name] != ""] or [np.nan])
-                for name in MEASURES
-            }
+            cells = []
+            for name in columns:
+                numbers = [float(row[name]) for row in rows if row[name] != ""]
+                cells.append(f"{np.mean(numbers):.3g}" if numbers else "")
             outside = max(float(row["max_abs_difference_outside"]) for row in rows)
-            intensities = " | ".join(
-                f"{mean[name]:.0f}" for name in MEASURES if name.endswith(("_mean", "_sd"))
-            )
-            lines.append(
-                f"| {kind} | {len(rows)} | {mean['wasserstein']:.1f} | {intensities} | {outside:g} | "
-                f"{mean['seconds']:.2f} |"
-            )
+            lines.append(f"| {kind} | {len(rows)} | {' | '.join(cells[:-1])} | {outside:g} | {cells[-1]} |")
         return "\n".join(lines)
 
 
 def save_preview(path: Path, outputs, job, most_cases: int) -> Path:
-    """A contact sheet: source, mask outline and every type, in the slice where the lesion is largest."""
+    """A contact sheet: source, mask outline and every type, in the slice where the lesion is largest.
+
+    Each row in its own intensity window; of larger slices the part around the lesion is shown.
+    """
     by_case = defaultdict(list)
     for output in outputs:
         by_case[output.case].append(output)
-    rows, outlines = [], []
+    rows, outlines, names = [], [], []
     shown = list(by_case)[:most_cases]
     for case in shown:
-        loaded = load_case(case, job.layout, job.window)
-        lesion = loaded.lesions_dhw.any(dim=0).numpy()
+        canvas = job.canvas(case)
+        loaded = canvas.loaded
+        lesion = loaded.stored_lesion(job.layout)
         level = lesion_slice(lesion)
-        source = loaded.volume
+        part = _around(lesion[level], PREVIEW_SIDE)
         images = [read_volume(output.image_path) for output in by_case[case]]
-        slices = [to_depth_first(v.values, job.layout.depth_axis)[level] for v in (source, source, *images)]
-        rows.append(slices)
-        outlines.append([None, lesion[level], *(None for _ in images)])
-        window = (loaded.intensity_map.low, loaded.intensity_map.high)
+        volumes = (loaded.volume, loaded.volume, *images)
+        slices = [to_depth_first(volume.values, job.layout.depth_axis)[level][part] for volume in volumes]
+        rows.append([loaded.intensity_map.to_network(values) for values in slices])
+        labels = np.where(lesion[level], loaded.labels_dhw[level], 0)[part]
+        outlines.append([None, labels, *(None for _ in images)])
+        names.append(f"{case.name}\nlesion of {canvas.donor}" if canvas.donor else case.name)
     titles = ["source", "mask", *(f"Image_{output.kind}" for output in by_case[shown[0]])]
-    save_contact_sheet(path, rows, outlines, titles, [case.name for case in shown], window)
+    save_contact_sheet(path, rows, outlines, titles, names, (-1, 1))
     return path
+
+
+def _around(mask_hw: np.ndarray, least: int) -> tuple[slice, slice]:
+    """Rows and columns of a square around a mask, of `least` voxels or a margin of 8 around the mask."""
+    lines = [np.flatnonzero(mask_hw.any(axis=axis)) for axis in (1, 0)]
+    side = max(least, *(int(line[-1] - line[0]) + 17 for line in lines))
+    parts = []
+    for line, length in zip(lines, mask_hw.shape, strict=True):
+        first = min(max((int(line[0] + line[-1]) + 1 - side) // 2, 0), max(length - side, 0))
+        parts.append(slice(first, min(first + side, length)))
+    return tuple(parts)

@@ -21,7 +21,7 @@ from LeFusion.commandline import (
     required_path,
     run_command,
 )
-from LeFusion.conditions import load_textures
+from LeFusion.conditions import load_palette
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.denoiser import Denoiser
@@ -35,10 +35,7 @@ from LeFusion.trainer import TrainingSettings, train
 def run(config: dict) -> Path:
     """Trains as the composed configuration says; returns the path of the last checkpoint."""
     results_folder = output_folder(config, "results_folder")
-    trainer, model = dict(config["trainer"]), dict(config["model"])
-    loss = config["loss"] | {"histogram_weight": trainer.pop("histogram_loss")}
-    settings = TrainingSettings(**trainer)
-    denoiser = Denoiser(model.pop("context"), model.pop("prediction"))
+    settings, denoiser, model, loss = parts(config)
     check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1, timesteps=1)
     layout = Layout(**config["layout"])
     classes = len(layout.lesion_labels)
@@ -55,7 +52,7 @@ def run(config: dict) -> Path:
     cases = find_cases(
         required_path(config, "dataset_root_dir"), layout, given_path(config["test_txt_dir"]), config["split"]
     )
-    textures = load_textures(config["textures"], config["cond_dim"], bins)
+    textures = load_palette(config["textures"], config["cond_dim"], bins)
     dataset = LesionDataset(
         cases,
         layout,
@@ -68,6 +65,7 @@ def run(config: dict) -> Path:
         histogram_matching=config["histogram_matching"],
         other_histograms=textures.histograms,
         other_reference=textures.reference_mean,
+        spacing_mm=config["spacing_mm"],
         seed=settings.seed,
     )
     for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
@@ -98,6 +96,7 @@ def run(config: dict) -> Path:
         "prediction": denoiser.prediction,
         "schedule": {"kind": "cosine", "num_steps": config["timesteps"]},
         "window": config["window"],
+        "spacing_mm": config["spacing_mm"],
         "size": list(size),
         "region": "lesion" if config["crop_size"] else "whole",
         "histogram_bins": bins,
@@ -122,6 +121,14 @@ def run(config: dict) -> Path:
     )
     print(f"wrote {path}, loss.csv and loss.png in {results_folder}")
     return path
+
+
+def parts(config: dict) -> tuple[TrainingSettings, Denoiser, dict, dict]:
+    """The groups of the configuration -> settings, denoiser, arguments of the network and of the loss."""
+    trainer, model = dict(config["trainer"]), dict(config["model"])
+    loss = config["loss"] | {"histogram_weight": trainer.pop("histogram_loss")}
+    denoiser = Denoiser(model.pop("context"), model.pop("prediction"))
+    return TrainingSettings(**trainer), denoiser, model, loss
 
 
 def _start_from(network: UNet3D, path: Path) -> None:

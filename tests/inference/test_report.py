@@ -12,14 +12,18 @@ FLAT = torch.full((4,), 0.25)
 
 
 def add(manifest, case="A", kind=1, requested=FLAT, obtained=FLAT, values=(1.0, 3.0), seconds=2.0):
+    """A volume of three voxels, the last one outside the lesion."""
     manifest.add(
         case,
         kind,
+        texture="soft",
+        donor="",
         requested=requested,
         obtained=obtained,
         window=(0, 40),
-        lesion_values=np.array(values),
-        source_values=np.array([5.0, 5.0]),
+        lesions=np.array([True, True, False]).reshape(1, 1, 1, 3),
+        values=np.array([*values, 99.0]).reshape(1, 1, 3),
+        source=np.array([5.0, 5.0, 99.0]).reshape(1, 1, 3),
         max_outside=0.0,
         seconds=seconds,
         files=(f"{case}.nii.gz", f"{case}_label.nii.gz"),
@@ -27,7 +31,7 @@ def add(manifest, case="A", kind=1, requested=FLAT, obtained=FLAT, values=(1.0, 
 
 
 def manifest_at(tmp_path, **settings):
-    return Manifest(tmp_path / "manifest.csv", 4, {"seed": 0, "sampler": "ddim"} | settings)
+    return Manifest(tmp_path / "manifest.csv", 4, [1], "HU", {"seed": 0, "sampler": "ddim"} | settings)
 
 
 def test_a_row_by_hand(tmp_path):
@@ -39,13 +43,17 @@ def test_a_row_by_hand(tmp_path):
     assert row == {
         "case": "A",
         "type": "1",
+        "texture": "soft",
+        "donor": "",
+        "unit": "HU",
         "seed": "0",
         "sampler": "ddim",
-        "wasserstein": "25.00",  # half of it moves 2 bins of 10 units, half of it 3
-        "lesion_mean": "2.00",
-        "lesion_sd": "1.00",
-        "source_mean": "5.00",
-        "source_sd": "0.00",
+        "wasserstein": "25",  # half of it moves 2 bins of 10 units, half of it 3
+        "jensen_shannon": "1.0000",
+        "lesion_mean": "2",
+        "lesion_sd": "1",
+        "source_mean": "5",
+        "source_sd": "0",
         "max_abs_difference_outside": "0",
         "seconds": "2.00",
         "requested_histogram": "1.00000 0.00000 0.00000 0.00000",
@@ -68,8 +76,8 @@ def test_rows_of_earlier_runs_stay(tmp_path):
     second.write()
     third = manifest_at(tmp_path, seed=1)
     assert [(key, row["seed"], row["lesion_mean"]) for key, row in third.rows.items()] == [
-        (("A", 1), "1", "7.00"),
-        (("B", 2), "0", "2.00"),
+        (("A", 1), "1", "7"),
+        (("B", 2), "0", "2"),
     ]
 
 
@@ -79,15 +87,32 @@ def test_the_summary_is_a_table_of_means(tmp_path):
     add(manifest, "B", 1, values=(30.0, 40.0), seconds=None)
     add(manifest, "A", 2)
     lines = manifest.summary().split("\n")
-    assert lines[0].startswith("| type | images |") and len(lines) == 4
-    assert lines[2] == "| 1 | 2 | 0.0 | 25 | 5 | 5 | 0 | 0 | 1.00 |"
-    assert lines[3] == "| 2 | 1 | 0.0 | 2 | 1 | 5 | 0 | 0 | 2.00 |"
+    assert lines[0] == "distances and intensities in HU"
+    assert lines[2].startswith("| type | images |") and len(lines) == 6
+    assert lines[4] == "| 1 | 2 | 0 | 0 | 25 | 5 | 5 | 0 | 0 | 1 |"
+    assert lines[5] == "| 2 | 1 | 0 | 0 | 2 | 1 | 5 | 0 | 0 | 2 |"
 
 
 def test_a_table_without_times(tmp_path):
     manifest = manifest_at(tmp_path)
     add(manifest, seconds=None)
-    assert "| 1 | 1 | 0.0 | 2 | 1 | 5 | 0 | 0 | nan |" in manifest.summary()
+    assert "| 1 | 1 | 0 | 0 | 2 | 1 | 5 | 0 | 0 |  |" in manifest.summary()
+
+
+def test_two_lesion_labels_are_measured_together_and_each(tmp_path):
+    manifest = Manifest(tmp_path / "manifest.csv", 4, [3, 4], "", {})
+    lesions = np.zeros((2, 1, 1, 4), bool)
+    lesions[0, ..., :2], lesions[1, ..., 2] = True, True
+    values, source = np.array([[[0.1, 0.3, 0.8, 5.0]]]), np.array([[[0.5, 0.5, 0.7, 5.0]]])
+    rest = {"texture": "a", "donor": "B", "requested": FLAT, "obtained": FLAT, "window": (0, 1)}
+    rest |= {"max_outside": 0.0, "seconds": None, "files": ("a", "b"), "source": source}
+    manifest.add("A", 1, lesions=lesions, values=values, **rest)
+    row = manifest.rows["A", 1]
+    names = ("lesion_mean", "lesion_mean_3", "lesion_sd_3", "lesion_mean_4", "source_mean_4")
+    assert [float(row[name]) for name in names] == pytest.approx([0.4, 0.2, 0.1, 0.8, 0.7])
+    assert row["donor"] == "B" and "shares of the range" in manifest.summary()
+    manifest.add("A", 2, lesions=lesions[[0, 0]] & [[[[True]]], [[[False]]]], values=values, **rest)
+    assert manifest.rows["A", 2]["lesion_mean_4"] == "" and manifest.summary()
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "case,type\nA,1\n"])

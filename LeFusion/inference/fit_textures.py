@@ -1,0 +1,180 @@
+"""Finds the texture types of a data set from the histograms of its lesions.
+
+    python LeFusion/inference/fit_textures.py data_type=lidc dataset_root_dir=... test_txt_dir=... \\
+        output=textures.json
+    python LeFusion/inference/fit_textures.py data_type=lidc histograms_csv=... types=3 output=textures.json
+
+Writes the types (.json, see LeFusion/textures.py), a picture of them (.png) and the type of each lesion
+(.csv). All keys: --help, or configs/fit_textures.yaml.
+"""
+
+import csv
+from pathlib import Path
+
+import hydra
+import numpy as np
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from LeFusion.commandline import (
+    check_whole_numbers,
+    given_path,
+    output_folder,
+    plain,
+    required_path,
+    run_command,
+)
+from LeFusion.dataset.cases import Case, Layout, find_cases
+from LeFusion.dataset.dataset import LesionDataset
+from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.transforms import shift_histogram
+from LeFusion.histogram import condition_from_counts
+from LeFusion.inference.texture_picture import ExampleImages, save_texture_picture
+from LeFusion.textures import Fit, Textures, describe, fit_textures, write_textures
+
+
+def run(config: dict) -> Path:
+    """Fits as the composed configuration says; returns the path of the .json file."""
+    output = _output(config)
+    check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1, seed=0)
+    layout, bins, window = Layout(**config["layout"]), config["histogram_bins"], config["window"]
+    classes = len(layout.lesion_labels)
+    if config["cond_dim"] != classes * bins:
+        raise ValueError(
+            f"cond_dim={config['cond_dim']} must be {classes} classes x {bins} bins = {classes * bins}"
+        )
+    picture, table = output.with_suffix(".png"), output.with_suffix(".csv")
+    source, images, reference_mean = given_path(config["histograms_csv"]), None, None
+    if source:
+        if table.exists() and source.exists() and table.samefile(source):
+            raise ValueError(f"{table} would be written over histograms_csv; choose another output")
+        names, histograms = read_histograms(source, config["cond_dim"], bins)
+    else:
+        source = required_path(config, "dataset_root_dir")
+        cases = find_cases(source, layout, given_path(config["test_txt_dir"]), config["split"])
+        names = [case.name for case in cases]
+        histograms, reference_mean = _histograms_of(cases, layout, config)
+        images = ExampleImages(cases, layout, window)
+    try:
+        fit = fit_textures(histograms, bins, config["types"], config["seed"])
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    textures = describe(fit, histograms, names, config["data_type"], bins, window, reference_mean)
+    share_of_range = isinstance(window, str | dict)
+    unit = "share of the volume's range" if share_of_range else config["unit"] or "image units"
+    class_names = [f"label {label}" for label in layout.lesion_labels]
+    save_texture_picture(picture, textures, fit, histograms, class_names, unit, images)
+    _write_table(table, names, fit)
+    write_textures(output, textures)
+    _report(textures, fit, len(names), unit)
+    print(f"wrote {output}\nwrote {picture}\nwrote {table}")
+    return output
+
+
+def read_histograms(path: Path, cond_dim: int, bins: int) -> tuple[list[str], np.ndarray]:
+    """Names and histograms (N, cond_dim) of a table with columns h00, h01, ... and perhaps name.
+
+    Counts or shares; each class is brought to sum 1. Sorted by name; without names, row 1, row 2, ...
+    """
+    columns = [f"h{number:02d}" for number in range(cond_dim)]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; check histograms_csv") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: is no table of comma-separated values ({error})") from error
+    found = [name for name in header if name[:1] == "h" and name[1:].isdigit()]
+    if found != columns:
+        raise ValueError(
+            f"{path}: needs the columns {columns[0]} to {columns[-1]} (cond_dim={cond_dim}), "
+            f"has {', '.join(found) or 'none of them'}"
+        )
+    if not rows:
+        raise ValueError(f"{path}: has no lesion, only a header")
+    lesions = {}
+    for number, (line, row) in enumerate(rows, start=1):
+        name = row["name"] if "name" in header else f"row {number}"
+        if not name or name in lesions:
+            raise ValueError(f"{path}: line {line}: the name {name!r} must be there and occur only once")
+        try:
+            if None in row:
+                raise ValueError(f"has {len(row[None])} values more than the header")
+            counts = [float(row[column] or "nan") for column in columns]
+            lesions[name] = condition_from_counts(counts, cond_dim, bins).double().numpy()
+        except ValueError as error:
+            raise ValueError(f"{path}: line {line}: {error}") from error
+    names = sorted(lesions) if "name" in header else list(lesions)
+    return names, np.stack([lesions[name] for name in names])
+
+
+def _histograms_of(cases: list[Case], layout: Layout, config: dict) -> tuple[np.ndarray, float | None]:
+    """(N, cond_dim) of the lesions, whatever their size, and the reference mean that they are stated for.
+
+    With a reference label, each is shifted as if the case's healthy tissue had the mean of all cases: scans
+    that are brighter as a whole are no texture of their own.
+    """
+    size = (config["diffusion_depth_size"], *(config["diffusion_img_size"],) * 2)
+    dataset = LesionDataset(
+        cases,
+        layout,
+        size=size,
+        window=config["window"],
+        bins=config["histogram_bins"],
+        region="random",  # the histogram is of the whole lesion even where it is larger than the region
+        spacing_mm=config["spacing_mm"],
+        cache=False,
+    )
+    items = [dataset[index] for index in tqdm(range(len(dataset)), unit="case", desc="reading", leave=False)]
+    histograms, reference_mean = [item["histogram"].double() for item in items], None
+    if layout.reference_label is not None:
+        means = [item["reference_mean"] for item in items]
+        reference_mean = round(float(np.mean(means)), 6)
+        histograms = [
+            shift_histogram(histogram, reference_mean - mean, config["histogram_bins"])
+            for histogram, mean in zip(histograms, means, strict=True)
+        ]
+    return np.stack([histogram.numpy() for histogram in histograms]), reference_mean
+
+
+def _output(config: dict) -> Path:
+    path = required_path(config, "output")
+    if path.suffix != ".json" or path.is_dir():
+        raise ValueError(f"output={path} must be the path of a .json file")
+    output_folder({"output": str(path.parent)}, "output")
+    return path
+
+
+def _write_table(path: Path, names: list[str], fit: Fit) -> None:
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["case", "type"])
+        writer.writerows([name, kind + 1] for name, kind in zip(names, fit.labels.tolist(), strict=True))
+
+
+def _report(textures: Textures, fit: Fit, lesions: int, unit: str) -> None:
+    def number(value: float) -> str:
+        return f"{value:.2f}" if np.isfinite(value) else "-"
+
+    print(f"{lesions} lesions in {len(textures.types)} types")
+    print(f"| type | lesions | share | mean intensity ({unit}) | silhouette | medoid |")
+    print("|---|---|---|---|---|---|")
+    for index, kind in enumerate(textures.types):
+        mean = f"{kind.mean_intensity:.2f}" if isinstance(textures.window, str | dict) else None
+        print(
+            f"| {kind.name} | {kind.lesions} | {kind.share:.0%} | {mean or round(kind.mean_intensity)} "
+            f"| {number(fit.silhouettes[fit.labels == index].mean())} | {kind.medoid} |"
+        )
+    if fit.scores:
+        scores = ", ".join(f"{count}: {number(score)}" for count, score in fit.scores.items())
+        print(f"mean silhouette by number of types: {scores}")
+
+
+@hydra.main(version_base=None, config_path="../../configs", config_name="fit_textures")
+def main(config: DictConfig) -> None:
+    run_command(lambda: run(plain(config)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Trains the network for infarct and no-reflow; arguments are Hydra overrides (./emidec_train.sh --help lists them).
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$here/setup_env.sh"
+exec "$PYTHON" "$here/LeFusion/train/train.py" data_type=emidec "$@"
