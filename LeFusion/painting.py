@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from LeFusion.dataset.transforms import match_intensities
 from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import (
     AddressedNoise,
@@ -18,7 +19,7 @@ from LeFusion.diffusion import (
     walk_levels,
 )
 
-GUIDED_SIGNAL = 0.7  # share of signal in the variance below which intensity guidance acts
+GUIDED_SIGNAL = 0.95  # share of signal in the variance below which intensity guidance acts
 SAMPLERS = {"repaint": repaint, "ddim": ddim, "dpmpp": dpm_solver_pp_2m}
 
 
@@ -29,8 +30,8 @@ class SamplerSettings:
     name: repaint, ddim or dpmpp. num_steps: levels visited (None: all of the schedule's). jump_length,
     jump_n_sample: RePaint's resampling, counted in visited levels; 1, 1 for none. guidance_scale: 1 for the
     condition as trained; above it, classifier-free guidance (Ho & Salimans 2022, eq. 6 with 1 + w).
-    intensity_guidance: 0 to 1, how far the mean of a predicted lesion is moved to the mean of the histogram
-    asked for, see `guide_intensity`; 0 is the paper's sampling.
+    intensity_guidance: 0 to 1, how far the intensities of a predicted lesion are moved to those of the
+    histogram asked for, see `guide_intensity`; 0 is the paper's sampling.
     """
 
     name: str = "repaint"
@@ -67,28 +68,31 @@ def guide_intensity(
     strength: float = 1.0,
     max_signal: float = GUIDED_SIGNAL,
 ) -> Tensor:
-    """Predicted noise, changed so that each lesion's implied x_0 has the mean of its histogram.
+    """Predicted noise, changed so that each lesion's implied x_0 has the intensities of its histogram.
 
-    All voxels of a lesion move by the same amount, and only while signal is less than max_signal of the
-    variance: until then the lesion's overall intensity is being decided, and a network that was not trained
-    for long settles on a usual one. Texture and border are the network's own throughout.
+    The intensities of x_0 are remapped in rank order (see match_intensities), and only while signal is less
+    than max_signal of the variance: until then the lesion's overall intensities are being decided, and a
+    network that was not trained for long settles on usual ones. Which voxels are brighter than which is the
+    network's own throughout, and so are texture and border in the last steps.
 
     Args:
         noise, x_t: (B, K, D, H, W). t: (B,). lesions: (B, K, D, H, W) bool.
         histogram: (B, K * bins) over [-1, 1]; a class without histogram is left alone.
+        strength: 0 to 1, how far intensities are moved.
     """
+    signal, spread = (v.to(x_t.device, x_t.dtype) for v in schedule.signal_and_noise(t))
     shares = histogram.unflatten(1, (x_t.shape[1], -1))
-    bins = shares.shape[2]
-    centres = (torch.arange(bins, device=x_t.device) + 0.5) * (2 / bins) - 1
-    wanted = (shares * centres).sum(dim=2)  # (B, K)
-    x_0 = schedule.predict_x0(x_t, t, noise).clamp(-1, 1)
-    voxels = lesions.sum(dim=(2, 3, 4))
-    found = (x_0 * lesions).sum(dim=(2, 3, 4)) / voxels.clamp(min=1)
-    signal, spread = (v.to(x_t.device, x_t.dtype)[:, None] for v in schedule.signal_and_noise(t))
-    active = (signal**2 < max_signal) & (voxels > 0) & (shares.sum(dim=2) > 0)
-    shift = torch.where(active, strength * (wanted - found), 0)[..., None, None, None] * lesions
-    signal, spread = signal[..., None, None, None], spread[..., None, None, None]
-    return torch.where(shift != 0, (x_t - signal * (x_0 + shift)) / spread, noise)
+    guided = noise.clone()
+    for b in range(len(x_t)):
+        if signal[b] ** 2 >= max_signal:
+            continue
+        x_0 = ((x_t[b] - spread[b] * noise[b]) / signal[b]).clamp(-1, 1)
+        for k, lesion in enumerate(lesions[b]):
+            if bool(lesion.any()) and bool(shares[b, k].sum() > 0):
+                found = x_0[k][lesion]
+                moved = found + strength * (match_intensities(found, shares[b, k]) - found)
+                guided[b, k][lesion] = (x_t[b, k][lesion] - signal[b] * moved) / spread[b]
+    return guided
 
 
 @torch.no_grad()

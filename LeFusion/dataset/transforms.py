@@ -87,8 +87,8 @@ def from_depth_first(array: Array, depth_axis: int) -> Array:
 
 def spacing_depth_first(affine: np.ndarray, depth_axis: int) -> tuple[float, float, float]:
     """Distance of voxels in mm along (depth, height, width), from a (4, 4) affine of the stored axes."""
-    stored = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
-    return tuple(float(mm) for mm in np.moveaxis(stored, depth_axis, 0))
+    stored = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0).tolist()
+    return stored.pop(depth_axis), *stored
 
 
 def resample(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -248,25 +248,33 @@ def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gam
     return torch.where(lesion[None] & (height > 0), remapped, image)
 
 
-def match_histogram(image: torch.Tensor, lesions: torch.Tensor, histogram: torch.Tensor) -> torch.Tensor:
-    """The image with each lesion's intensities remapped, in rank order, onto another histogram.
+def match_intensities(values: torch.Tensor, histogram: torch.Tensor) -> torch.Tensor:
+    """Intensities (N,) remapped, in rank order, onto a histogram (bins,) over [-1, 1] that is not all zero.
 
-    The darkest lesion voxel stays the darkest: its new value is the histogram's quantile at its rank,
-    intensities being even within a bin. image (1, D, H, W) in [-1, 1]; lesions (K, D, H, W) bool; histogram
-    (K * bins,) over [-1, 1]. A class without histogram or without voxels keeps its intensities.
+    The darkest stays the darkest: its new value is the histogram's quantile at its rank, intensities being even
+    within a bin. On the device of `values`.
+    """
+    shares = histogram.to(values.device, torch.float64)
+    below = (shares / shares.sum()).cumsum(0)
+    ranks = (torch.arange(len(values), device=values.device, dtype=torch.float64) + 0.5) / len(values)
+    index = torch.searchsorted(below, ranks, right=True).clamp(max=len(shares) - 1)
+    within = (ranks - (below - shares / shares.sum())[index]) / (shares / shares.sum())[index]
+    quantiles = (index + within.clamp(0, 1)) * (2 / len(shares)) - 1
+    matched = torch.empty_like(values)
+    matched[torch.argsort(values, stable=True)] = quantiles.to(values.dtype)
+    return matched
+
+
+def match_histogram(image: torch.Tensor, lesions: torch.Tensor, histogram: torch.Tensor) -> torch.Tensor:
+    """The image with the intensities of each lesion class remapped onto another histogram.
+
+    image (1, D, H, W) in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,). See match_intensities. A
+    class without histogram or without voxels keeps its intensities.
     """
     matched = image.clone()
-    shares = histogram.reshape(len(lesions), -1).double()
-    edges = np.linspace(-1, 1, shares.shape[1] + 1)
-    for lesion, share in zip(lesions, shares, strict=True):
-        voxels = int(lesion.sum())
-        if voxels == 0 or share.sum() == 0:
-            continue
-        below = np.concatenate([[0.0], np.cumsum((share / share.sum()).numpy())])
-        order = torch.argsort(matched[0][lesion], stable=True)
-        new = torch.empty(voxels)
-        new[order] = torch.from_numpy(np.interp((np.arange(voxels) + 0.5) / voxels, below, edges)).float()
-        matched[0][lesion] = new
+    for lesion, shares in zip(lesions, histogram.reshape(len(lesions), -1), strict=True):
+        if bool(lesion.any()) and float(shares.sum()) > 0:
+            matched[0][lesion] = match_intensities(matched[0][lesion], shares)
     return matched
 
 

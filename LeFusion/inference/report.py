@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from LeFusion.dataset.nifti import atomic_file, read_volume
-from LeFusion.dataset.transforms import to_depth_first
+from LeFusion.dataset.transforms import IntensityMap, to_depth_first
 from LeFusion.histogram import jensen_shannon, wasserstein_distance
 from LeFusion.pictures import lesion_slice, save_contact_sheet
 
@@ -156,13 +156,23 @@ def save_preview(path: Path, outputs, job, most_cases: int) -> Path:
         images = [read_volume(output.image_path) for output in by_case[case]]
         volumes = (loaded.volume, loaded.volume, *images)
         slices = [to_depth_first(volume.values, job.layout.depth_axis)[level][part] for volume in volumes]
-        rows.append([loaded.intensity_map.to_network(values) for values in slices])
+        rows.append([_for_display(values, slices[0], loaded.intensity_map, job.unit) for values in slices])
         labels = np.where(lesion[level], loaded.labels_dhw[level], 0)[part]
         outlines.append([None, labels, *(None for _ in images)])
         names.append(f"{case.name}\nlesion of {canvas.donor}" if canvas.donor else case.name)
     titles = ["source", "mask", *(f"Image_{output.kind}" for output in by_case[shown[0]])]
     save_contact_sheet(path, rows, outlines, titles, names, (-1, 1))
     return path
+
+
+def _for_display(
+    values: np.ndarray, source: np.ndarray, intensity_map: IntensityMap, unit: str
+) -> np.ndarray:
+    """In [-1, 1]: by the window or, where that is a volume's whole range, by what is seen of the source."""
+    if not unit:
+        low, high = (float(v) for v in np.percentile(source, (1, 99)))
+        intensity_map = IntensityMap(low, high) if low < high else intensity_map
+    return intensity_map.to_network(values)
 
 
 def _around(mask_hw: np.ndarray, least: int) -> tuple[slice, slice]:

@@ -224,7 +224,7 @@ def save_picture(path: Path, facts: Sequence[CaseFacts], settings: CheckSettings
         outlines.append([None, outline, zoomed[1]])
         ml = case.lesion_voxels(settings.layout) * case.voxel_ml
         name = f"{case.name}\n{ml:.3g} ml, slice {level + 1} of {len(image)}"
-        names.append(name + "".join(f"\n{finding.what[:45]}" for finding in case.findings[:1]))
+        names.append(name + "".join(f"\n{finding.what[:36]}" for finding in case.findings[:1]))
     if rows:
         titles = ["slice along the depth axis", "lesions", "the network's region"]
         save_contact_sheet(path, rows, outlines, titles, names, (0, 1))
