@@ -8,16 +8,9 @@ the table goes to --out as Markdown and CSV.
 """
 
 import argparse
-import csv
-import platform
 from pathlib import Path
 
-import hydra
-import torch
-
-from LeFusion.commandline import PROJECT_ROOT, plain
-from LeFusion.dataset.nifti import atomic_file
-from LeFusion.inference.inference import run
+from painted import paint, write_tables
 
 DEFAULT = ["repaint:300:2:2", "ddim:50", "ddim:25", "ddim:10", "dpmpp:50", "dpmpp:25", "dpmpp:10"]
 
@@ -35,19 +28,7 @@ def overrides_of(sampler: str) -> list[str]:
 
 def measure(sampler: str, data: Path, out: Path, extra: list[str]) -> dict:
     """Paints with one sampler and reads its manifest. -> one row of the table."""
-    folder = out / sampler.replace(":", "-")
-    overrides = [
-        f"dataset_root_dir={data}",
-        f"target_img_path={folder}/Image",
-        f"target_label_path={folder}/Mask",
-        *overrides_of(sampler),
-        *extra,
-    ]
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
-        config = plain(hydra.compose("inference", overrides))
-    run(config)
-    with open(folder / "Image" / "manifest.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = paint(out / sampler.replace(":", "-"), data, [*overrides_of(sampler), *extra])
     table = {"sampler": sampler, "network calls": rows[0]["network_calls"], "images": len(rows)}
     for kind in sorted({row["type"] for row in rows}):
         values = [float(row["wasserstein"]) for row in rows if row["type"] == kind]
@@ -69,22 +50,7 @@ def main() -> None:
     samplers = [word for word in arguments.words if "=" not in word] or DEFAULT
     extra = [word for word in arguments.words if "=" in word]
     rows = [measure(sampler, arguments.data, arguments.out, extra) for sampler in samplers]
-    with atomic_file(arguments.out / "samplers.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    header = [list(rows[0]), ["---"] * len(rows[0])]
-    lines = [
-        "| " + " | ".join(map(str, row)) + " |" for row in [*header, *(list(row.values()) for row in rows)]
-    ]
-    threads, machine = torch.get_num_threads(), platform.processor() or platform.machine()
-    lines.append(
-        f"\n{machine}, {threads} threads, torch {torch.__version__}, {' '.join(extra) or 'default overrides'}"
-    )
-    with atomic_file(arguments.out / "samplers.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-    print(f"wrote {arguments.out / 'samplers.md'} and samplers.csv")
+    write_tables(arguments.out, "samplers", rows, extra)
 
 
 if __name__ == "__main__":

@@ -251,8 +251,8 @@ def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gam
 def match_intensities(values: torch.Tensor, histogram: torch.Tensor) -> torch.Tensor:
     """Intensities (N,) remapped, in rank order, onto a histogram (bins,) over [-1, 1] that is not all zero.
 
-    The darkest stays the darkest: its new value is the histogram's quantile at its rank, intensities being even
-    within a bin. On the device of `values`.
+    The darkest stays the darkest: its new value is the histogram's quantile at its rank, intensities being
+    even within a bin. On the device of `values`.
     """
     shares = histogram.to(values.device, torch.float64)
     below = (shares / shares.sum()).cumsum(0)

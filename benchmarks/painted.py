@@ -1,0 +1,45 @@
+"""What the benchmarks of painting share: running inference with overrides, and writing tables."""
+
+import csv
+import platform
+from pathlib import Path
+
+import hydra
+import torch
+
+from LeFusion.commandline import PROJECT_ROOT, plain
+from LeFusion.dataset.nifti import atomic_file
+from LeFusion.inference.inference import run
+
+
+def paint(folder: Path, data: Path, overrides: list[str]) -> list[dict]:
+    """Paints `data` into `folder` (what exists there is kept) -> the rows of its manifest."""
+    targets = [
+        f"dataset_root_dir={data}",
+        f"target_img_path={folder}/Image",
+        f"target_label_path={folder}/Mask",
+    ]
+    with hydra.initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
+        config = plain(hydra.compose("inference", [*targets, *overrides]))
+    run(config)
+    with open(folder / "Image" / "manifest.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_tables(out: Path, name: str, rows: list[dict], overrides: list[str]) -> None:
+    """`name`.csv and `name`.md below `out`, the latter with machine and overrides; printed, too."""
+    with atomic_file(out / f"{name}.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    header = [list(rows[0]), ["---"] * len(rows[0])]
+    lines = [
+        "| " + " | ".join(map(str, row)) + " |" for row in [*header, *(list(row.values()) for row in rows)]
+    ]
+    threads, machine = torch.get_num_threads(), platform.processor() or platform.machine()
+    chosen = " ".join(overrides) or "default overrides"
+    lines.append(f"\n{machine}, {threads} threads, torch {torch.__version__}, {chosen}")
+    with atomic_file(out / f"{name}.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    print(f"wrote {out / f'{name}.md'} and {name}.csv")
