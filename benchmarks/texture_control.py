@@ -1,14 +1,14 @@
 """How well painted lesions obey the histogram asked for.
 
     python benchmarks/texture_control.py --data data/LIDC/Normal --out outputs/texture_control
-    python benchmarks/texture_control.py --data data/LIDC/Pathological --out outputs/control_own condition=own \
-        types=1 test_txt_dir=data/LIDC/Pathological/test.txt split=test
+    python benchmarks/texture_control.py --data data/LIDC/Pathological --out outputs/control_own \
+        condition=own types=1 test_txt_dir=data/LIDC/Pathological/test.txt split=test
 
 Paints --data once for each classifier-free guidance scale (--scales) with and without intensity guidance
 (--intensity), with every texture type of the data type. A word with an "=" is an override of
 LeFusion/inference/inference.py. Distances are between the histogram asked for and the one obtained; "pairs in
-order" is the share of (region, pair of types) in which the type that was asked to be brighter is brighter in the mean.
-Outputs in --out are kept, so that an interrupted run goes on; tables go to --out as Markdown and CSV.
+order" is the share of (region, pair of types) in which the type that was asked to be brighter is brighter in
+the mean. Outputs in --out are kept, so that an interrupted run goes on; tables (Markdown, CSV) go to --out.
 """
 
 import argparse
