@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Paints three types of nodule into each of the bundled lung regions, with the bundled weights, into outputs/demo.
+# Paints nodules into the bundled lung regions and infarcts into the bundled hearts, with the bundled weights, into
+# outputs/demo. Arguments are Hydra overrides for both.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+out="$here/outputs/demo"
 "$here/lidc_inference.sh" dataset_root_dir="$here/data/demo/LIDC/Normal" sampler=dpmpp \
-    target_img_path="$here/outputs/demo/Image" target_label_path="$here/outputs/demo/Mask" "$@"
-echo "look at $here/outputs/demo/Image/preview.png"
+    target_img_path="$out/Image" target_label_path="$out/Mask" "$@"
+"$here/emidec_inference.sh" dataset_root_dir="$here/data/demo/EMIDEC/Normal" sampler=dpmpp \
+    lesions_from="$here/data/demo/EMIDEC/Pathological" donors_test_txt=null \
+    target_img_path="$out/hearts/Image" target_label_path="$out/hearts/Mask" "$@"
+echo "look at $out/Image/preview.png and $out/hearts/Image/preview.png"

@@ -153,6 +153,8 @@ def _only(palette: Palette, name: str | int) -> Palette:
 def _with_shares(palette: Palette, shares: Sequence[float] | None) -> Palette:
     if shares is None:
         return palette
+    if not isinstance(shares, list):
+        raise ValueError(f"texture_shares={shares} must be a list, one number for each texture")
     numbers = all(isinstance(share, int | float) and share >= 0 for share in shares)
     if len(shares) != len(palette.names) or not numbers or not 0 < sum(shares) < float("inf"):
         raise ValueError(

@@ -17,8 +17,7 @@ class Denoiser:
 
     context: "noised" = the network sees x_t only, whose surroundings carry the noise of its level; "clean" =
         it also gets the clean image with the lesions blanked, and the K lesion masks, as further channels.
-    prediction: "noise", or "velocity" = sqrt(signal) noise - sqrt(1 - signal) x_0 (Salimans & Ho,
-        "Progressive Distillation", 2022, section 4), which at the noisiest levels is the lesion itself.
+    prediction: "noise", or "velocity", see NoiseSchedule.velocity.
     """
 
     context: str = "noised"
@@ -61,7 +60,4 @@ class Denoiser:
         output = network(seen, t, condition).float()
         if self.prediction == "noise":
             return output
-        signal, spread = (
-            v.to(x_t.device, torch.float32).reshape(-1, 1, 1, 1, 1) for v in schedule.signal_and_noise(t)
-        )
-        return spread * x_t + signal * output
+        return schedule.noise_from_velocity(x_t.float(), t, output)

@@ -49,8 +49,8 @@ def lesion_loss(
 def histogram_loss(x_0: Tensor, lesions: Tensor, histogram: Tensor, softness: float = 0.25) -> Tensor:
     """How far the intensities of predicted lesions are from their histograms, differentiable in x_0.
 
-    The mean gap between cumulative histograms at the inner bin edges, which is the Wasserstein-1 distance in
-    shares of the intensity range. A voxel counts below an edge by a sigmoid instead of a step.
+    The gap between cumulative histograms at the inner bin edges, summed and divided by the bins, which is the
+    Wasserstein-1 distance in shares of the intensity range. A voxel counts below an edge by a sigmoid instead of a step.
 
     Args:
         x_0: (B, K, D, H, W). lesions: (B, K, D, H, W) bool. histogram: (B, K * bins) over [-1, 1].
@@ -70,7 +70,7 @@ def histogram_loss(x_0: Tensor, lesions: Tensor, histogram: Tensor, softness: fl
             inside = x_0[sample, k][lesions[sample, k]]
             if len(inside) and bool(shares[sample, k].sum() > 0):
                 below = torch.sigmoid((edges - inside[:, None]) * (bins / 2 / softness)).mean(dim=0)
-                gaps = gaps + (below - wanted[sample, k]).abs().mean()
+                gaps = gaps + (below - wanted[sample, k]).abs().sum() / bins
         total.append(gaps)
     return torch.stack(total)
 
@@ -112,8 +112,7 @@ def lesion_loss_fn(
         lesions, condition = batch["lesions"], batch["histogram"]
         x_0 = batch["image"].expand(-1, lesions.shape[1], -1, -1, -1)  # every class sees the same anatomy
         draws = AddressedNoise([(seed, "loss", draw) for draw in batch["draw"]])
-        levels = [torch.randint(schedule.num_steps, (), generator=g) for g in draws.generators]
-        t = torch.stack(levels).to(x_0.device)
+        t = draws.levels(schedule.num_steps).to(x_0.device)
         dropped = torch.stack([torch.rand((), generator=g) < cond_dropout for g in draws.generators])
         condition = condition.masked_fill(dropped[:, None].to(condition.device), torch.nan)
         noise = draws(x_0)

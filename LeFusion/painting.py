@@ -9,18 +9,15 @@ from torch import Tensor
 from LeFusion.dataset.transforms import match_intensities
 from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import (
+    SAMPLERS,
     AddressedNoise,
     NoiseSchedule,
     UNet3D,
     compose,
-    ddim,
-    dpm_solver_pp_2m,
-    repaint,
     walk_levels,
 )
 
 GUIDED_SIGNAL = 0.95  # share of signal in the variance below which intensity guidance acts
-SAMPLERS = {"repaint": repaint, "ddim": ddim, "dpmpp": dpm_solver_pp_2m}
 
 
 @dataclass(frozen=True)

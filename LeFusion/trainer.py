@@ -2,12 +2,14 @@
 
 One run lives in one folder: `model-<step>.safetensors` (weights, moving average and metadata),
 `training_state.pt` (what an exact resume needs), `loss.csv`, `loss.png`, TensorBoard events and sample
-sheets. The same command resumes: every random choice is addressed by the number of the sample in the run, so
-that a run that was stopped and resumed computes what an unbroken one computes.
+sheets; with a validation also `validation.csv` and `best.safetensors`. The same command resumes: every random
+choice is addressed by the number of the sample in the run, so that a run that was stopped and resumed
+computes what an unbroken one computes.
 """
 
 import copy
 import csv
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ from LeFusion.diffusion import UNet3D, save_checkpoint
 from LeFusion.pictures import save_loss_curve
 
 STATE_FILE = "training_state.pt"
+BEST_FILE = "best.safetensors"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WHOLE_NUMBERS = {  # settings and their least values
     "train_num_steps": 1,
@@ -112,6 +115,7 @@ def train(
     results_folder: Path,
     metadata: dict[str, Any],
     sample_sheet: Callable[[UNet3D, Path], None] | None = None,
+    validate: Callable[[UNet3D], dict[str, float]] | None = None,
 ) -> Path:
     """Trains, or goes on with the run in results_folder; returns the path of the last checkpoint.
 
@@ -120,6 +124,8 @@ def train(
         dataset: `dataset[(index, draw)]` is item `index` with the random choices number `draw`.
         metadata: JSON-able; goes into the checkpoints. A run of other metadata is not resumed.
         sample_sheet: (network, path) -> writes a picture; called with the moving average at every save.
+        validate: (network) -> values, among them "score", lower is better; called with the moving average
+            at every save. The checkpoint with the best score so far is kept as best.safetensors.
     """
     results_folder = Path(results_folder)
     accelerator = Accelerator(
@@ -148,6 +154,9 @@ def train(
 
     batches = _batches(dataset, settings, step, accelerator)
     log = _Log(results_folder, step) if main else None
+    validation = _Validation(validate, results_folder, step, log.board) if main and validate else None
+    if validation and step and step % settings.save_and_sample_every == 0 and not validation.has(step):
+        validation.add(step, ema)  # the run was stopped between this save and its validation
     stop = _StopSignal()
     progress = tqdm(
         total=settings.train_num_steps,
@@ -199,6 +208,9 @@ def train(
                     if sample_sheet is not None and not stopping:
                         progress.set_postfix_str("drawing samples")
                         sample_sheet(ema, results_folder / f"samples-{step:06d}.png")
+                    if validation and not stopping:
+                        progress.set_postfix_str("validating")
+                        validation.add(step, ema)
                 accelerator.wait_for_everyone()
             if stopping:
                 if main:
@@ -417,3 +429,43 @@ class _Log:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+class _Validation:
+    """The values of each validation: validation.csv and TensorBoard; and the best checkpoint so far.
+
+    The best score is read back from validation.csv; there, on resume, rows of later steps are dropped.
+    """
+
+    def __init__(self, validate, results_folder: Path, step: int, board: SummaryWriter):
+        self.validate, self.folder, self.board = validate, results_folder, board
+        self.path = results_folder / "validation.csv"
+        self.rows = []
+        if step and self.path.exists():
+            with open(self.path, newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        kept = (results_folder / BEST_FILE).exists()
+        scores = [float(row["score"]) for row in self.rows if kept and row["score"] != "nan"]
+        self.best = min(scores, default=np.inf)
+
+    def has(self, step: int) -> bool:
+        return any(int(row["step"]) == step for row in self.rows)
+
+    def add(self, step: int, ema: UNet3D) -> None:
+        """Validates what was saved at this step. The checkpoint first, then the row: a run that is stopped in
+        between validates again."""
+        values = self.validate(ema)
+        row = {"step": step} | {name: f"{value:.6g}" for name, value in values.items()}
+        if float(row["score"]) < self.best:  # as it will be read back
+            self.best = float(row["score"])
+            with _one_write(self.folder / BEST_FILE) as temporary:
+                shutil.copyfile(_checkpoint_path(self.folder, step), temporary)
+        self.rows.append(row)
+        with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[-1]), lineterminator="\n", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        for name, value in values.items():
+            self.board.add_scalar(f"validation/{name}", value, step)
+        self.board.flush()
+        tqdm.write(f"step {step}: " + ", ".join(f"{name} {value:.3g}" for name, value in values.items()))

@@ -61,8 +61,8 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of Image/ and Mask/")
     parser.add_argument("--out", type=Path, default=Path("outputs/texture_control"))
-    parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--intensity", type=float, nargs="+", default=[0, 1])
+    parser.add_argument("--scales", default="1,2,3", help="of classifier-free guidance, with commas")
+    parser.add_argument("--intensity", default="0,1", help="intensity guidance, with commas")
     parser.add_argument(
         "overrides", nargs="*", help="of inference.py; sampler=dpmpp unless one says otherwise"
     )
@@ -72,8 +72,8 @@ def main() -> None:
         overrides = ["sampler=dpmpp", *overrides]
     rows = [
         measure(scale, intensity, arguments.data, arguments.out, overrides)
-        for intensity in arguments.intensity
-        for scale in arguments.scales
+        for intensity in map(float, arguments.intensity.split(","))
+        for scale in map(float, arguments.scales.split(","))
     ]
     write_tables(arguments.out, "texture_control", rows, overrides)
 

@@ -5,8 +5,8 @@
 
 Trains model.context (noised, clean) x trainer.histogram_loss (0, 1) from the same seed on the same draws;
 then measures the error of the predicted clean lesion on the test images, at three noise levels, and the
-histograms of painted lesions, without any guidance in sampling. A word with an "=" is an override of all trainings. Each is
-resumed where it was interrupted; tables go to --out as Markdown and CSV.
+histograms of painted lesions, without any guidance in sampling. A word with an "=" is an override of all
+trainings. Each is resumed where it was interrupted; tables go to --out as Markdown and CSV.
 """
 
 import argparse

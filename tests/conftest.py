@@ -69,12 +69,17 @@ def save_network(tmp_path):
 
     from LeFusion.diffusion import UNet3D, save_checkpoint
 
-    def save(name: str = "tiny.safetensors", in_channels: int = 1, bins: int = 16, **metadata) -> Path:
+    def save(
+        name: str = "tiny.safetensors",
+        in_channels: int = 1,
+        bins: int = 16,
+        out_channels: int | None = None,
+        **metadata,
+    ) -> Path:
         torch.manual_seed(0)
-        networks = {
-            weights: UNet3D(in_channels=in_channels, cond_dim=in_channels * bins, **TINY_MODEL)
-            for weights in ("model", "ema")
-        }
+        sizes = {"in_channels": in_channels, "out_channels": out_channels or in_channels}
+        cond_dim = sizes["out_channels"] * bins
+        networks = {weights: UNet3D(**sizes, cond_dim=cond_dim, **TINY_MODEL) for weights in ("model", "ema")}
         described = {
             "data_type": "lidc",
             "schedule": {"kind": "cosine", "num_steps": 6},

@@ -8,6 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from DiffMask.losses import mask_loss_fn
+from DiffMask.train.train import parts as diffmask_parts
 from LeFusion.commandline import PROJECT_ROOT
 from LeFusion.conditions import load_palette
 from LeFusion.dataset.cases import Layout
@@ -47,7 +49,7 @@ CHOICES = [(primary, None) for primary in PRIMARIES] + [
 
 
 def test_the_lists_above_find_something():
-    assert {"train", "inference"} <= set(PRIMARIES)
+    assert {"train", "inference", "diffmask_train"} <= set(PRIMARIES)
     assert {("train", "data_type=lidc"), ("train", "loss=paper"), ("inference", "sampler=ddim")} <= set(
         CHOICES
     )
@@ -73,9 +75,19 @@ def test_every_choice_fits_the_code(composed, primary, choice):
                 cond_dim=config["cond_dim"],
                 **model,
             )
-        sizes = config["crop_size"][1:] if config["crop_size"] else [config["diffusion_img_size"]]
-        assert all(size % network.plane_multiple == 0 for size in sizes)
+        assert_planes_fit(network, config)
         lesion_loss_fn(NoiseSchedule.cosine(config["timesteps"]), 0, **loss, denoiser=denoiser)
+
+    if primary == "diffmask_train":
+        _, model, prediction = diffmask_parts(config)
+        with torch.device("meta"):
+            assert_planes_fit(UNet3D(in_channels=2, out_channels=1, **model), config)
+        mask_loss_fn(NoiseSchedule.cosine(config["timesteps"]), 0, config["loss_type"], prediction)
+
+
+def assert_planes_fit(network, config):
+    sizes = config["crop_size"][1:] if config["crop_size"] else [config["diffusion_img_size"]]
+    assert all(size % network.plane_multiple == 0 for size in sizes)
 
 
 def check_data_type(config):
@@ -121,6 +133,9 @@ def test_the_defaults_are_the_papers(composed):
     paint = composed("inference")
     assert (paint["sampler"], paint["num_steps"], paint["guidance_scale"]) == ("repaint", None, 1)
     assert (paint["weights"], paint["types"], paint["precision"]) == ("ema", 3, "no")
+    masks = composed("diffmask_train")
+    assert diffmask_parts(masks) == (TrainingSettings(), model, "noise")
+    assert masks["timesteps"] == 300 and masks["crop_size"] is None and masks["loss_type"] == "l1"
 
 
 def is_read(key: str, sources) -> bool:
@@ -182,11 +197,12 @@ def test_hydra_leaves_nothing_behind(primary):
     assert config.hydra.output_subdir is None and config.hydra.run.dir == "." and not config.hydra.job.chdir
 
 
+@pytest.mark.parametrize("primary", ["train", "diffmask_train"])
 @pytest.mark.parametrize(
     "override", ["data_type=lidcc", "batchsize=4", "trainer.batchsize=4", "model.depth=3"]
 )
-def test_a_misspelt_name_is_refused(composed, override):
+def test_a_misspelt_name_is_refused(composed, primary, override):
     from hydra.errors import HydraException
 
     with pytest.raises(HydraException):
-        composed("train", override)
+        composed(primary, override)

@@ -5,8 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from LeFusion.dataset.transforms import lesion_histogram, match_intensities
+from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import NoiseSchedule
-from LeFusion.losses import lesion_loss, lesion_loss_fn
+from LeFusion.histogram import wasserstein_distance
+from LeFusion.losses import histogram_loss, lesion_loss, lesion_loss_fn
 
 SCHEDULE = NoiseSchedule.cosine(300)
 BINS = 16
@@ -211,6 +214,7 @@ def test_classes_share_the_anatomy_and_have_their_own_noise():
         ({"cond_dropout": 1.0}, r"cond_dropout=1.0 must be in \[0, 1\)"),
         ({"cond_dropout": -0.1}, "cond_dropout=-0.1"),
         ({"max_weight": 0.5}, "max_weight=0.5 must be at least 1"),
+        ({"histogram_weight": -0.5}, "histogram_loss=-0.5 must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused_before_training(options, message):
@@ -223,3 +227,174 @@ def test_bad_names_are_refused_by_the_loss_itself():
         lesion_loss(*lesion_problem(), "L1")
     with pytest.raises(ValueError, match="normalisation='none'"):
         lesion_loss(*lesion_problem(), "l1", "none")
+
+
+def textured(seed=0, batch=3, size=(4, 6, 8)):
+    """x_0 and lesions of two classes whose intensities follow the histograms given with them."""
+    generator = torch.Generator().manual_seed(seed)
+    x_0 = torch.rand(batch, 2, *size, generator=generator) * 2 - 1
+    lesions = torch.zeros(batch, 2, *size, dtype=torch.bool)
+    lesions[:, 0, :, :, :4] = lesions[:, 1, :, :3, 5:] = True
+    histogram = torch.rand(batch, 2, BINS, generator=generator) ** 3
+    histogram = histogram / histogram.sum(dim=2, keepdim=True)
+    for i in range(batch):
+        for k in range(2):
+            x_0[i, k][lesions[i, k]] = match_intensities(x_0[i, k][lesions[i, k]], histogram[i, k])
+    return x_0, lesions, histogram.flatten(1)
+
+
+def test_lesions_with_their_histograms_cost_nothing():
+    x_0, lesions, histogram = textured()
+    assert float(histogram_loss(x_0, lesions, histogram, softness=0.01).max()) < 0.015  # of whole voxels
+    others = histogram_loss(x_0, lesions, histogram.roll(1, dims=0))
+    assert others.shape == (3,) and float(others.min()) > 0.05
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.125, 0.125, 0.375, 0.75])
+def test_a_shifted_lesion_costs_its_wasserstein_distance(shift):
+    """In shares of the range: |shift| / 2, as long as nothing leaves the range."""
+    lesions = torch.ones(1, 1, 4, 8, 8, dtype=torch.bool)
+    x_0 = torch.linspace(-0.45, 0.2, lesions.numel()).reshape(1, 1, 4, 8, 8) - shift / 4
+    wanted = lesion_histogram(x_0[0], lesions[0], BINS)
+    obtained = lesion_histogram(x_0[0] + shift, lesions[0], BINS)
+    distance = wasserstein_distance(wanted, obtained, BINS, (0, 1))
+    assert distance == pytest.approx(abs(shift) / 2, abs=1e-3)
+    loss = histogram_loss(x_0 + shift, lesions, wanted[None], softness=0.01)
+    assert float(loss) == pytest.approx(distance, rel=0.01)
+
+
+def test_a_histogram_apart_in_one_bin_edge_by_hand():
+    x_0 = torch.tensor([-0.9, -0.9, 0.9, 0.9]).reshape(1, 1, 1, 2, 2)
+    histogram = torch.tensor([[0.25, 0.75]])  # two bins: half of the voxels below 0, a quarter wanted
+    lesions = torch.ones(1, 1, 1, 2, 2, dtype=torch.bool)
+    assert float(histogram_loss(x_0, lesions, histogram, softness=0.01)) == pytest.approx(0.25 / 2)
+    soft = torch.sigmoid(torch.tensor(0.9 / 0.5))  # below the edge by 0.9, with a softness of half a bin (1)
+    expected = abs(0.5 * soft + 0.5 * (1 - soft) - 0.25) / 2
+    assert float(histogram_loss(x_0, lesions, histogram, softness=0.5)) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("direction", [-1, 1])
+def test_the_gradient_moves_intensities_to_the_histogram(direction):
+    generator = torch.Generator().manual_seed(0)
+    lesions = torch.rand(1, 1, 4, 8, 8, generator=generator) < 0.5
+    x_0 = (0.5 * torch.rand(1, 1, 4, 8, 8, generator=generator) - 0.25).requires_grad_()
+    histogram = torch.zeros(1, BINS)
+    histogram[0, 13 if direction > 0 else 2] = 1.0
+    before = histogram_loss(x_0, lesions, histogram)
+    before.sum().backward()
+    downhill = -x_0.grad
+    assert not bool(downhill[~lesions].any())
+    assert bool((direction * downhill[lesions] > 0).all())
+    after = histogram_loss(x_0.detach() + direction * 0.1 * lesions, lesions, histogram)
+    assert float(after) < float(before.detach())
+
+
+def test_the_gradient_is_finite_wherever_intensities_are():
+    x_0 = torch.tensor([-1e4, -1.0, -0.875, 0.0, 1.0, 1e4]).reshape(1, 1, 1, 2, 3).requires_grad_()
+    histogram = torch.full((1, BINS), 1 / BINS)
+    loss = histogram_loss(x_0, torch.ones(1, 1, 1, 2, 3, dtype=torch.bool), histogram, softness=0.01)
+    loss.sum().backward()
+    assert bool(loss.isfinite().all()) and bool(x_0.grad.isfinite().all())
+
+
+def test_classes_without_voxels_or_histogram_cost_nothing():
+    x_0, lesions, histogram = textured()
+    wrong = histogram.roll(1, dims=0).unflatten(1, (2, BINS))
+    each = [histogram_loss(x_0[:, [k]], lesions[:, [k]], wrong[:, k]) for k in range(2)]
+    assert torch.allclose(histogram_loss(x_0, lesions, wrong.flatten(1)), each[0] + each[1], atol=1e-6)
+
+    absent = lesions.clone()
+    absent[:, 0] = False
+    assert torch.allclose(histogram_loss(x_0, absent, wrong.flatten(1)), each[1], atol=1e-6)
+    assert not bool(histogram_loss(x_0, lesions & False, wrong.flatten(1)).any())
+    for missing in (0.0, torch.nan):
+        given = wrong.clone()
+        given[:, 1] = missing
+        assert torch.allclose(histogram_loss(x_0, lesions, given.flatten(1)), each[0], atol=1e-6)
+        x_0.requires_grad_()
+        costs = histogram_loss(x_0, lesions, torch.full((3, 2 * BINS), missing))
+        assert not bool(costs.any()) and bool(costs.isfinite().all())
+        x_0 = x_0.detach()
+
+
+def test_a_sample_costs_the_same_in_any_batch():
+    x_0, lesions, histogram = textured()
+    together = histogram_loss(x_0, lesions, histogram.roll(1, dims=0))
+    wrong = histogram.roll(1, dims=0)
+    for rows in ([2, 0], [1]):
+        assert torch.equal(histogram_loss(x_0[rows], lesions[rows], wrong[rows]), together[rows])
+
+
+def test_without_weight_the_loss_is_the_plain_one():
+    batch, spy = make_batch(range(6)), Spy()
+    plain = lesion_loss_fn(SCHEDULE, 0, cond_dropout=0.3)(spy, batch)
+    weighted = lesion_loss_fn(SCHEDULE, 0, cond_dropout=0.3, histogram_weight=0.0)(spy, batch)
+    assert torch.equal(plain, weighted)
+
+
+def true_histograms(batch):
+    """The batch with the histograms of its own lesions."""
+    pairs = zip(batch["image"], batch["lesions"], strict=True)
+    return batch | {"histogram": torch.stack([lesion_histogram(*pair, BINS) for pair in pairs])}
+
+
+@pytest.mark.parametrize("weight", [0.5, 3.0])
+def test_the_histogram_of_the_implied_lesion_is_added_by_weight_and_level(weight):
+    batch, spy = true_histograms(make_batch(range(8), size=(3, 8, 8))), Spy()
+    options = {"cond_dropout": 0.4, "normalisation": "lesion"}
+    plain = lesion_loss_fn(SCHEDULE, 0, **options)(spy, batch)
+    weighted = lesion_loss_fn(SCHEDULE, 0, histogram_weight=weight, **options)(spy, batch)
+    signal = SCHEDULE.alphas_cumprod[spy.t].sqrt()
+    implied = (spy.x_t / signal.reshape(-1, 1, 1, 1, 1)).clamp(-1, 1)  # the network said: no noise
+    kept = ~spy.cond.isnan().any(dim=1)
+    assert 0 < int(kept.sum()) < 8
+    gaps = histogram_loss(implied, batch["lesions"], batch["histogram"]) * signal * kept
+    assert float(gaps.sum()) > 0.1
+    assert float(weighted) == pytest.approx(float(plain) + weight * float(gaps.sum()) / 8, rel=1e-4)
+
+
+def test_a_perfect_network_pays_nothing_for_histograms_either():
+    batch = true_histograms(make_batch(range(6), size=(3, 8, 8)))
+    loss_fn = lesion_loss_fn(SCHEDULE, 0, "l1", "lesion", histogram_weight=1.0)
+    wrong = batch | {"histogram": torch.eye(BINS)[0].repeat(6, 2)}
+    assert float(loss_fn(Perfect(batch["image"]), batch)) < 0.02
+    assert float(loss_fn(Perfect(batch["image"]), wrong)) > 0.2
+
+
+def test_the_histogram_loss_reaches_the_network():
+    """Its gradient is what the plain loss's lacks: towards more noise where the lesion should be darker."""
+    batch = make_batch(range(6), size=(3, 8, 8))
+    batch["image"] = batch["image"] / 4  # so that x_0 stays within [-1, 1]
+    batch["histogram"] = torch.eye(BINS)[1].repeat(6, 2)
+    gradients = []
+    for weight in (0.0, 1.0):
+        network = Perfect(batch["image"])
+        network.offset = nn.Parameter(torch.zeros(6, 2, 3, 8, 8))
+        lesion_loss_fn(SCHEDULE, 0, "l2", histogram_weight=weight)(network, batch).backward()
+        gradients.append(network.offset.grad)
+    added = gradients[1] - gradients[0]
+    assert not bool(added[~batch["lesions"]].any())
+    assert float(added[batch["lesions"]].max()) <= 1e-6  # more noise: a darker lesion: a lower loss
+    assert float(added[batch["lesions"]].min()) < -1e-4
+
+
+class PerfectVelocity(Perfect):
+    """Knows the image; sees the clean context and answers with the velocity."""
+
+    def forward(self, seen, t, cond):
+        self.seen, x_t = seen, seen[:, :2]
+        signal, spread = (v.float().reshape(-1, 1, 1, 1, 1) for v in SCHEDULE.signal_and_noise(t))
+        noise = super().forward(x_t, t, cond)
+        return signal * noise - spread * self.image
+
+
+def test_the_denoiser_says_what_the_network_sees_and_predicts():
+    batch = make_batch(range(6))
+    loss_fn = lesion_loss_fn(SCHEDULE, 0, "l1", "lesion", denoiser=Denoiser("clean", "velocity"))
+    network = PerfectVelocity(batch["image"])
+    assert float(loss_fn(network, batch)) == pytest.approx(0, abs=1e-4)
+    inside = batch["lesions"].any(dim=1, keepdim=True)
+    assert network.seen.shape[1] == 5
+    assert torch.equal(network.seen[:, 2:3], batch["image"].masked_fill(inside, 0))
+    assert float(lesion_loss_fn(SCHEDULE, 0, "l1", "lesion")(Perfect(batch["image"], 1.0), batch)) > 1
+    assert torch.equal(network.seen[:, :2], shown(range(6))[0])  # the same draws as without context

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import NoiseSchedule, UNet3D
-from LeFusion.painting import GUIDED_SIGNAL, SamplerSettings, guide_intensity, paint
+from LeFusion.painting import SamplerSettings, guide_intensity, paint
 
 SCHEDULE = NoiseSchedule.cosine(300)
 CALLS = [
@@ -171,27 +172,148 @@ def test_as_many_addresses_as_samples(network, batch):
         paint(network, SCHEDULE, CALLS[1], **(batch | {"addresses": [(i,) for i in range(3)]}))
 
 
-def test_intensity_guidance_gives_the_implied_lesion_the_mean_of_its_histogram():
+@pytest.fixture(scope="module")
+def informed() -> UNet3D:
+    """A network for the clean context: x_t, surroundings and masks of two classes."""
+    torch.manual_seed(0)
+    sizes = {"dim_mults": (1, 2), "attn_heads": 2, "attn_dim_head": 8}
+    return UNet3D(dim=8, in_channels=5, out_channels=2, cond_dim=32, **sizes).eval()
+
+
+@pytest.mark.parametrize("settings", CALLS[1:3], ids=IDS[1:3])
+def test_clean_context_and_velocity_change_neither_background_nor_batch(informed, batch, settings):
+    denoiser = Denoiser("clean", "velocity")
+    batch = part(batch, slice(1, 3))
+    together = paint(informed, SCHEDULE, settings, **batch, denoiser=denoiser)
+    inside = batch["lesions"].any(dim=1, keepdim=True)
+    assert torch.equal(together[~inside], batch["image"][~inside])
+    assert bool(together.isfinite().all()) and float(together[inside].abs().max()) <= 1
+    alone = paint(informed, SCHEDULE, settings, **part(batch, slice(1, 2)), denoiser=denoiser)
+    assert torch.equal(alone[0], together[1])
+
+
+@pytest.mark.parametrize("context", ["noised", "clean"])
+def test_what_was_in_the_image_under_a_lesion_does_not_matter(network, informed, batch, context):
+    used = informed if context == "clean" else network
+    settings, denoiser, batch = (
+        SamplerSettings("ddim", num_steps=2),
+        Denoiser(context),
+        part(batch, slice(0, 2)),
+    )
+    first = paint(used, SCHEDULE, settings, **batch, denoiser=denoiser)
+    inside = batch["lesions"].any(dim=1, keepdim=True)
+    other = batch | {"image": batch["image"].masked_fill(inside, 0.77)}
+    assert torch.equal(paint(used, SCHEDULE, settings, **other, denoiser=denoiser), first)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> dict:
+    """Predicted noise in x_t, two samples of two classes: what guide_intensity takes.
+
+    The second sample lacks the second class. Shares are whole numbers of the 32 and 16 voxels.
+    """
     generator = torch.Generator().manual_seed(0)
     x_t, noise = (torch.randn(2, 2, 4, 8, 8, generator=generator) for _ in range(2))
     lesions = torch.zeros(2, 2, 4, 8, 8, dtype=torch.bool)
-    lesions[:, 0, 1:3, 2:5, 2:5] = True
-    lesions[0, 1, 1:3, 5:7, 5:7] = True  # the second sample lacks the second class
-    histogram = torch.zeros(2, 32)
-    histogram[:, 12], histogram[0, 16 + 2] = 1.0, 1.0  # one bin each: its centre is the mean
+    lesions[:, 0, 1:3, 1:5, 2:6] = True
+    lesions[0, 1, 1:3, 5:7, 3:7] = True
+    histogram = torch.zeros(2, 2, 16)
+    histogram[0, 0, [3, 4, 12]] = torch.tensor([0.25, 0.5, 0.25])
+    histogram[1, 0, 9:13] = 0.25
+    histogram[:, 1, [0, 15]] = torch.tensor([0.125, 0.875])
     t = torch.tensor([250, 200])
-    guided = guide_intensity(noise, x_t, t, lesions, histogram, SCHEDULE)
-    x_0 = SCHEDULE.predict_x0(x_t, t, guided)
-    assert torch.allclose(x_0[:, 0][lesions[:, 0]].mean(), torch.tensor(12.5 / 8 - 1), atol=1e-3)
-    assert torch.allclose(x_0[0, 1][lesions[0, 1]].mean(), torch.tensor(2.5 / 8 - 1), atol=1e-3)
-    assert torch.equal(guided[~lesions], noise[~lesions])
+    return {
+        "noise": noise,
+        "x_t": x_t,
+        "t": t,
+        "lesions": lesions,
+        "histogram": histogram.flatten(1),
+        "schedule": SCHEDULE,
+    }
 
 
-def test_intensity_guidance_leaves_nearly_clean_levels_alone():
-    x_t, noise, lesions = torch.zeros(1, 1, 2, 8, 8), torch.ones(1, 1, 2, 8, 8), torch.ones(1, 1, 2, 8, 8) > 0
-    histogram, early = torch.eye(16)[3:4], torch.tensor([20])
-    assert float(SCHEDULE.alphas_cumprod[20]) > GUIDED_SIGNAL
-    assert torch.equal(guide_intensity(noise, x_t, early, lesions, histogram, SCHEDULE), noise)
+def implied(noisy, noise):
+    return SCHEDULE.predict_x0(noisy["x_t"], noisy["t"], noise)
+
+
+def test_guided_noise_implies_exactly_the_histogram_asked_for(noisy):
+    x_0 = implied(noisy, guide_intensity(**noisy))
+    wanted = noisy["histogram"].unflatten(1, (2, 16))
+    for sample, k in ((0, 0), (0, 1), (1, 0)):
+        inside = x_0[sample, k][noisy["lesions"][sample, k]]
+        assert torch.equal(torch.histc(inside, 16, -1, 1) / len(inside), wanted[sample, k])
+
+
+def test_guidance_keeps_the_order_of_the_voxels(noisy):
+    before, after = implied(noisy, noisy["noise"]).clamp(-1, 1), implied(noisy, guide_intensity(**noisy))
+    for sample, k in ((0, 0), (0, 1), (1, 0)):
+        lesion = noisy["lesions"][sample, k]
+        order = before[sample, k][lesion].argsort(stable=True)
+        assert bool((after[sample, k][lesion][order].diff() > 0).all())
+
+
+def test_guidance_acts_inside_lesions_only_and_changes_nothing_it_was_given(noisy):
+    before = {name: value.clone() for name, value in noisy.items() if torch.is_tensor(value)}
+    guided = guide_intensity(**noisy)
+    assert torch.equal(guided[~noisy["lesions"]], noisy["noise"][~noisy["lesions"]])
+    assert float((guided[noisy["lesions"]] != noisy["noise"][noisy["lesions"]]).float().mean()) > 0.9
+    assert all(torch.equal(noisy[name], value) for name, value in before.items())
+
+
+def test_guidance_acts_where_signal_is_below_its_limit(noisy):
+    first, second = SCHEDULE.alphas_cumprod[noisy["t"]].tolist()
+    assert first < second
+    guided = guide_intensity(**noisy)
+    between = guide_intensity(**noisy, max_signal=(first + second) / 2)
+    assert torch.equal(between[0], guided[0]) and torch.equal(between[1], noisy["noise"][1])
+    assert torch.equal(guide_intensity(**noisy, max_signal=first / 2), noisy["noise"])
+
+
+def test_strength_is_how_far_intensities_move(noisy):
+    """x_0 beyond [-1, 1] counts as its end, as in every sampler."""
+    none, half, full = (implied(noisy, guide_intensity(**noisy, strength=s)) for s in (0.0, 0.5, 1.0))
+    lesions = noisy["lesions"]
+    assert torch.allclose(none[lesions], implied(noisy, noisy["noise"]).clamp(-1, 1)[lesions], atol=1e-5)
+    assert torch.allclose(half[lesions], ((none + full) / 2)[lesions], atol=1e-5)
+    small = noisy | {"x_t": noisy["x_t"] / 50, "noise": noisy["noise"] / 50}  # well within [-1, 1]
+    assert torch.allclose(guide_intensity(**small, strength=0.0), small["noise"], atol=1e-6)
+
+
+def test_guidance_of_one_class_or_sample_leaves_the_others_alone(noisy):
+    guided = guide_intensity(**noisy)
+    other = noisy["histogram"].clone()
+    other[:, 16:] = torch.eye(16)[5]
+    changed = guide_intensity(**(noisy | {"histogram": other}))
+    assert torch.equal(changed[:, 0], guided[:, 0])
+    assert not torch.equal(changed[0, 1], guided[0, 1])
+    for rows in ([1], [1, 0]):
+        some = {name: value[rows] if torch.is_tensor(value) else value for name, value in noisy.items()}
+        assert torch.equal(guide_intensity(**some), guided[rows])
+
+
+@pytest.mark.parametrize("missing", [0.0, torch.nan])
+def test_classes_without_voxels_or_histogram_are_not_guided(noisy, missing):
+    guided = guide_intensity(**noisy)
+    assert torch.equal(guided[1, 1], noisy["noise"][1, 1])  # no voxels
+    histogram = noisy["histogram"].clone()
+    histogram[0, :16] = missing
+    guided = guide_intensity(**(noisy | {"histogram": histogram}))
+    assert torch.equal(guided[0, 0], noisy["noise"][0, 0])
+    assert not torch.equal(guided[0, 1], noisy["noise"][0, 1])
+
+
+def test_guided_painting_follows_its_histogram(network, batch):
+    painted, batch = {}, part(batch, slice(0, 1))
+    for name, bin_ in (("dark", 2), ("bright", 13)):
+        given = batch | {"histogram": torch.eye(16)[bin_].repeat(1, 2)}
+        for guidance in (0.0, 1.0):
+            settings = SamplerSettings("ddim", num_steps=5, intensity_guidance=guidance)
+            painted[name, guidance] = paint(network, SCHEDULE, settings, **given)
+    lesions = batch["lesions"].any(dim=1)
+    apart = {g: (painted["bright", g] - painted["dark", g])[:, 0][lesions].mean() for g in (0.0, 1.0)}
+    assert float(apart[1.0]) > 0.8 and float(apart[1.0]) > 2 * abs(float(apart[0.0]))
+    for image in painted.values():
+        assert torch.equal(image[:, 0][~lesions], batch["image"][:, 0][~lesions])
 
 
 def test_intensity_guidance_outside_0_to_1_is_refused():

@@ -36,7 +36,6 @@ from LeFusion.dataset.transforms import (
 
 REGIONS = ("whole", "lesion", "random")
 OTHER_SHARE = 0.3  # how often histogram matching draws from the histograms given, not from the lesions
-STACKED = ("image", "lesions", "histogram")
 
 
 @dataclass(frozen=True)
@@ -293,14 +292,21 @@ class LesionDataset(Dataset):
 
 
 def collate(items: Sequence[dict]) -> dict:
-    """Items -> batch: image, lesions and histogram stacked along a new first axis, everything else as lists.
+    """Items -> batch: tensors stacked along a new first axis, everything else as lists.
 
     Raises ValueError when the items differ in size.
     """
-    sizes = sorted({tuple(item["image"].shape[1:]) for item in items})
-    if len(sizes) > 1:
-        raise ValueError(f"a batch needs items of one size, got {sizes}; use batch size 1 or region 'whole'")
-    return {key: (torch.stack if key in STACKED else list)([item[key] for item in items]) for key in items[0]}
+    batch = {key: [item[key] for item in items] for key in items[0]}
+    for key, values in batch.items():
+        if not torch.is_tensor(values[0]):
+            continue
+        sizes = sorted({tuple(value.shape[1:]) for value in values})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"a batch needs items of one size, got {sizes}; use batch size 1 or region 'whole'"
+            )
+        batch[key] = torch.stack(values)
+    return batch
 
 
 def _check_labels(case: Case, labels: np.ndarray, layout: Layout, need_lesion: bool) -> None:

@@ -13,6 +13,7 @@ tell a mirrored heart. Which end is the apex is read off the labels: there the c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,28 @@ class _Wall:
     centre: np.ndarray
     inner: np.ndarray
     outer: np.ndarray
+
+
+class WallCoordinates(NamedTuple):
+    """Arrays (D, H, W) float64, NaN outside the wall. See wall_coordinates."""
+
+    angle: np.ndarray
+    depth: np.ndarray
+    height: np.ndarray
+
+
+def wall_coordinates(
+    labels_dhw: np.ndarray, anatomy: Anatomy, lesion_labels: Sequence[int]
+) -> WallCoordinates:
+    """The address of each voxel of the wall (see the top of this file).
+
+    angle: radians in (-pi, pi], as stored, not counted from the septum. depth: 0 at the endocardium to 1 at
+    the epicardium, in the same slice. height: 0 at the apex to 1 at the base; the middle of slice i of n lies
+    at (i + 1/2) / n. NaN outside the wall. labels_dhw: (D, H, W). Raises ValueError when the cavity or the
+    myocardium is missing.
+    """
+    walls = _wall_mask(labels_dhw, anatomy, lesion_labels, "heart")
+    return _coordinates(walls, labels_dhw == anatomy.cavity)
 
 
 def septal_angle(
@@ -99,18 +122,18 @@ def transfer_lesions(
     if not np.isin(source_labels, lesion_labels).any():
         raise ValueError(f"the source's labels hold no lesion (labels {_listed(lesion_labels)})")
     source_order = _apex_to_base(source_walls, source_labels == anatomy.cavity)
-    target_order = _apex_to_base(target_walls, target_labels == anatomy.cavity)
+    target = _coordinates(target_walls, target_labels == anatomy.cavity)
     result = np.where(np.isin(target_labels, lesion_labels), anatomy.myocardium, target_labels)
     result = result.astype(target_labels.dtype, copy=False)
-    for index, z in enumerate(target_order):
-        # The middle of slice i of n lies at the height (2 i + 1) / (2 n)
-        source_z = source_order[(2 * index + 1) * len(source_order) // (2 * len(target_order))]
-        if not np.isin(source_labels[source_z], lesion_labels).any() or not target_walls[z].any():
+    for z in np.flatnonzero(np.isfinite(target.height).any(axis=(1, 2))):
+        voxels = np.argwhere(np.isfinite(target.height[z]))
+        angle, depth, height = (values[z][tuple(voxels.T)] for values in target)
+        # A middle may lie on the border of two of the source's slices: then the upper one, despite rounding
+        source_z = source_order[int(height[0] * len(source_order) + 1e-9)]
+        if not np.isin(source_labels[source_z], lesion_labels).any():
             continue
         source_wall = _measure(source_labels[source_z] == anatomy.cavity, source_walls[source_z])
-        target_wall = _measure(target_labels[z] == anatomy.cavity, target_walls[z])
-        voxels = np.argwhere(target_walls[z])
-        positions = _map_positions(voxels, target_wall, source_wall, turn_rad)
+        positions = _positions(angle - turn_rad, depth, source_wall)
         found = np.isfinite(positions).all(axis=1)
         voxels, positions = voxels[found], positions[found]
         nearest = _nearest(positions, np.argwhere(source_walls[source_z]))
@@ -118,6 +141,7 @@ def transfer_lesions(
         lesion = np.isin(labels, lesion_labels)
         result[z][tuple(voxels[lesion].T)] = labels[lesion]
     if not np.isin(result, lesion_labels).any():
+        target_order = _apex_to_base(target_walls, target_labels == anatomy.cavity)
         raise ValueError(
             f"no voxel of the source's lesion (labels {_listed(lesion_labels)}) comes to lie in the target's "
             f"myocardium ({len(source_order)} slices onto {len(target_order)}); take another source"
@@ -162,16 +186,30 @@ def _measure(cavity: np.ndarray, wall: np.ndarray) -> _Wall:
     return _Wall(centre, np.where(has_wall, inner, np.nan), np.where(has_wall, outer, np.nan))
 
 
-def _map_positions(voxels: np.ndarray, target: _Wall, source: _Wall, turn_rad: float) -> np.ndarray:
-    """Voxels (N, 2) of the target's slice -> places (N, 2) of the same address in the source's; NaN: none."""
-    dy, dx = (voxels - target.centre).T
-    angle = np.arctan2(dy, dx)
+def _coordinates(walls: np.ndarray, cavities: np.ndarray) -> WallCoordinates:
+    coordinates = WallCoordinates(*(np.full(walls.shape, np.nan) for _ in range(3)))
+    slices = _apex_to_base(walls, cavities)
+    for index, z in enumerate(slices):
+        if not walls[z].any():
+            continue
+        wall = _measure(cavities[z], walls[z])
+        voxels = np.nonzero(walls[z])
+        dy, dx = voxels[0] - wall.centre[0], voxels[1] - wall.centre[1]
+        angle = np.arctan2(dy, dx)
+        ray = _ray_index(angle)
+        depth = (np.hypot(dy, dx) - wall.inner[ray]) / (wall.outer[ray] - wall.inner[ray])
+        known = np.isfinite(depth)
+        height = np.full(len(angle), (index + 0.5) / len(slices))
+        for values, new in zip(coordinates, (angle, depth.clip(0, 1), height), strict=True):
+            values[z][voxels] = np.where(known, new, np.nan)
+    return coordinates
+
+
+def _positions(angle: np.ndarray, depth: np.ndarray, wall: _Wall) -> np.ndarray:
+    """Addresses (N,), (N,) in a slice -> places (N, 2) in it; NaN where there is no wall at that angle."""
     ray = _ray_index(angle)
-    depth = (np.hypot(dy, dx) - target.inner[ray]) / (target.outer[ray] - target.inner[ray])
-    source_angle = angle - turn_rad
-    ray = _ray_index(source_angle)
-    radius = source.inner[ray] + depth.clip(0, 1) * (source.outer[ray] - source.inner[ray])
-    return source.centre + radius[:, None] * np.stack([np.sin(source_angle), np.cos(source_angle)], axis=1)
+    radius = wall.inner[ray] + depth * (wall.outer[ray] - wall.inner[ray])
+    return wall.centre + radius[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
 
 
 def _nearest(positions: np.ndarray, voxels: np.ndarray) -> np.ndarray:

@@ -42,15 +42,17 @@ class IntensityMap:
         if window == "minmax":
             window = {"percentiles": (0, 100)}
         if isinstance(window, Mapping) and set(window) == {"percentiles"}:
-            shares = [float(share) for share in window["percentiles"]]
-            if len(shares) != 2 or not 0 <= shares[0] < shares[1] <= 100:
+            shares = window["percentiles"]
+            pair = isinstance(shares, Sequence) and not isinstance(shares, str) and len(shares) == 2
+            if not pair or not 0 <= shares[0] < shares[1] <= 100:
                 raise ValueError(f"window percentiles {shares} must be two numbers, 0 <= low < high <= 100")
+            shares = [float(share) for share in shares]
             low, high = (float(v) for v in np.percentile(np.asarray(volume_values), shares))
             if low == high:
                 what = "minmax: every voxel is" if shares == [0, 100] else f"percentiles {shares} are both"
                 raise ValueError(f"{what} {low:g}, so there is no range to map to [-1, 1]; is it the image?")
             return cls(low, high)
-        if isinstance(window, str | Mapping) or len(window) != 2:
+        if not isinstance(window, Sequence) or isinstance(window, str) or len(window) != 2:
             raise ValueError(
                 f"window {window!r} must be 'minmax', {{percentiles: [low, high]}} or two numbers [low, high]"
             )
@@ -92,10 +94,15 @@ def spacing_depth_first(affine: np.ndarray, depth_axis: int) -> tuple[float, flo
 
 
 def resample(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Channels (C, D, H, W) on a grid of another shape over the same extent; smoothed when coarser."""
-    if tuple(image.shape[1:]) == tuple(shape):
-        return image
-    return _like(Resize(tuple(shape), mode="trilinear", anti_aliasing=True, dtype=None)(image), image)
+    """Channels (C, D, H, W) on a grid of another shape over the same extent.
+
+    Axes that get coarser take means, so that nothing is skipped; the others are interpolated linearly.
+    """
+    coarser = tuple(min(n, m) for n, m in zip(image.shape[1:], shape, strict=True))
+    for step, mode in ((coarser, "area"), (tuple(shape), "trilinear")):
+        if tuple(image.shape[1:]) != step:
+            image = _like(Resize(step, mode=mode, dtype=None)(image), image)
+    return image
 
 
 def resample_masks(masks: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -4,6 +4,7 @@ checkpoint of ours is read or written)."""
 from LeFusion.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from LeFusion.diffusion.randomness import AddressedNoise, address_seed
 from LeFusion.diffusion.samplers import (
+    SAMPLERS,
     compose,
     ddim,
     dpm_solver_pp_2m,
@@ -16,6 +17,7 @@ from LeFusion.diffusion.schedule import NoiseSchedule
 from LeFusion.diffusion.unet import UNet3D
 
 __all__ = [
+    "SAMPLERS",
     "AddressedNoise",
     "Checkpoint",
     "NoiseSchedule",

@@ -29,3 +29,7 @@ class AddressedNoise:
             raise ValueError(f"{len(self.generators)} addresses for a batch of {len(like)}")
         samples = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
         return torch.stack(samples).to(like.device, like.dtype)
+
+    def levels(self, num_steps: int) -> Tensor:
+        """A time level for each sample: (B,) integers, uniform in 0..num_steps-1, on the CPU."""
+        return torch.stack([torch.randint(num_steps, (), generator=g) for g in self.generators])

@@ -174,6 +174,9 @@ def dpm_solver_pp_2m(
     return x
 
 
+SAMPLERS = {"repaint": repaint, "ddim": ddim, "dpmpp": dpm_solver_pp_2m}
+
+
 def _start(known: Tensor, lesions: Tensor) -> Tensor:
     """An empty sample (B, K, D, H, W) on the device of `known`, after a check of the shapes."""
     if known.ndim != 5 or known.shape[1] != 1:

@@ -60,6 +60,17 @@ class NoiseSchedule:
         signal = self._signal[t.cpu()]
         return _scale((1 / signal).sqrt(), x_t) - _scale((1 / signal - 1).sqrt(), noise)
 
+    def velocity(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """sqrt(signal) noise - sqrt(1 - signal) x_0 (Salimans & Ho, "Progressive Distillation", 2022,
+        section 4), which at the noisiest levels is the image itself."""
+        signal, spread = self.signal_and_noise(t)
+        return _scale(signal, noise) - _scale(spread, x_0)
+
+    def noise_from_velocity(self, x_t: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """The noise in x_t that a velocity stands for."""
+        signal, spread = self.signal_and_noise(t)
+        return _scale(spread, x_t) + _scale(signal, velocity)
+
     def posterior(
         self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,14 @@ from LeFusion.conditions import Conditions, choose_conditions
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.dataset import LoadedCase, load_case
 from LeFusion.dataset.transfer import Anatomy, septal_angle, transfer_lesions
-from LeFusion.dataset.transforms import Box, Window, lesion_histogram, shift_histogram, tight_box
+from LeFusion.dataset.transforms import (
+    Box,
+    Window,
+    lesion_histogram,
+    shift_histogram,
+    tight_box,
+    to_depth_first,
+)
 from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import Checkpoint, address_seed
 from LeFusion.painting import SamplerSettings
@@ -99,7 +106,8 @@ class Donors:
     def _donor(self, case: Case) -> tuple[LoadedCase, float, torch.Tensor]:
         loaded = self.read(case)
         try:
-            angle = self._angle(loaded.image_dhw.numpy(), loaded.labels_dhw)
+            values = to_depth_first(loaded.volume.values, self.layout.depth_axis)
+            angle = self._angle(values, loaded.labels_dhw)
         except ValueError as error:
             raise ValueError(f"{case.mask_path}: {error}") from error
         return loaded, angle, lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw, self.bins)

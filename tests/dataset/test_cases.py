@@ -16,6 +16,16 @@ EMIDEC = Layout(
     other_labels=(1, 2),
     depth_axis=2,
 )
+NNUNET = Layout(
+    image_folder="imagesTr",
+    mask_folder="labelsTr",
+    mask_names=[["_0000", ""]],
+    output_mask_infix="",
+    lesion_labels=[2],
+    other_labels=[1],
+    reference_label=1,
+    depth_axis=2,
+)
 
 
 def make(root, *names):
@@ -85,6 +95,28 @@ def test_masks_may_carry_the_image_name(tmp_path):
     cases = find_cases(tmp_path, EMIDEC)
     assert names(cases) == ["Case_N2", "Case_P001"]
     assert [os.path.basename(case.mask_path) for case in cases] == ["Case_N2.nii", "Case_P001.nii.gz"]
+
+
+def test_nnunet_masks_lack_the_channel_of_the_image(tmp_path):
+    make(
+        tmp_path,
+        "imagesTr/liver_2_0000.nii.gz",
+        "imagesTr/liver_0000_0000.nii.gz",
+        "labelsTr/liver_2.nii.gz",
+        "labelsTr/liver_0000.nii.gz",
+    )
+    cases = find_cases(tmp_path, NNUNET)
+    assert names(cases) == ["liver_0000_0000", "liver_2_0000"]
+    assert [case.mask_path.name for case in cases] == ["liver_0000.nii.gz", "liver_2.nii.gz"]
+    listing = tmp_path / "test.txt"
+    listing.write_text("liver_2_0000\n")
+    assert names(find_cases(tmp_path, NNUNET, listing, "test")) == ["liver_2_0000"]
+    make(tmp_path, "imagesTr/liver_3_0000.nii.gz", "labelsTr/liver_3_0000.nii.gz")
+    with refused(FileNotFoundError, "liver_3_0000.nii.gz", "labelsTr/liver_3.nii.gz"):
+        find_cases(tmp_path, NNUNET)
+    make(tmp_path, "imagesTr/liver_4.nii.gz", "labelsTr/liver_3.nii.gz")
+    with refused(ValueError, "liver_4", "'_0000'"):
+        find_cases(tmp_path, NNUNET)
 
 
 def test_sub_folders_mirrored_or_not(tmp_path):
@@ -192,6 +224,8 @@ def test_output_mask_names():
     assert output_mask_name("A_Vol_1.nii.gz", LIDC) == "A_Mask_1.nii.gz"
     assert output_mask_name("X_Vol_ume_Vol_12.nii", LIDC) == "X_Vol_ume_Mask_12.nii"
     assert output_mask_name("Case_P001.nii.gz", EMIDEC) == "Case_P001.nii.gz"
+    assert output_mask_name("liver_2_0000.nii.gz", NNUNET) == "liver_2.nii.gz"
+    assert output_mask_name("liver_0000_0000.nii.gz", NNUNET) == "liver_0000.nii.gz"
     with pytest.raises(ValueError, match=r"'A\.nii\.gz'"):
         output_mask_name("A.nii.gz", LIDC)
 
@@ -209,6 +243,25 @@ def test_layout_takes_lists_and_refuses_nonsense():
         {"depth_axis": 3},
         {"mask_names": [("_Vol_",)]},
         {"mask_names": [("", "_Mask_")]},
+        {"mask_names": [("", "")]},
     ):
         with pytest.raises(ValueError):
             Layout(**wrong)
+
+
+def test_a_layout_of_hearts_has_both_labels_and_a_reference():
+    heart = {"lesion_labels": [3, 4], "other_labels": [1, 2]}
+    layout = Layout(**heart, cavity_label=1, myocardium_label=2, reference_label=2)
+    assert (layout.cavity_label, layout.myocardium_label, layout.reference_label) == (1, 2, 2)
+    assert (LIDC.cavity_label, LIDC.myocardium_label, LIDC.reference_label) == (None, None, None)
+    for wrong, *parts in (
+        ({"cavity_label": 1}, "cavity_label", "myocardium_label", "1 and None"),
+        ({"myocardium_label": 2}, "None and 2"),
+        ({"cavity_label": 1, "myocardium_label": 1}, "1 and 1"),
+        ({"cavity_label": 1, "myocardium_label": 3}, "1 and 3", "(1, 2)"),
+        ({"cavity_label": 0, "myocardium_label": 2}, "0 and 2"),
+        ({"reference_label": 3}, "reference_label 3", "(1, 2)"),
+        ({"reference_label": 0}, "reference_label 0"),
+    ):
+        with refused(ValueError, *parts):
+            Layout(**heart, **wrong)

@@ -8,8 +8,17 @@ from torch.utils.data import DataLoader
 
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.dataset import LesionDataset, collate, load_case
-from LeFusion.dataset.transforms import Box, lesion_histogram, paste
+from LeFusion.dataset.transforms import Box, lesion_histogram, paste, resample
 
+HEART = Layout(
+    mask_names=(),
+    lesion_labels=(3, 4),
+    other_labels=(1, 2),
+    cavity_label=1,
+    myocardium_label=2,
+    reference_label=2,
+)
+RELATIVE = Layout(lesion_labels=(1,), other_labels=(2,), reference_label=2)  # 2: healthy tissue
 TWO_CLASSES = Layout(mask_names=(), lesion_labels=(3, 4), other_labels=(1, 2), depth_axis=2)
 
 
@@ -230,3 +239,233 @@ def test_contrast_changes_the_lesion_and_its_histogram_with_it(tmp_path):
     assert same(dataset[(0, 3)], dataset[(0, 3)])
     with pytest.raises(ValueError, match="lesion_contrast"):
         LesionDataset([], Layout(), lesion_contrast=(2.0, 0.5))
+
+
+def test_resampled_to_a_spacing_and_back(tmp_path):
+    case = make_case(tmp_path)  # 1.5 x 1.5 x 2 mm
+    loaded, stored = (load_case(case, Layout(), (-1000, 400), spacing_mm=mm) for mm in ((3, 1, 4), None))
+    assert loaded.image_dhw.shape == (6, 30, 12) and loaded.lesions_dhw.shape == (1, 6, 30, 12)
+    assert loaded.lesions_dhw.dtype == torch.bool and loaded.image_dhw.dtype == torch.float32
+    assert loaded.labels_dhw.shape == (12, 20, 24)
+    np.testing.assert_array_equal(loaded.labels_dhw, stored.labels_dhw)
+    np.testing.assert_array_equal(loaded.stored_lesion(Layout()), stored.lesions_dhw[0])
+    lesion_mm3 = [float(v.lesions_dhw.sum()) * mm3 for v, mm3 in ((loaded, 12), (stored, 4.5))]
+    assert lesion_mm3[0] == pytest.approx(lesion_mm3[1], rel=0.4)
+    assert torch.equal(loaded.image_dhw, resample(stored.image_dhw[None], (6, 30, 12))[0])
+
+    back = loaded.to_stored_grid(torch.full((6, 30, 12), 0.5))
+    assert back.shape == (12, 20, 24) and back.dtype == np.float64
+    np.testing.assert_allclose(back, 50, atol=1e-3)  # HU
+    half = torch.cat([torch.full((6, 30, 6), -1.0), torch.full((6, 30, 6), 1.0)], dim=2)
+    np.testing.assert_allclose(loaded.to_stored_grid(half)[..., :10], -1000, atol=1e-3)
+    np.testing.assert_allclose(loaded.to_stored_grid(half)[..., 14:], 400, atol=1e-3)
+
+
+def test_without_another_spacing_the_way_back_is_exact(tmp_path):
+    case = make_case(tmp_path)
+    as_stored = load_case(case, Layout(), (-1000, 400), spacing_mm=(1.5, 1.5, 2))
+    native = load_case(case, Layout(), (-1000, 400))
+    for loaded in (as_stored, native):
+        assert torch.equal(loaded.image_dhw, native.image_dhw)
+        assert torch.equal(loaded.lesions_dhw, native.lesions_dhw)
+        expected = np.clip(loaded.volume.values, -1000, 400)
+        np.testing.assert_allclose(loaded.to_stored_grid(loaded.image_dhw), expected, atol=1e-3)
+
+
+def test_items_of_another_spacing(tmp_path):
+    dataset = LesionDataset([make_case(tmp_path)], Layout(), size=(6, 32, 16), spacing_mm=(3, 1, 4))
+    item = dataset[0]
+    assert item["image"].shape == (1, 6, 32, 16) and item["box_start"] == (0, -1, -2)
+    loaded = load_case(dataset.cases[0], Layout(), (-1000, 400), (3, 1, 4))
+    assert torch.equal(item["image"][0, :, 1:-1, 2:-2], loaded.image_dhw)
+    assert torch.equal(item["histogram"], lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw))
+
+
+def test_relabelled_lesions_stand_in_for_those_of_the_file(tmp_path):
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 200, (2, 20, 24, 7))  # depth last
+    case = save_case(tmp_path, "N1", image.astype(np.int16), (mask % 3).astype(np.uint8))
+    seen = []
+
+    def relabel(values, labels):
+        seen.append((values, labels))
+        moved = labels.copy()
+        moved[2, 5:8, 9] = 4
+        return moved
+
+    with pytest.raises(ValueError, match="no lesion voxel"):
+        load_case(case, TWO_CLASSES, "minmax")
+    loaded = load_case(case, TWO_CLASSES, "minmax", relabel=relabel)
+    values, labels = seen[0]
+    np.testing.assert_array_equal(values, image.transpose(2, 0, 1))
+    np.testing.assert_array_equal(labels, (mask % 3).transpose(2, 0, 1))
+    assert loaded.lesions_dhw.flatten(1).sum(1).tolist() == [0, 3]
+    np.testing.assert_array_equal(
+        np.argwhere(loaded.stored_lesion(TWO_CLASSES)), [[2, r, 9] for r in (5, 6, 7)]
+    )
+    np.testing.assert_array_equal(loaded.labels_dhw != labels, loaded.stored_lesion(TWO_CLASSES))
+
+    def hopeless(values, labels):
+        raise ValueError("the heart's labels hold no cavity")
+
+    with pytest.raises(ValueError) as caught:
+        load_case(case, TWO_CLASSES, "minmax", relabel=hopeless)
+    assert str(case.mask_path) in str(caught.value) and "no cavity" in str(caught.value)
+
+
+def heart_case(folder, size=14):
+    """A heart of size x size voxels at (6, 30) of 7 x 64 x 80, with a lesion of 2 x 3 x 3 in its corner."""
+    mask = np.zeros((7, 64, 80), np.uint8)
+    mask[1:6, 6 : 6 + size, 30 : 30 + size] = 2
+    mask[1:6, 9:12, 33:36] = 1
+    mask[2:4, 6:9, 30:33] = 3
+    image = np.random.default_rng(0).integers(0, 500, mask.shape).astype(np.int16)
+    return save_case(folder, "H", image, mask)
+
+
+def test_the_region_of_a_heart_is_centred_on_the_heart(tmp_path):
+    case = heart_case(tmp_path)
+    loaded = load_case(case, HEART, "minmax")
+    box = loaded.region((7, 24, 24))
+    assert box == Box((0, 1, 25), (7, 24, 24))  # heart: 6..20 and 30..44, centre 13 and 37
+    no_heart = Layout(mask_names=(), lesion_labels=(3, 4), other_labels=(1, 2))
+    assert load_case(case, no_heart, "minmax").region((7, 8, 8)) == Box(
+        (0, 3, 27), (7, 8, 8)
+    )  # on the lesion
+    item = LesionDataset([case], HEART, size=(7, 24, 24), window="minmax")[0]
+    assert item["box_start"] == (0, 1, 25)
+    assert loaded.region((7, 14, 14)) == Box((0, 6, 30), (7, 14, 14))  # just as large as the heart
+
+
+def test_a_heart_larger_than_the_region_is_shown_around_its_lesion(tmp_path):
+    case = heart_case(tmp_path, size=40)
+    loaded = load_case(case, HEART, "minmax")
+    assert loaded.region((7, 24, 24)) == Box((0, 0, 19), (7, 24, 24))  # lesion: 6..9 and 30..33
+    with pytest.raises(ValueError, match="lesion spans"):
+        loaded.region((1, 24, 24))
+
+
+def test_the_region_of_a_resampled_heart(tmp_path):
+    loaded = load_case(heart_case(tmp_path), HEART, "minmax", spacing_mm=(1.5, 0.75, 1))
+    assert loaded.organ_dhw.shape == loaded.image_dhw.shape == (7, 128, 160)
+    start = loaded.region((7, 48, 48)).start
+    assert start[0] == 0 and abs(start[1] - 2) <= 1 and abs(start[2] - 50) <= 1
+
+
+def test_the_mean_of_healthy_tissue(tmp_path):
+    case = heart_case(tmp_path)
+    loaded = load_case(case, HEART, "minmax")
+    myocardium = loaded.image_dhw.numpy()[loaded.labels_dhw == 2]
+    assert loaded.reference_mean == pytest.approx(myocardium.mean(dtype=np.float64), abs=1e-5)
+    assert load_case(case, TWO_CLASSES, "minmax").reference_mean is None
+    item = LesionDataset([case], HEART, size=(7, 24, 24), window="minmax")[0]
+    assert item["reference_mean"] == loaded.reference_mean
+
+
+def test_a_case_without_healthy_tissue_is_refused_by_file(tmp_path):
+    case = make_case(tmp_path)  # labels 0 and 1
+    refused(case, case.mask_path, "no voxel of label 2", "reference_label", layout=RELATIVE)
+    whole_heart = heart_case(tmp_path)
+    image, mask = (nibabel.load(path).get_fdata() for path in (whole_heart.image_path, whole_heart.mask_path))
+    mask[mask == 2] = 1
+    case = save_case(tmp_path, "scar", image.astype(np.int16), mask.astype(np.uint8))
+    refused(case, case.mask_path, "no voxel of label 2", layout=HEART, window="minmax")
+
+
+def flat_case(folder, name, healthy, lesion, background=5):
+    """8 x 10 x 12 voxels: background, healthy tissue and a lesion of 2 x 3 x 4, each of one intensity.
+
+    In the window 0 to 160, bin b of 16 is the intensities 10 b to 10 b + 10.
+    """
+    mask = np.zeros((8, 10, 12), np.uint8)
+    mask[2:6, 2:8, 2:10] = 2
+    mask[3:5, 3:6, 4:8] = 1
+    image = np.choose(mask, [background, lesion, healthy]).astype(np.int16)
+    return save_case(folder, name, image, mask)
+
+
+FLAT = {"size": (8, 16, 16), "window": (0, 160)}
+
+
+def one_bin(histogram):
+    """The bin that holds everything, None where it is not one."""
+    return int(histogram.argmax()) if float(histogram.max()) > 0.999 else None
+
+
+def test_no_matching_leaves_items_as_they_were(tmp_path):
+    cases = [make_case(tmp_path, name, seed=seed) for seed, name in enumerate("AB")]
+    options = {"size": (6, 10, 10), "region": "random", "augment": True, "lesion_contrast": (0.5, 2.0)}
+    plain = LesionDataset(cases, Layout(), **options)
+    others = LesionDataset(
+        cases, Layout(), histogram_matching=0.0, other_histograms=[torch.eye(16)[3]], **options
+    )
+    for address in [(0, 0), (1, 5), (0, 7)]:
+        assert same(plain[address], others[address])
+
+
+def test_matched_lesions_have_the_histogram_that_was_drawn(tmp_path):
+    """A data set's, a given one's, or one between two of them; half of all draws are not blended."""
+    cases = [flat_case(tmp_path, "A", 45, 125), flat_case(tmp_path, "B", 45, 145)]
+    dataset = LesionDataset(
+        cases, Layout(other_labels=(2,)), histogram_matching=1.0, other_histograms=[torch.eye(16)[3]], **FLAT
+    )
+    plain = LesionDataset(cases, Layout(other_labels=(2,)), **FLAT)[0]
+    bins = []
+    for draw in range(120):
+        item = dataset[(0, draw)]
+        assert torch.equal(item["histogram"], lesion_histogram(item["image"], item["lesions"]))
+        outside = ~item["lesions"][0]
+        assert torch.equal(item["image"][0][outside], plain["image"][0][outside])
+        assert torch.equal(item["lesions"], plain["lesions"])
+        bins.append(one_bin(item["histogram"]))
+    counts = {b: bins.count(b) / len(bins) for b in (3, 12, 14)}
+    # alone: 0.3 given, 0.35 each lesion; a blend of equals: 0.09 and 0.1225
+    assert counts[3] == pytest.approx(0.195, abs=0.12)
+    assert counts[12] == pytest.approx(0.236, abs=0.12) and counts[14] == pytest.approx(0.236, abs=0.12)
+    between = [b for b in bins if b not in (3, 12, 14)]
+    assert len(between) > 10 and all(b is None or 3 < b < 14 for b in between)
+
+
+def test_as_many_lesions_are_matched_as_asked(tmp_path):
+    dataset = LesionDataset([make_case(tmp_path)], Layout(), histogram_matching=0.3)
+    plain = LesionDataset([make_case(tmp_path)], Layout())[0]
+    changed = [not torch.equal(dataset[(0, draw)]["image"], plain["image"]) for draw in range(100)]
+    assert 0.15 < np.mean(changed) < 0.45
+
+
+def test_matching_depends_on_its_address_only(tmp_path):
+    cases = [make_case(tmp_path, name, seed=seed) for seed, name in enumerate("ABC")]
+    options = {"size": (6, 10, 10), "region": "random", "augment": True, "histogram_matching": 0.7}
+    dataset = LesionDataset(cases, Layout(), **options)
+    addresses = [(i, draw) for i in range(3) for draw in range(5)]
+    items = {address: dataset[address] for address in addresses}
+    again = LesionDataset(cases, Layout(), cache=False, **options)
+    for address in reversed(addresses):
+        assert same(again[address], items[address])
+    other_seed = LesionDataset(cases, Layout(), seed=1, **options)
+    assert not all(same(other_seed[address], items[address]) for address in addresses)
+    assert len({items[(0, draw)]["histogram"].numpy().tobytes() for draw in range(5)}) > 2
+
+
+def test_drawn_histograms_move_with_the_healthy_tissue(tmp_path):
+    """Tissue of B is two bins brighter than that of A, and so are lesions lent to it."""
+    cases = [flat_case(tmp_path, "A", 45, 125), flat_case(tmp_path, "B", 65, 105)]
+    tissue = 45 / 80 - 1
+    options = FLAT | {"histogram_matching": 1.0, "other_histograms": [torch.eye(16)[5]]}
+    relative = LesionDataset(cases, RELATIVE, other_reference=tissue, **options)
+    found = [{one_bin(relative[(i, d)]["histogram"]) for d in range(36)} for i in range(2)]
+    assert {12, 8, 5} <= found[0] and {14, 10, 7} <= found[1]
+    assert min(found[0] - {None}) == 5 and max(found[0] - {None}) == 12
+    assert min(found[1] - {None}) == 7 and max(found[1] - {None}) == 14
+
+    given_absolute = LesionDataset(cases, RELATIVE, **options)
+    assert 5 in {one_bin(given_absolute[(1, d)]["histogram"]) for d in range(36)}
+    absolute = LesionDataset(cases, Layout(other_labels=(2,)), other_reference=tissue, **options)
+    found = {one_bin(absolute[(1, d)]["histogram"]) for d in range(36)}
+    assert {5, 10, 12} <= found and max(found - {None}) == 12
+
+
+def test_matching_that_is_no_probability_is_refused():
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=f"histogram_matching={wrong}"):
+            LesionDataset([], Layout(), histogram_matching=wrong)

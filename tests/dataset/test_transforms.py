@@ -7,6 +7,7 @@ import torch
 from LeFusion.dataset.transforms import (
     Box,
     IntensityMap,
+    blend_histograms,
     crop,
     draw_contrast,
     draw_flip_axes,
@@ -14,9 +15,15 @@ from LeFusion.dataset.transforms import (
     from_depth_first,
     lesion_box,
     lesion_histogram,
+    match_histogram,
+    match_intensities,
     paste,
     random_box,
     remap_contrast,
+    resample,
+    resample_masks,
+    shift_histogram,
+    spacing_depth_first,
     tight_box,
     to_depth_first,
 )
@@ -69,6 +76,53 @@ def test_minmax_takes_the_volumes_own_range():
     ]:
         with pytest.raises(ValueError):
             IntensityMap.of(values, window)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_percentiles_leave_the_extremes_out(kind):
+    values = kind(np.concatenate([np.arange(101.0), [-5000.0] * 10, [9000.0] * 10]))
+    clean = kind(np.arange(101.0))
+    assert IntensityMap.of(clean, {"percentiles": [5, 90]}) == IntensityMap(5, 90)
+    assert IntensityMap.of(clean, {"percentiles": (0, 100)}) == IntensityMap.of(clean, "minmax")
+    window = IntensityMap.of(values, {"percentiles": [10, 90]})
+    assert 0 <= window.low < 5 and 95 < window.high <= 100
+    mapped = window.to_network(values)
+    assert (float(mapped.min()), float(mapped.max())) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    "percentiles", [[99, 1], [5, 5], [50], [0, 50, 100], [-1, 99], [1, 101], [float("nan"), 99]]
+)
+def test_other_percentiles_are_refused(percentiles):
+    with pytest.raises(ValueError, match="window percentiles"):
+        IntensityMap.of(np.arange(101.0), {"percentiles": percentiles})
+
+
+def test_percentiles_without_range_between_them_are_refused_with_the_value():
+    mostly_air = np.array([7.0] * 99 + [50.0])
+    with pytest.raises(ValueError, match=r"percentiles \[1\.0, 90\.0\] are both 7"):
+        IntensityMap.of(mostly_air, {"percentiles": [1, 90]})
+    with pytest.raises(ValueError, match="minmax: every voxel is 7"):
+        IntensityMap.of(mostly_air[:99], "minmax")
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"percentiles": 99},
+        {"percentiles": None},
+        {"percentile": [1, 99]},
+        {},
+        5,
+        None,
+        ["low", 4],
+        {"percentiles": ["a", 99]},
+    ],
+)
+def test_windows_of_another_kind_are_refused_as_the_users_mistake(window):
+    """A ValueError, which a command shows in one line; any other kind of error is a traceback."""
+    with pytest.raises(ValueError):
+        IntensityMap.of(np.arange(101.0), window)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
@@ -246,3 +300,202 @@ def test_contrast_is_drawn_within_its_bounds_and_not_always():
     assert factors.min() >= 0.5 and factors.max() <= 2.0
     assert factors[~untouched].min() < 0.6 and factors[~untouched].max() > 1.8
     assert all(gamma == 1.0 for factor, gamma in drawn if factor == 1.0)
+
+
+def test_spacing_follows_the_axes_into_depth_first_order():
+    stored = np.diag([1.5, 1.25, 8.0, 1.0])
+    assert spacing_depth_first(stored, 2) == (8.0, 1.5, 1.25)
+    assert spacing_depth_first(stored, 0) == (1.5, 1.25, 8.0)
+    assert spacing_depth_first(stored, 1) == (1.25, 1.5, 8.0)
+    for axis in range(3):  # as the axes of an array do
+        moved = to_depth_first(np.zeros((3, 5, 7)), axis).shape
+        affine = np.diag([3.0, 5.0, 7.0, 1.0])
+        affine[:3, 3] = (-40, 12, 9)  # where the volume lies changes nothing
+        assert spacing_depth_first(affine, axis) == moved
+
+
+def test_spacing_of_a_turned_and_mirrored_volume():
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-0.7, 2.0, 5.0])
+    assert spacing_depth_first(affine, 2) == pytest.approx((5.0, 0.7, 2.0))
+
+
+def test_resampling_covers_the_same_extent():
+    ramp = ((torch.arange(8.0) + 0.5) / 8).reshape(1, 1, 1, 8).expand(1, 4, 6, 8).contiguous()
+    finer = resample(ramp, (4, 12, 16))
+    assert finer.shape == (1, 4, 12, 16) and finer.dtype == torch.float32 and type(finer) is torch.Tensor
+    places = (torch.arange(16.0) + 0.5) / 16
+    assert torch.allclose(finer[0, 2, 5, 1:-1], places[1:-1], atol=1e-5)
+    coarser = resample(ramp, (4, 6, 4))
+    assert torch.allclose(coarser[0, 2, 3, 1:-1], ((torch.arange(4.0) + 0.5) / 4)[1:-1], atol=0.01)
+
+
+@pytest.mark.parametrize("shape", [(9, 12, 14), (5, 6, 7), (5, 3, 7), (3, 9, 4), (2, 3, 3)])
+@pytest.mark.parametrize("value", [-1.0, 0.3])
+def test_resampling_keeps_a_constant_up_to_the_border(shape, value):
+    assert torch.allclose(
+        resample(torch.full((2, 5, 6, 7), value), shape), torch.full((2, *shape), value), atol=1e-5
+    )
+
+
+def test_resampling_smooths_what_a_coarser_grid_cannot_show():
+    stripes = (torch.arange(24) % 2).float().reshape(1, 1, 1, 24).expand(1, 2, 2, 24).contiguous()
+    coarser = resample(stripes, (2, 2, 6))
+    assert float((coarser[..., 1:-1] - 0.5).abs().max()) < 0.1
+
+
+def test_resampling_to_the_same_grid_is_exact_and_there_and_back_nearly():
+    rng = np.random.default_rng(0)
+    image = torch.as_tensor(rng.normal(size=(1, 5, 6, 7)))
+    assert torch.equal(resample(image, (5, 6, 7)), image)
+    masks = torch.as_tensor(rng.random((2, 5, 6, 7)) < 0.3)
+    assert torch.equal(resample_masks(masks, (5, 6, 7)), masks)
+    y, x = torch.meshgrid(torch.arange(24.0), torch.arange(20.0), indexing="ij")
+    smooth = (torch.sin(y / 5) * torch.cos(x / 4)).expand(1, 3, 24, 20).contiguous()
+    back = resample(resample(smooth, (3, 48, 50)), (3, 24, 20))
+    assert float((back - smooth)[:, :, 2:-2, 2:-2].abs().max()) < 0.05
+
+
+def test_resampled_masks_are_where_at_least_half_of_a_voxel_is():
+    masks = torch.zeros(2, 4, 8, 12, dtype=torch.bool)
+    masks[0, 1:3, 2:6, 4:10] = True
+    finer = resample_masks(masks, (8, 16, 24))
+    assert finer.dtype == torch.bool
+    expected = masks.repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    corners = finer ^ expected  # interpolation takes off, at most, the edges of the block
+    assert not bool((finer & ~expected).any()) and int(corners.sum()) < 0.15 * int(expected.sum())
+    assert bool(finer[0, 3:5, 5:11, 9:19].all())
+    assert not bool(finer[1].any())
+
+
+@pytest.mark.parametrize("voxel", [(0, 0, 0), (2, 17, 9), (3, 31, 31), (1, 16, 15)])
+def test_no_mask_vanishes_on_a_coarser_grid(voxel):
+    masks = torch.zeros(2, 4, 32, 32, dtype=torch.bool)
+    masks[(0, *voxel)] = True
+    coarser = resample_masks(masks, (2, 4, 4))
+    assert 1 <= int(coarser[0].sum()) <= 4 and not bool(coarser[1].any())
+    near = tuple(v * n // m for v, n, m in zip(voxel, (2, 4, 4), (4, 32, 32), strict=True))
+    assert bool(coarser[(0, *near)])
+
+
+def test_intensities_are_matched_by_hand():
+    values = torch.tensor([0.3, -0.2, 0.9, 0.1])
+    matched = match_intensities(values, torch.tensor([0.5, 0.0, 0.0, 0.5]))
+    # ranks 1/8, 3/8 | 5/8, 7/8: a quarter and three quarters into the first and into the last bin
+    assert torch.allclose(matched, torch.tensor([0.625, -0.875, 0.875, -0.625]))
+    assert torch.equal(values, torch.tensor([0.3, -0.2, 0.9, 0.1])) and matched.dtype == torch.float32
+    assert torch.allclose(match_intensities(values, torch.tensor([7.0, 0, 0, 7])), matched)  # of any sum
+    assert torch.allclose(
+        match_intensities(torch.tensor([5.0]), torch.tensor([0.0, 0, 1, 0])), torch.tensor([0.25])
+    )
+
+
+def histogram_of(values, bins):
+    return torch.histc(values, bins, -1, 1) / len(values)
+
+
+def test_matched_intensities_have_the_histogram_and_keep_their_ranks():
+    generator = torch.Generator().manual_seed(0)
+    for bins in (4, 16):
+        for voxels in (64, 333):
+            values = torch.randn(voxels, generator=generator)
+            histogram = torch.rand(bins, generator=generator) ** 4
+            histogram[[0, bins // 2]] = 0
+            histogram = histogram / histogram.sum()
+            matched = match_intensities(values, histogram)
+            assert float((histogram_of(matched, bins) - histogram).abs().max()) <= 1.001 / voxels
+            assert not bool(histogram_of(matched, bins)[histogram == 0].any())
+            assert bool((matched[values.argsort()].diff() >= 0).all())
+            assert torch.equal(
+                histogram_of(match_intensities(matched, histogram), bins), histogram_of(matched, bins)
+            )
+    whole = torch.tensor([0.125, 0.0, 0.5, 0.375])
+    assert torch.equal(histogram_of(match_intensities(torch.randn(64, generator=generator), whole), 4), whole)
+
+
+def test_equal_intensities_are_spread_in_the_order_of_the_voxels():
+    matched = match_intensities(torch.zeros(4), torch.tensor([0.5, 0.5]))
+    assert torch.allclose(matched, torch.tensor([-0.75, -0.25, 0.25, 0.75]))
+
+
+def test_each_class_is_matched_to_its_own_histogram():
+    rng = np.random.default_rng(0)
+    image = torch.as_tensor(rng.uniform(-1, 1, (1, 4, 8, 8)), dtype=torch.float32)
+    lesions = torch.zeros(4, 4, 8, 8, dtype=torch.bool)
+    lesions[0, :2, :4, :4] = lesions[1, :, 5:, :2] = lesions[2, :, :3, 6:] = True  # the last one is absent
+    histogram = torch.zeros(4, 16)
+    histogram[0, 3] = histogram[1, [10, 12]] = histogram[3, 5] = 1.0
+    before = image.clone()
+    matched = match_histogram(image, lesions, histogram.flatten())
+    assert torch.equal(image, before)
+    assert torch.equal(
+        matched[0][~lesions[:2].any(0)], image[0][~lesions[:2].any(0)]
+    )  # and class 2: no histogram
+    expected = (histogram / histogram.sum(1, keepdim=True).clamp(min=1))[:2]
+    assert torch.equal(lesion_histogram(matched, lesions).reshape(4, 16)[:2], expected)
+    for lesion in lesions[:2]:
+        assert bool((matched[0][lesion][image[0][lesion].argsort()].diff() > 0).all())
+
+
+def test_histograms_shift_by_whole_bins_and_pile_up_at_the_ends():
+    histogram = torch.zeros(2, 8)
+    histogram[0, [2, 3, 6]] = torch.tensor([0.5, 0.25, 0.25])  # the second class is absent
+    shifted = shift_histogram(histogram.flatten(), 2 * 0.25, 8).reshape(2, 8)
+    assert torch.allclose(shifted[0], torch.tensor([0, 0, 0, 0, 0.5, 0.25, 0, 0.25]))
+    assert not bool(shifted[1].any())
+    darker = shift_histogram(histogram.flatten(), -3 * 0.25, 8).reshape(2, 8)
+    assert torch.allclose(darker[0], torch.tensor([0.75, 0, 0, 0.25, 0, 0, 0, 0]))
+    assert torch.equal(shift_histogram(histogram.flatten(), 0.0, 8), histogram.flatten())
+    far = shift_histogram(histogram.flatten(), -9.0, 8).reshape(2, 8)
+    assert torch.allclose(far[0], torch.eye(8)[0])
+
+
+def test_a_part_of_a_bin_goes_to_its_neighbour():
+    one = torch.eye(8)[4]
+    assert torch.allclose(shift_histogram(one, 0.25 * 0.25, 8), 0.75 * one + 0.25 * torch.eye(8)[5])
+    assert torch.allclose(shift_histogram(one, -0.4 * 0.25, 8), 0.6 * one + 0.4 * torch.eye(8)[3])
+    centres = (torch.arange(16) + 0.5) / 8 - 1
+    generator = torch.Generator().manual_seed(0)
+    histogram = torch.zeros(16)
+    histogram[5:11] = torch.rand(6, generator=generator)
+    histogram = histogram / histogram.sum()
+    for shift in (-0.51, -0.1, 0.033, 0.6):
+        shifted = shift_histogram(histogram, shift, 16)
+        assert float(shifted.sum()) == pytest.approx(1)
+        assert float((shifted - histogram) @ centres) == pytest.approx(
+            shift, abs=1e-5
+        )  # the mean moves by it
+
+
+def test_a_blend_has_the_quantiles_between():
+    first, second = torch.eye(8)[1], torch.eye(8)[5]
+    for share, bin_of_all in ((0.0, 1), (0.25, 2), (0.5, 3), (1.0, 5)):
+        assert torch.allclose(blend_histograms(first, second, share, 8), torch.eye(8)[bin_of_all], atol=2e-3)
+    wide = torch.tensor([0.5, 0, 0, 0, 0, 0, 0, 0.5])  # dark half and bright half, each halfway to bin 3
+    assert torch.allclose(
+        blend_histograms(wide, torch.eye(8)[3], 0.5, 8), torch.tensor([0, 0.5, 0, 0, 0, 0.5, 0, 0]), atol=0.26
+    )
+
+
+def test_a_blend_is_a_histogram_whose_mean_lies_by_share_between():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (h / h.sum() for h in torch.rand(2, 16, generator=generator) ** 3)
+    centres = (torch.arange(16) + 0.5) / 8 - 1
+    for share in (0.0, 0.2, 0.5, 0.9, 1.0):
+        blend = blend_histograms(first, second, share, 16)
+        expected = float((1 - share) * first @ centres + share * second @ centres)
+        assert blend.dtype == torch.float32 and float(blend.sum()) == pytest.approx(1)
+        assert float(blend @ centres) == pytest.approx(expected, abs=0.02)
+    assert torch.allclose(blend_histograms(first, second, 0.0, 16), first, atol=2e-3)
+    assert torch.allclose(blend_histograms(first, second, 1.0, 16), second, atol=2e-3)
+
+
+def test_a_class_that_one_lacks_is_taken_from_the_other():
+    first, second, none = torch.eye(8)[1], torch.eye(8)[5], torch.zeros(8)
+    blend = blend_histograms(torch.cat([first, none, none]), torch.cat([second, second, none]), 0.5, 8)
+    expected = torch.cat([torch.eye(8)[3], second, none])
+    assert torch.allclose(blend, expected, atol=2e-3)
+    assert torch.equal(
+        blend_histograms(torch.cat([first, second]), torch.cat([none, none]), 0.9, 8)[8:], second
+    )

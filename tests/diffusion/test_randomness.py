@@ -56,3 +56,12 @@ def test_noise_is_standard_normal():
 def test_another_batch_size_is_refused():
     with pytest.raises(ValueError, match="2 addresses for a batch of 3"):
         AddressedNoise([A, B])(torch.empty(3, 4))
+
+
+def test_levels_depend_on_the_address_and_are_uniform():
+    addresses = [(0, n) for n in range(3000)]
+    levels = AddressedNoise(addresses).levels(10)
+    assert levels.shape == (3000,) and levels.dtype == torch.int64
+    assert torch.equal(AddressedNoise(addresses[7:9]).levels(10), levels[7:9])
+    counts = torch.bincount(levels, minlength=10).float()  # 300 expected of each
+    assert len(counts) == 10 and float(((counts - 300) ** 2 / 300).sum()) < 28  # 1 in 1000

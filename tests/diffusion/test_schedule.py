@@ -43,6 +43,17 @@ def test_hand_made_schedule():
     assert x_t.flatten().tolist() == pytest.approx([0.9 + 2 * 0.19**0.5, 0.63 + 2 * 0.6031**0.5], rel=1e-6)
 
 
+def test_velocity_by_hand_and_back():
+    schedule = NoiseSchedule(torch.tensor([0.36]))  # sqrt(signal) 0.8, sqrt(1 - signal) 0.6
+    assert float(schedule.velocity(column(3), level(0), column(2))) == pytest.approx(0.8 * 2 - 0.6 * 3)
+    x_0, noise = torch.randn(2, 4, 1, 2, 3, 3, generator=torch.Generator().manual_seed(2)).unbind(0)
+    t = level(0, 100, 298, 299)
+    velocity = SCHEDULE.velocity(x_0, t, noise)
+    found = SCHEDULE.noise_from_velocity(SCHEDULE.q_sample(x_0, t, noise), t, velocity)
+    assert torch.allclose(found, noise, atol=1e-5)
+    assert torch.allclose(velocity[3], -x_0[3], atol=0.01 * 4)  # at the noisiest level it is the image
+
+
 @pytest.mark.parametrize("t", [0, 1, 77, 200, 298])
 def test_predict_x0_undoes_q_sample(t):
     x_0, noise = torch.randn(2, 3, 2, 4, 4, 5, generator=torch.Generator().manual_seed(0)).unbind(0)

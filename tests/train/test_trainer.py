@@ -15,7 +15,7 @@ from LeFusion import trainer
 from LeFusion.commandline import run_command
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
 from LeFusion.losses import lesion_loss_fn
-from LeFusion.trainer import STATE_FILE, DrawSampler, Stopped, TrainingSettings, train
+from LeFusion.trainer import BEST_FILE, STATE_FILE, DrawSampler, Stopped, TrainingSettings, train
 
 pytestmark = pytest.mark.usefixtures("fresh_process_state")
 
@@ -47,7 +47,7 @@ class Noise(torch.utils.data.Dataset):
 def start(tiny_model):
     """-> start(folder, **settings): trains a new network of fixed initial weights in a folder."""
 
-    def call(folder, loss_fn=LOSS_FN, metadata=METADATA, sample_sheet=None, dim=8, **settings):
+    def call(folder, loss_fn=LOSS_FN, metadata=METADATA, sample_sheet=None, dim=8, validate=None, **settings):
         defaults = {
             "train_num_steps": 6,
             "batch_size": 2,
@@ -60,7 +60,7 @@ def start(tiny_model):
         torch.manual_seed(1)
         network = UNet3D(in_channels=1, cond_dim=16, **tiny_model | {"dim": dim})
         settings = TrainingSettings(**defaults | settings)
-        return train(network, loss_fn, Noise(), settings, folder, metadata, sample_sheet)
+        return train(network, loss_fn, Noise(), settings, folder, metadata, sample_sheet, validate)
 
     return call
 
@@ -380,6 +380,67 @@ def test_the_learning_rate_is_used_and_logged(start, tmp_path):
     expected = [TrainingSettings(train_num_steps=6, **settings).learning_rate(step) for step in range(6)]
     assert [float(row["learning_rate"]) for row in rows_of(tmp_path)] == pytest.approx(expected, rel=1e-3)
     assert state_of(tmp_path)["optimizer"]["param_groups"][0]["lr"] == expected[-1]
+
+
+def scores_of(folder):
+    with open(folder / "validation.csv", newline="") as file:
+        return {int(row["step"]): float(row["score"]) for row in csv.DictReader(file)}
+
+
+class Scores:
+    """A validation that gives these scores one after the other."""
+
+    def __init__(self, *scores):
+        self.scores, self.networks = list(scores), []
+
+    def __call__(self, network):
+        self.networks.append({name: value.clone() for name, value in network.state_dict().items()})
+        return {"score": self.scores.pop(0), "other": 7.0}
+
+
+def test_the_checkpoint_with_the_best_score_is_kept(start, tmp_path):
+    validate = Scores(3.0, 1.0, 2.0)
+    start(tmp_path, validate=validate, save_and_sample_every=2, keep_checkpoints=1)
+    assert scores_of(tmp_path) == {2: 3, 4: 1, 6: 2}
+    best = load_checkpoint(tmp_path / BEST_FILE)
+    assert best.metadata["step"] == 4
+    assert_equal(dict(best.network.state_dict()), validate.networks[1])  # of the moving average
+    assert [path.name for path in tmp_path.glob("model-*")] == ["model-000006.safetensors"]
+    start(tmp_path, validate=Scores(1.5), train_num_steps=8, save_and_sample_every=2)
+    assert load_checkpoint(tmp_path / BEST_FILE).metadata["step"] == 4  # the best of both runs
+    start(tmp_path, validate=Scores(0.5), train_num_steps=9, save_and_sample_every=20)
+    assert load_checkpoint(tmp_path / BEST_FILE).metadata["step"] == 9
+    assert scores_of(tmp_path) == {2: 3, 4: 1, 6: 2, 8: 1.5, 9: 0.5}
+
+
+def test_a_score_that_is_no_number_is_not_the_best(start, tmp_path):
+    start(tmp_path, validate=Scores(math.nan, 5.0, math.nan), save_and_sample_every=2)
+    assert load_checkpoint(tmp_path / BEST_FILE).metadata["step"] == 4
+    start(tmp_path, validate=Scores(4.0), train_num_steps=7)  # nor on going on
+    assert load_checkpoint(tmp_path / BEST_FILE).metadata["step"] == 7
+
+
+def test_validation_changes_nothing_of_the_training(start, tmp_path):
+    start(tmp_path / "without", save_and_sample_every=2)
+    start(tmp_path / "with", validate=Scores(3.0, 1.0, 2.0), save_and_sample_every=2)
+    assert_same_run(tmp_path / "with", tmp_path / "without")
+
+
+def test_a_validation_that_was_stopped_is_made_up_for(start, tmp_path, in_child):
+    """Killed in it, or told to stop in the step before; the scores are those of an unbroken run."""
+
+    def killed(_network):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    broken = {"save_and_sample_every": 2, "train_num_steps": 4}
+    assert in_child(lambda: start(tmp_path, validate=killed, **broken)) == -signal.SIGKILL
+    assert state_of(tmp_path)["step"] == 2 and not (tmp_path / "validation.csv").exists()
+    with pytest.raises(Stopped):
+        start(tmp_path, at_call(1, send(signal.SIGTERM)), validate=Scores(3.0), **broken)
+    assert scores_of(tmp_path) == {2: 3} and state_of(tmp_path)["step"] == 3
+    start(tmp_path, validate=Scores(1.0), **broken)
+    assert scores_of(tmp_path) == {2: 3, 4: 1}
+    assert load_checkpoint(tmp_path / BEST_FILE).metadata["step"] == 4
 
 
 @pytest.mark.parametrize(

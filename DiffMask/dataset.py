@@ -1,0 +1,236 @@
+"""Lesion masks on disk -> what DiffMask learns from: a mask in {-1, 1} and its sphere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from DiffMask.sphere import bounding_sphere, draw_sphere, encode_sphere
+from LeFusion.dataset.cases import SPLITS, Layout, find_cases
+from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
+from LeFusion.diffusion import address_seed
+
+ISOTROPIC = 0.01  # share by which voxels of a mask may differ in length to be turned in all directions
+TURNS = {  # the orders of the axes among which one is drawn
+    "none": [(0, 1, 2)],
+    "plane": [(0, 1, 2), (0, 2, 1)],
+    "all": list(permutations(range(3))),
+}
+
+
+@dataclass(frozen=True)
+class LesionMask:
+    """One lesion. lesion: bool, its bounding box depth first. spacing_mm: of its voxels, depth first."""
+
+    name: str
+    path: Path
+    lesion: np.ndarray
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def diameter_mm(self) -> float:
+        """Of the sphere with the lesion's volume."""
+        return float(np.cbrt(6 / np.pi * self.lesion.sum() * np.prod(self.spacing_mm)))
+
+
+def find_masks(
+    root_dir: str | Path, layout: Layout, test_txt: str | Path | None = None, split: str = "all"
+) -> dict[str, Path]:
+    """The mask files of a data set by name, sorted.
+
+    root_dir: a folder of masks, in sub-folders or not; or the folder that holds the layout's mask folder; or
+        its image folder, beside that. Images are not needed.
+    test_txt, split: see find_cases. The names listed are of images, or of the masks themselves.
+
+    Raises FileNotFoundError or ValueError, in one line.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    root = Path(root_dir).absolute()
+    inside, beside = root / layout.mask_folder, root.parent / layout.mask_folder
+    folder = inside if inside.is_dir() else beside if root.name == layout.image_folder else root
+    files = Layout(image_folder=folder.name, mask_folder=folder.name, mask_names=())
+    masks = {case.name: case.mask_path for case in find_cases(folder, files)}
+    if split == "all":
+        return masks
+    if test_txt is None:
+        raise ValueError(f"split {split!r} needs the list of test cases; give the path of test.txt")
+    listed = {_mask_name(name, layout) for name in _lines(test_txt)}
+    absent = sorted(listed - set(masks))
+    if split == "test" and absent:
+        raise FileNotFoundError(
+            f"{test_txt}: lists cases whose masks are not in {folder}, such as {absent[0]}; add the masks or "
+            "remove the lines"
+        )
+    chosen = {name: path for name, path in masks.items() if (name in listed) == (split == "test")}
+    if not chosen:
+        raise FileNotFoundError(
+            f"{folder}: no mask found (split {split}, {len(masks)} masks seen, {len(listed)} names in "
+            f"{test_txt}); check the folder and the split"
+        )
+    return chosen
+
+
+def read_lesion(name: str, path: Path, layout: Layout) -> LesionMask | None:
+    """Reads a mask; every lesion label of the layout counts. None when it holds no lesion.
+
+    Raises ValueError with the file and the value for unreadable files and labels that the layout does not
+    know.
+    """
+    volume = read_volume(path)
+    labels = to_depth_first(volume.values, layout.depth_axis)
+    known = (0, *layout.lesion_labels, *layout.other_labels)
+    unknown = np.unique(labels[~_any_of(labels, known)])
+    if unknown.size:
+        raise ValueError(
+            f"{path}: holds the unknown values {', '.join(f'{v:g}' for v in unknown[:5])}; a mask may hold "
+            f"only {', '.join(map(str, sorted(known)))}"
+        )
+    lesion = _any_of(labels, layout.lesion_labels)
+    if not lesion.any():
+        return None
+    for axis in range(3):
+        lines = np.flatnonzero(lesion.any(axis=tuple({0, 1, 2} - {axis})))
+        lesion = lesion.take(range(lines[0], lines[-1] + 1), axis)
+    spacing = spacing_depth_first(volume.affine, layout.depth_axis)
+    return LesionMask(name, path, np.ascontiguousarray(lesion), tuple(round(s, 4) for s in spacing))
+
+
+class MaskDataset(Dataset):
+    """Lesion masks as items for training and validation; all are read when it is made.
+
+    masks: name -> path, see find_masks.
+    size: (depth, height, width) of an item, the lesion's bounding box in its middle. Larger lesions are left
+        out, their names in `too_large`; a ValueError when none fits.
+    sphere: its encoding, "signed" or "released".
+    augment: random flips, turns and shifts. turns: "plane" = by 90 degrees in the plane of the slices, where
+        the lesion then fits; "all" = in any plane, for voxels that are cubes; "none". max_shift: voxels along
+        each axis, as far as the lesion stays inside.
+    skip_empty: leave masks without lesion out, their names in `empty`, instead of refusing them.
+    seed: what is drawn depends on (seed, name, draw) only.
+
+    An item is a dict: mask (1, D, H, W) float32 in {-1, 1}; sphere (1, D, H, W) float32; name; diameter_mm.
+    """
+
+    def __init__(
+        self,
+        masks: dict[str, Path],
+        layout: Layout,
+        size: Sequence[int] = (32, 64, 64),
+        sphere: str = "signed",
+        augment: bool = False,
+        turns: str = "plane",
+        max_shift: int = 2,
+        skip_empty: bool = False,
+        seed: int = 0,
+    ):
+        if len(size) != 3 or min(size) < 1:
+            raise ValueError(f"size {tuple(size)} must be three positive numbers (depth, height, width)")
+        if turns not in TURNS:
+            raise ValueError(f"turns={turns!r} must be one of {', '.join(TURNS)}")
+        if not isinstance(max_shift, int) or max_shift < 0:
+            raise ValueError(f"max_shift={max_shift!r} must be a whole number of at least 0")
+        encode_sphere(torch.zeros(1, dtype=torch.bool), sphere)  # refuses an unknown encoding
+        self.size, self.sphere, self.seed = tuple(size), sphere, int(seed)
+        self.augment, self.turns, self.max_shift = augment, turns, max_shift
+        self.lesions: list[LesionMask] = []
+        self.too_large: list[str] = []
+        self.empty: list[str] = []
+        for name, path in masks.items():
+            found = read_lesion(name, path, layout)
+            if found is None and not skip_empty:
+                raise ValueError(
+                    f"{path}: has no lesion voxel (label {' or '.join(map(str, layout.lesion_labels))}); "
+                    "draw the lesion, leave the file out, or set skip_empty=true"
+                )
+            if found is None:
+                self.empty.append(name)
+            elif any(n > most for n, most in zip(found.lesion.shape, self.size, strict=True)):
+                self.too_large.append(name)
+            else:
+                self.lesions.append(found)
+                if (
+                    augment
+                    and turns == "all"
+                    and max(found.spacing_mm) > (1 + ISOTROPIC) * min(found.spacing_mm)
+                ):
+                    raise ValueError(f"{path}: its voxels of {found.spacing_mm} mm are no cubes; turns=plane")
+        if not self.lesions:
+            raise ValueError(
+                f"no lesion fits into {self.size}: of {len(masks)} masks {len(self.too_large)} are larger "
+                f"and {len(self.empty)} empty"
+            )
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """The median size of the voxels, depth first."""
+        return tuple(float(v) for v in np.median([lesion.spacing_mm for lesion in self.lesions], axis=0))
+
+    def __len__(self) -> int:
+        return len(self.lesions)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict:
+        """Item `index` of draw 0, or of the draw in a pair (index, draw) as a sampler may yield it."""
+        index, draw = index if isinstance(index, tuple) else (index, 0)
+        found = self.lesions[index]
+        lesion, shift = found.lesion, (0, 0, 0)
+        if self.augment:
+            lesion, shift = self._vary(
+                lesion, np.random.default_rng(address_seed(self.seed, found.name, draw))
+            )
+        mask = torch.from_numpy(place(lesion, self.size, shift))
+        inside = draw_sphere(bounding_sphere(mask), self.size)
+        return {
+            "mask": (mask.float() * 2 - 1)[None],
+            "sphere": encode_sphere(inside, self.sphere)[None],
+            "name": found.name,
+            "diameter_mm": found.diameter_mm,
+        }
+
+    def _vary(self, lesion: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
+        orders = [
+            order
+            for order in TURNS[self.turns]
+            if all(lesion.shape[axis] <= most for axis, most in zip(order, self.size, strict=True))
+        ]
+        turned = lesion.transpose(orders[rng.integers(len(orders))])
+        flipped = np.flip(turned, np.flatnonzero(rng.random(3) < 0.5))
+        shift = rng.integers(-self.max_shift, self.max_shift, size=3, endpoint=True)
+        return flipped, tuple(int(s) for s in shift)
+
+
+def place(lesion: np.ndarray, size: Sequence[int], shift: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+    """A box (d, h, w) in the middle of an empty volume of `size`, moved by `shift` but never out of it."""
+    volume = np.zeros(size, lesion.dtype)
+    starts = [
+        min(max((most - n) // 2 + s, 0), most - n)
+        for most, n, s in zip(size, lesion.shape, shift, strict=True)
+    ]
+    volume[tuple(slice(s, s + n) for s, n in zip(starts, lesion.shape, strict=True))] = lesion
+    return volume
+
+
+def _any_of(labels: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+    """np.isin, which for the floats of a volume would sort them all."""
+    return np.logical_or.reduce([labels == label for label in wanted])
+
+
+def _mask_name(listed: str, layout: Layout) -> str:
+    """The name of the mask of an image, both without ending; a mask's own name stays."""
+    for image_part, mask_part in layout.mask_names:
+        if image_part in listed:
+            before, _, after = listed.rpartition(image_part)
+            return before + mask_part + after
+    return listed
+
+
+def _lines(path: str | Path) -> list[str]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; it should list the names of the test images")
+    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    return [line.removesuffix(".gz").removesuffix(".nii") for line in lines if line]

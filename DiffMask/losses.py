@@ -1,0 +1,47 @@
+"""The loss of mask diffusion: what is wrong in a noisy mask, given its sphere, over all voxels."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from LeFusion.diffusion import AddressedNoise, NoiseSchedule
+
+LOSS_TYPES = ("l1", "l2")  # the released code's "l2" is an l1
+PREDICTIONS = ("noise", "velocity")
+
+
+def mask_loss_fn(
+    schedule: NoiseSchedule, seed: int, loss_type: str = "l1", prediction: str = "noise"
+) -> Callable[[nn.Module, dict], Tensor]:
+    """-> loss_fn(network, batch): noises masks at random levels and scores what the network makes of them.
+
+    The network is shown the noisy mask and the sphere as two channels. prediction: what it is asked for, and
+    what its error is taken of: the noise, as released, or the velocity (see NoiseSchedule.velocity), by which
+    the noisiest levels, where the shape is settled, count as much as the others.
+
+    A batch holds mask and sphere, (B, 1, D, H, W), and draw, the samples' numbers in the training run: level
+    and noise are addressed by (seed, draw) and depend on neither batch size nor process count.
+    """
+    if loss_type not in LOSS_TYPES:
+        raise ValueError(f"loss_type={loss_type!r} must be one of {', '.join(LOSS_TYPES)}")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction={prediction!r} must be one of {', '.join(PREDICTIONS)}")
+
+    def loss_fn(network: nn.Module, batch: dict) -> Tensor:
+        mask = batch["mask"]
+        draws = AddressedNoise([(seed, "loss", draw) for draw in batch["draw"]])
+        t = draws.levels(schedule.num_steps).to(mask.device)
+        noise = draws(mask)
+        x_t = schedule.q_sample(mask, t, noise)
+        output = network(torch.cat([x_t, batch["sphere"]], dim=1), t).float()
+        target = noise if prediction == "noise" else schedule.velocity(mask, t, noise)
+        return mask_loss(output, target, loss_type)
+
+    return loss_fn
+
+
+def mask_loss(output: Tensor, target: Tensor, loss_type: str) -> Tensor:
+    """The mean absolute (l1) or squared (l2) difference of two tensors of one shape, a scalar."""
+    gap = output - target
+    return gap.abs().mean() if loss_type == "l1" else gap.square().mean()

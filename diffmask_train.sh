@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Trains the mask network; arguments are Hydra overrides (./diffmask_train.sh --help lists them).
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$here/setup_env.sh"
+exec "$PYTHON" "$here/DiffMask/train/train.py" "$@"
