@@ -1,0 +1,549 @@
+"""Where lesions go: spheres in the lung, sectors of the heart's wall with a sphere around them.
+
+All draws come from the torch.Generator that the caller gives; `place_lesions` addresses one for each lesion.
+Arrays are depth first (D, H, W), centres are voxel indices in that order, `spacing_mm` is the size of a voxel
+along each axis. What is drawn by default follows real lesions: see DiffMask/statistics.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from DiffMask.lungs import depth_mm, lung_mask, vessel_mask
+from LeFusion.dataset.transfer import Anatomy, wall_coordinates
+from LeFusion.diffusion import address_seed
+
+STATISTICS = Path(__file__).parent / "statistics"
+Given = float | Sequence[float] | None  # a number, a range (low, high), or None: as in real lesions
+
+TRIES = 45  # distances drawn for one lesion
+KEPT_DIAMETER = 15  # tries with one diameter, then another is drawn, so that large ones are not at a loss
+DRAWN, PICKS = 300, 20  # centres drawn at one distance, and how many of those that fit the volume are tried
+TOLERANCE_MM = 1.0  # of the distance to the border
+
+WAVES = 24  # of the noise of a lesion's border in the wall
+FINEST_WAVE = 6  # round the heart
+STRETCH = 0.1  # of an infarct that goes on over the apex or the base: so much more of its height lies there
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A sphere. diameter_mm: of the smallest ball around a lesion's centre that holds it: about its longest
+    diameter, which is more than the diameter of a ball of its volume (in LIDC 1.4 times, median).
+
+    distance_to_border_mm: from the sphere to the border of the organ; below 0: it reaches out of it so far;
+    inf: no border in sight. inside_share: of the sphere's voxels that lie in the organ.
+    """
+
+    centre_dhw: tuple[float, float, float]
+    diameter_mm: float
+    distance_to_border_mm: float
+    inside_share: float
+
+    def mask(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
+        """The sphere as bool mask; it may overhang the volume."""
+        mask = np.zeros(tuple(shape), bool)
+        box, ball = _ball(self.centre_dhw, self.diameter_mm / 2, shape, spacing_mm)
+        mask[box] = ball
+        return mask
+
+
+@cache
+def load_statistics(name: str) -> dict:
+    """The measured statistics of "lidc" or "emidec"."""
+    return json.loads((STATISTICS / f"{name}.json").read_text())
+
+
+# --- lungs ----------------------------------------------------------------------
+
+
+class LungScene:
+    """A lung with its large vessels and lesions: what placing needs to know about a scan, found once.
+
+    lung, vessels, lesions: (D, H, W) bool. By default the lung and the vessels are found in the image; give
+    `lung` when there is a better mask. lesions: those already there. Raises ValueError when there is no lung.
+    """
+
+    def __init__(
+        self,
+        hu_dhw: np.ndarray,
+        spacing_mm: Sequence[float],
+        lung: np.ndarray | None = None,
+        lesions: np.ndarray | None = None,
+    ):
+        self.spacing_mm = tuple(float(s) for s in spacing_mm)
+        self.lung = lung_mask(hu_dhw, spacing_mm, lesions) if lung is None else np.asarray(lung, bool)
+        if self.lung.shape != hu_dhw.shape:
+            raise ValueError(f"the lung mask has the shape {self.lung.shape}, the image {hu_dhw.shape}")
+        if not self.lung.any():
+            raise ValueError("no lung found: the lung mask is empty")
+        self.lesions = np.zeros(self.lung.shape, bool) if lesions is None else np.asarray(lesions, bool)
+        self.vessels = vessel_mask(hu_dhw, self.lung, spacing_mm) & ~self.lesions
+        depth = depth_mm(self.lung, spacing_mm)
+        voxels = np.flatnonzero(self.lung)
+        order = np.argsort(depth.ravel()[voxels], kind="stable")
+        self._voxels = voxels[order]  # of the lung, from its border inwards
+        self._depths = depth.ravel()[self._voxels]
+
+    def place(self, centre_dhw: Sequence[float], diameter_mm: float) -> Placement:
+        """A sphere at a centre. Raises ValueError when it is outside the volume or larger than it."""
+        shape = self.lung.shape
+        require_fit(centre_dhw, diameter_mm, shape, self.spacing_mm)
+        box, ball = _ball(centre_dhw, diameter_mm / 2, shape, self.spacing_mm)
+        voxel = np.ravel_multi_index([round(c) for c in centre_dhw], shape, mode="clip")
+        depth = float(self._depths[self._voxels == voxel].sum())  # 0 outside the lung
+        share = float(self.lung[box][ball].mean()) if ball.any() else 0.0
+        return Placement(tuple(float(c) for c in centre_dhw), diameter_mm, depth - diameter_mm / 2, share)
+
+    def draw_centres(
+        self, low_mm: float, high_mm: float, radius_mm: float, generator: torch.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Voxels (N, 3) of the lung that lie so deep, with their depths (N,), all of them equally likely.
+
+        Only such around which a sphere lies within the volume. N is at most PICKS, and 0 when there are none.
+        """
+        first = int(np.searchsorted(self._depths, low_mm, side="left"))
+        end = int(np.searchsorted(self._depths, high_mm, side="right"))
+        if first >= end:
+            return np.empty((0, 3), int), np.empty(0)
+        drawn = torch.randint(first, end, (DRAWN,), generator=generator).numpy()
+        voxels = np.stack(np.unravel_index(self._voxels[drawn], self.lung.shape), axis=1)
+        room = np.minimum(voxels + 0.5, np.array(self.lung.shape) - 0.5 - voxels) * self.spacing_mm
+        fits = np.flatnonzero((room >= radius_mm).all(axis=1))[:PICKS]
+        return voxels[fits], self._depths[drawn[fits]].astype(float)
+
+
+def place_in_lung(
+    scene: LungScene,
+    generator: torch.Generator,
+    diameter_mm: Given = None,
+    border_mm: Given = None,
+    inside_share: float = 0.9,
+    vessel_share: float = 0.03,
+    gap_mm: float = 2.0,
+    taken: Sequence[Placement] = (),
+) -> Placement:
+    """Draw a sphere in the lung and in the volume, at least `gap_mm` from other lesions.
+
+    diameter_mm: of the sphere, see Placement.
+    border_mm: from the sphere to the lung's border, below 0 for one that reaches out of it; kept to 1 mm.
+        Both may be a number, a range (low, high) or None: as in real lesions.
+    inside_share: at least so much of the sphere is lung.
+    vessel_share: at most so much of it is large vessels and airways. Of the spheres around 77 real lesions,
+        90 % hold less than 3 %.
+    taken: spheres drawn before.
+
+    Raises ValueError, in one line, when no place is found.
+    """
+    shape, spacing = scene.lung.shape, scene.spacing_mm
+    refusals: dict[str, int] = {}
+    for attempt in range(TRIES):
+        if attempt % KEPT_DIAMETER == 0:
+            diameter = draw_diameter(generator, diameter_mm)
+        radius = diameter / 2
+        if any(diameter > n * s for n, s in zip(shape, spacing, strict=True)):
+            extent = " x ".join(f"{n * s:g}" for n, s in zip(shape, spacing, strict=True))
+            _count(refusals, f"it is larger than the volume of {extent} mm")
+            continue
+        low, high = draw_border(generator, radius, border_mm)
+        centres, depths = scene.draw_centres(low + radius, high + radius, radius, generator)
+        if not len(centres):
+            where = f"{_range(low + radius, high + radius)} mm from the border of the lung"
+            _count(refusals, f"no centre {where} leaves it within the volume")
+        for centre, depth in zip(centres, depths.tolist(), strict=True):
+            reason, share = _judge(scene, centre, radius, inside_share, vessel_share, gap_mm, taken)
+            if reason is None:
+                return Placement(tuple(float(c) for c in centre), diameter, depth - radius, share)
+            _count(refusals, reason)
+    raise ValueError(
+        f"no place found for a sphere of {diameter:.1f} mm in {TRIES} tries, mostly because "
+        f"{max(refusals, key=refusals.get)}"
+    )
+
+
+def place_lesions(
+    scene: LungScene, count: int, address: Sequence[int | str], separate: bool = True, **options
+) -> list[Placement]:
+    """Draw `count` spheres by `place_in_lung`; the one with the number i has the address (*address, i).
+
+    separate: no two of them overlap, for several lesions in one scan; otherwise each is drawn as if it were
+    the only one. Either way the first ones do not depend on `count`.
+    """
+    placements: list[Placement] = []
+    for index in range(count):
+        generator = torch.Generator().manual_seed(address_seed(*address, index))
+        taken = (*options.get("taken", ()), *(placements if separate else ()))
+        placements.append(place_in_lung(scene, generator, **(options | {"taken": taken})))
+    return placements
+
+
+def draw_diameter(generator: torch.Generator, given: Given = None) -> float:
+    """A diameter in mm: the number given, uniform in a range, or that of a sphere around a LIDC nodule."""
+    if given is None:
+        return _quantile(load_statistics("lidc")["sphere_diameter_mm"]["quantiles"], _uniform(generator))
+    low, high = _bounds(given, "diameter_mm")
+    if low <= 0:
+        raise ValueError(f"diameter_mm {given} must be above 0")
+    return low if low == high else low + (high - low) * _uniform(generator)
+
+
+def draw_border(generator: torch.Generator, radius_mm: float, given: Given = None) -> tuple[float, float]:
+    """Range in mm in which the distance of a sphere to the lung's border shall lie.
+
+    As in LIDC lesions: a share of the spheres reaches the border, and by how much is counted in radii; the
+    distance of the others is not. The deepest are only known to be deeper than the regions show: high is inf.
+    """
+    if given is not None:
+        low, high = _bounds(given, "border_mm")
+        if low < high:
+            low = high = low + (high - low) * _uniform(generator)
+        return low - TOLERANCE_MM, high + TOLERANCE_MM
+    border = load_statistics("lidc")["border"]
+    which, rank = _uniform(generator), _uniform(generator)
+    if which < border["share_at_border"]:
+        distance = (_quantile(border["depth_at_border_radii"]["quantiles"], rank) - 1) * radius_mm
+    elif rank < border["share_known"]:
+        distance = _quantile(border["distance_mm"]["quantiles"], rank / border["share_known"])
+    else:
+        return border["distance_mm"]["quantiles"][-1], float("inf")
+    return distance - TOLERANCE_MM, distance + TOLERANCE_MM
+
+
+def require_fit(
+    centre_dhw: Sequence[float], diameter_mm: float, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> None:
+    """Raise ValueError when a sphere is larger than the volume or not wholly in it."""
+    extent = [n * s for n, s in zip(shape, spacing_mm, strict=True)]
+    where = f"the sphere of {diameter_mm:g} mm at voxel ({', '.join(f'{c:g}' for c in centre_dhw)})"
+    if not diameter_mm > 0 or any(diameter_mm > e for e in extent):
+        size = " x ".join(f"{e:g}" for e in extent)
+        raise ValueError(f"{where} must be above 0 and not larger than the volume of {size} mm")
+    overhang = max(
+        max(diameter_mm / 2 - (c + 0.5) * s, diameter_mm / 2 - (n - 0.5 - c) * s)
+        for c, n, s in zip(centre_dhw, shape, spacing_mm, strict=True)
+    )
+    if overhang > 1e-6:
+        raise ValueError(f"{where} lies outside the volume by {overhang:.1f} mm (shape {tuple(shape)})")
+
+
+def _judge(
+    scene: LungScene,
+    centre: Sequence[int],
+    radius: float,
+    inside_share: float,
+    vessel_share: float,
+    gap_mm: float,
+    taken: Sequence[Placement],
+) -> tuple[str | None, float]:
+    """Why the sphere may not lie there (None: it may), and how much of it is lung."""
+    shape, spacing = scene.lung.shape, scene.spacing_mm
+    for other in taken:
+        apart = np.linalg.norm(np.subtract(other.centre_dhw, centre) * spacing)
+        if apart < other.diameter_mm / 2 + radius + gap_mm:
+            return f"it comes closer than {gap_mm:g} mm to one that was drawn before", 0.0
+    box, ball = _ball(centre, radius + gap_mm, shape, spacing)
+    if scene.lesions[box][ball].any():
+        return f"it comes closer than {gap_mm:g} mm to a lesion", 0.0
+    box, ball = _ball(centre, radius, shape, spacing)
+    share = float(scene.lung[box][ball].mean())
+    if share < inside_share:
+        return f"less than {inside_share:.0%} of it is lung", share
+    if scene.vessels[box][ball].mean() > vessel_share:
+        return f"more than {vessel_share:.0%} of it is large vessels", share
+    return None, share
+
+
+# --- hearts ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sector:
+    """An infarct in the addresses of `wall_coordinates`.
+
+    angle: of its middle, radians as stored (septal angle plus the angle from the septum).
+    half_angle: to its edge where it is widest; pi: round the heart, but thin opposite to the middle.
+    transmurality: share of the wall in its middle, from the endocardium; above 1: the whole wall nearly to
+        its edge.
+    heights: (low, high), 0 at the apex, 1 at the base.
+    no_reflow_share: of its volume.
+    """
+
+    angle: float
+    half_angle: float
+    transmurality: float
+    heights: tuple[float, float]
+    no_reflow_share: float = 0.0
+
+    def __post_init__(self):
+        low, high = self.heights
+        for name, value, fine in (
+            ("half_angle", self.half_angle, 0 < self.half_angle <= np.pi),
+            ("transmurality", self.transmurality, 0 < self.transmurality <= 1.5),
+            ("heights", self.heights, 0 <= low < high <= 1),
+            ("no_reflow_share", self.no_reflow_share, 0 <= self.no_reflow_share < 1),
+        ):
+            if not fine:
+                raise ValueError(f"{name} {value} of an infarct is out of range; see Sector")
+
+
+def draw_sector(
+    generator: torch.Generator,
+    septal_angle: float | None,
+    angle: Given = None,
+    half_angle: Given = None,
+    transmurality: Given = None,
+    heights: tuple[float, float] | None = None,
+    no_reflow_share: Given = None,
+) -> Sector:
+    """Draw an infarct: one of the 44 measured ones, each number a little changed, but for those given.
+
+    septal_angle: of the heart; None: not known, then all angles are equally likely. angle: from the septum,
+    or as stored where the septal angle is None. In radians. What is given may be a number or a range, but
+    heights are those of the Sector.
+    """
+    infarcts = load_statistics("emidec")["infarcts"]
+    row = infarcts[int(torch.randint(len(infarcts), (), generator=generator))]
+    noise = torch.randn(6, generator=generator, dtype=torch.float64).tolist()
+    shares = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    low = min(max(row["low"] + 0.04 * noise[3], 0.0), 0.9)
+    high = min(max(row["high"] + 0.04 * noise[4], low + 0.1), 1.0)
+    measured = (
+        np.radians(row["angle_deg"] + 15 * noise[0]),
+        min(np.radians(row["half_angle_deg"]) * np.exp(0.1 * noise[1]), np.pi),
+        min(row["transmurality"] * np.exp(0.1 * noise[2]), 1.5),
+        min(row["no_reflow_share"] * np.exp(0.2 * noise[5]), 0.6),
+    )
+    if septal_angle is None:
+        measured = (2 * np.pi * _uniform(generator), *measured[1:])
+    given = (
+        ("angle", angle),
+        ("half_angle", half_angle),
+        ("transmurality", transmurality),
+        ("no_reflow_share", no_reflow_share),
+    )
+    drawn = []
+    for (name, value), real, share in zip(given, measured, shares, strict=True):
+        first, last = _bounds(value, name) if value is not None else (real, real)
+        drawn.append(float(first + (last - first) * share))
+    drawn[0] = float(np.angle(np.exp(1j * (drawn[0] + (septal_angle or 0.0)))))
+    heights = (float(low), float(high)) if heights is None else (float(heights[0]), float(heights[1]))
+    return Sector(*drawn[:3], heights, drawn[3])
+
+
+def heights_of_slices(
+    labels_dhw: np.ndarray, anatomy: Anatomy, slices: Sequence[int], lesion_labels: Sequence[int] = ()
+) -> tuple[float, float]:
+    """The heights of a Sector that spans these slices (indices along D). ValueError when one has no wall."""
+    heights = wall_coordinates(labels_dhw, anatomy, lesion_labels).height
+    known = [z for z in slices if 0 <= z < len(heights) and np.isfinite(heights[z]).any()]
+    if len(known) < len(slices) or not known:
+        raise ValueError(f"slices {list(slices)} do not all show the myocardium")
+    middles = [np.nanmax(heights[z]) for z in known]
+    half = 0.5 / _wall_slices(heights)
+    return float(max(min(middles) - half, 0)), float(min(max(middles) + half, 1))
+
+
+def sector_mask(
+    labels_dhw: np.ndarray,
+    anatomy: Anatomy,
+    sector: Sector,
+    generator: torch.Generator,
+    roughness: float = 0.12,
+    lesion_labels: Sequence[int] = (),
+) -> np.ndarray:
+    """An infarct in the wall, bool (D, H, W): one part, with an irregular smooth border.
+
+    It narrows and thins towards its ends, but not where it goes on over the apex or the base. roughness: sd
+    of the waves of its border, a share of its size and of the wall's thickness; 0: none. lesion_labels: what
+    of the labels is wall besides the myocardium. Raises ValueError when the heart has no wall there.
+    """
+    wall = wall_coordinates(labels_dhw, anatomy, lesion_labels)
+    inside = np.isfinite(wall.angle)
+    angle, depth, height = (values[inside] for values in wall)
+    half_slice = 0.5 / _wall_slices(wall.height)
+    low, high = sector.heights
+    # An end at the apex or the base is no end: the ellipse goes on behind it
+    bottom = low - STRETCH * (high - low) if low < half_slice else low
+    top = high + STRETCH * (high - low) if high > 1 - half_slice else high
+    across = np.abs(np.angle(np.exp(1j * (angle - sector.angle)))) / sector.half_angle
+    along = np.abs(height - (bottom + top) / 2) / ((top - bottom) / 2)
+    to_edge = np.hypot(across, along) + roughness * _waves(angle, depth, height, generator)
+    limit = sector.transmurality * np.sqrt(np.clip(1 - to_edge.clip(0) ** 4, 0, None))
+    limit = np.where(limit > 0, limit + roughness / 2 * _waves(angle, depth, height, generator), 0)
+    mask = np.zeros(labels_dhw.shape, bool)
+    mask[inside] = (depth < limit) & (height > low - half_slice) & (height < high + half_slice)
+    mask = _largest_part(mask)
+    if not mask.any():
+        raise ValueError(
+            f"the heart has no wall where the infarct should be: angle {np.degrees(sector.angle):.0f} +- "
+            f"{np.degrees(sector.half_angle):.0f} degrees, heights {low:.2f} to {high:.2f}"
+        )
+    return mask
+
+
+def no_reflow_mask(
+    infarct: np.ndarray,
+    labels_dhw: np.ndarray,
+    anatomy: Anatomy,
+    share: float,
+    spacing_mm: Sequence[float],
+    generator: torch.Generator,
+    roughness: float = 0.12,
+) -> np.ndarray:
+    """The core of an infarct, bool (D, H, W), one part: at most `share` of it, next to the endocardium.
+
+    What lies farthest from healthy tissue, the cavity not being one. Empty when the share is 0 or the infarct
+    too small. Raises ValueError for a share out of range.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"no_reflow_share {share} must be at least 0 and below 1")
+    core = np.zeros(infarct.shape, bool)
+    voxels = np.argwhere(infarct)
+    count = int(round(share * len(voxels)))
+    if count == 0:
+        return core
+    cavity = labels_dhw == anatomy.cavity
+    dead_or_blood = infarct | cavity
+    far = ndimage.distance_transform_edt(dead_or_blood, spacing_mm)
+    plane = (0, 1.5, 1.5)  # voxels: the ridge of the distance is thin and breaks
+    smooth = ndimage.gaussian_filter(far, plane) / (
+        ndimage.gaussian_filter(dead_or_blood.astype(float), plane) + 1e-6
+    )
+    far, smooth = far[infarct], smooth[infarct]
+    centre = np.argwhere(cavity).mean(axis=0)
+    angle = np.arctan2(voxels[:, 1] - centre[1], voxels[:, 2] - centre[2])
+    height = voxels[:, 0] / len(infarct)
+    score = smooth / smooth.max() + roughness * _waves(angle, np.zeros_like(angle), height, generator)
+    score[far <= min(spacing_mm) + 1e-6] = -np.inf  # no-reflow lies within the infarct
+    chosen = np.argsort(-score, kind="stable")[:count]
+    core[tuple(voxels[chosen[np.isfinite(score[chosen])]].T)] = True
+    return _largest_part(core)
+
+
+def sphere_around(
+    mask: np.ndarray, spacing_mm: Sequence[float], organ: np.ndarray | None = None
+) -> Placement:
+    """The sphere of an existing mask (D, H, W): around its centroid, as far as its farthest voxel's centre.
+
+    So is the sphere that DiffMask learns from, but for the rounding. organ: what inside_share and the
+    distance to the border refer to; None: they are nan. Raises ValueError for an empty mask.
+    """
+    voxels = np.argwhere(mask)
+    if not len(voxels):
+        raise ValueError("the mask is empty, so there is no sphere around it")
+    centre = voxels.mean(axis=0)
+    radius = float(np.linalg.norm((voxels - centre) * spacing_mm, axis=1).max())
+    distance = share = float("nan")
+    if organ is not None:
+        distance = float(depth_mm(organ, spacing_mm)[tuple(np.rint(centre).astype(int))]) - radius
+        box, ball = _ball(centre, radius, mask.shape, spacing_mm)
+        share = float(organ[box][ball].mean()) if ball.any() else 0.0
+    return Placement(tuple(float(c) for c in centre), 2 * radius, distance, share)
+
+
+def place_in_wall(
+    labels_dhw: np.ndarray,
+    anatomy: Anatomy,
+    sector: Sector,
+    spacing_mm: Sequence[float],
+    diameter_mm: float | None = None,
+    lesion_labels: Sequence[int] = (),
+) -> Placement:
+    """A sphere whose centre lies in the wall, in the middle of a sector.
+
+    diameter_mm None: so that the sphere holds the sector, but at most as large as the volume in the plane.
+    The second, smaller one for no-reflow is `sphere_around` its mask. Raises ValueError when the heart has no
+    wall there, and when the diameter given is not above 0 or larger than the volume in the plane.
+    """
+    smooth = sector_mask(labels_dhw, anatomy, sector, torch.Generator(), 0.0, lesion_labels)
+    wall = wall_coordinates(labels_dhw, anatomy, lesion_labels)
+    voxels = np.argwhere(smooth)
+    angle, depth, height = (values[smooth] for values in wall)
+    middle = (sum(sector.heights) / 2, min(sector.transmurality, 1) / 2)
+    off = np.abs(np.angle(np.exp(1j * (angle - sector.angle)))), depth - middle[1], height - middle[0]
+    # Slices are few: first the nearest slice, then the place in it
+    cost = 100 * np.abs(off[2]) + np.hypot(off[0], off[1])
+    centre = voxels[cost.argmin()]
+    extent = [n * s for n, s in zip(labels_dhw.shape[1:], spacing_mm[1:], strict=True)]
+    if diameter_mm is None:
+        farthest = float(np.linalg.norm((voxels - centre) * spacing_mm, axis=1).max())
+        diameter_mm = min(max(2 * farthest + 1e-6, min(spacing_mm)), min(extent))
+    if not 0 < diameter_mm <= min(extent):
+        raise ValueError(
+            f"the sphere of {diameter_mm:g} mm must be above 0 and not larger than the volume, "
+            f"{' x '.join(f'{e:g}' for e in extent)} mm in the plane"
+        )
+    inside = np.isfinite(wall.angle)
+    radius = diameter_mm / 2
+    box, ball = _ball(centre, radius, labels_dhw.shape, spacing_mm)
+    share = float(inside[box][ball].mean())
+    distance = float(depth_mm(inside, spacing_mm)[tuple(centre)]) - radius
+    return Placement(tuple(float(c) for c in centre), diameter_mm, distance, share)
+
+
+# --- helpers --------------------------------------------------------------------
+
+
+def _ball(
+    centre: Sequence[float], radius_mm: float, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """The box of a ball, cut at the volume, and the ball in it. It holds at least its central voxel."""
+    box = tuple(
+        slice(max(int(np.ceil(c - radius_mm / s)), 0), max(min(int(c + radius_mm / s) + 1, n), 0))
+        for c, n, s in zip(centre, shape, spacing_mm, strict=True)
+    )
+    offsets = [(np.arange(b.start, b.stop) - c) * s for b, c, s in zip(box, centre, spacing_mm, strict=True)]
+    squared = sum(part**2 for part in np.meshgrid(*offsets, indexing="ij", sparse=True))
+    return box, squared <= radius_mm**2
+
+
+def _waves(
+    angle: np.ndarray, depth: np.ndarray, height: np.ndarray, generator: torch.Generator
+) -> np.ndarray:
+    """Smooth noise of mean 0 and sd 1, periodic in the angle. What is drawn does not depend on the voxels."""
+    around = torch.randint(1, FINEST_WAVE + 1, (WAVES,), generator=generator).numpy()
+    numbers = torch.rand(3, WAVES, generator=generator, dtype=torch.float64).numpy()
+    noise = np.zeros(angle.shape)
+    for m, up, out, phase in zip(around, 2 * np.pi * numbers[0], np.pi * numbers[1], numbers[2], strict=True):
+        noise += np.cos(m * angle + up * height + out * depth + 2 * np.pi * phase)
+    return noise * np.sqrt(2 / WAVES)
+
+
+def _wall_slices(heights: np.ndarray) -> int:
+    """The number of slices from apex to base, read off wall_coordinates: the lowest height is 1 / 2n."""
+    return int(round(0.5 / np.nanmin(heights)))
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    return parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count > 1 else mask
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def _quantile(quantiles: Sequence[float], rank: float) -> float:
+    """The value at a rank in 0..1 of evenly spaced quantiles."""
+    return float(np.interp(rank, np.linspace(0, 1, len(quantiles)), quantiles))
+
+
+def _bounds(given: float | Sequence[float], name: str) -> tuple[float, float]:
+    low, high = (given, given) if np.ndim(given) == 0 else given
+    if not (np.isfinite([low, high]).all() and low <= high):
+        raise ValueError(f"{name} {given} must be a number or a range [low, high]")
+    return float(low), float(high)
+
+
+def _range(low: float, high: float) -> str:
+    return f"at least {low:.1f}" if np.isinf(high) else f"{low:.1f} to {high:.1f}"
+
+
+def _count(refusals: dict[str, int], reason: str) -> None:
+    refusals[reason] = refusals.get(reason, 0) + 1

@@ -50,7 +50,8 @@ def histogram_loss(x_0: Tensor, lesions: Tensor, histogram: Tensor, softness: fl
     """How far the intensities of predicted lesions are from their histograms, differentiable in x_0.
 
     The gap between cumulative histograms at the inner bin edges, summed and divided by the bins, which is the
-    Wasserstein-1 distance in shares of the intensity range. A voxel counts below an edge by a sigmoid instead of a step.
+    Wasserstein-1 distance in shares of the intensity range. A voxel counts below an edge by a sigmoid instead
+    of a step.
 
     Args:
         x_0: (B, K, D, H, W). lesions: (B, K, D, H, W) bool. histogram: (B, K * bins) over [-1, 1].

@@ -43,8 +43,8 @@ class IntensityMap:
             window = {"percentiles": (0, 100)}
         if isinstance(window, Mapping) and set(window) == {"percentiles"}:
             shares = window["percentiles"]
-            pair = isinstance(shares, Sequence) and not isinstance(shares, str) and len(shares) == 2
-            if not pair or not 0 <= shares[0] < shares[1] <= 100:
+            pair = isinstance(shares, Sequence) and [type(share) in (int, float) for share in shares]
+            if pair != [True, True] or not 0 <= shares[0] < shares[1] <= 100:
                 raise ValueError(f"window percentiles {shares} must be two numbers, 0 <= low < high <= 100")
             shares = [float(share) for share in shares]
             low, high = (float(v) for v in np.percentile(np.asarray(volume_values), shares))

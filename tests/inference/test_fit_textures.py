@@ -49,7 +49,7 @@ def spikes(*bins):
 def assert_refused(result, *texts):
     """Exit code 1 and one line on stderr that holds these texts."""
     code, out, error = result
-    assert code == 1 and error.startswith("error: ") and error.count("\n") == 1, error
+    assert code == 1 and error.rpartition("\r")[2].startswith("error: ") and error.count("\n") == 1, error
     assert "wrote" not in out
     for text in texts:
         assert str(text) in error, error
