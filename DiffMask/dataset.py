@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.utils.data import Dataset
 
 from DiffMask.sphere import bounding_sphere, draw_sphere, encode_sphere
 from LeFusion.dataset.cases import SPLITS, Layout, find_cases
 from LeFusion.dataset.nifti import read_volume
-from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
+from LeFusion.dataset.transforms import resample_masks, spacing_depth_first, to_depth_first
 from LeFusion.diffusion import address_seed
 
 ISOTROPIC = 0.01  # share by which voxels of a mask may differ in length to be turned in all directions
@@ -25,7 +26,10 @@ TURNS = {  # the orders of the axes among which one is drawn
 
 @dataclass(frozen=True)
 class LesionMask:
-    """One lesion. lesion: bool, its bounding box depth first. spacing_mm: of its voxels, depth first."""
+    """One lesion. lesion: bool, its bounding box depth first. spacing_mm: of its voxels, depth first.
+
+    diameter_mm: of the sphere with the lesion's volume.
+    """
 
     name: str
     path: Path
@@ -36,6 +40,14 @@ class LesionMask:
     def diameter_mm(self) -> float:
         """Of the sphere with the lesion's volume."""
         return float(np.cbrt(6 / np.pi * self.lesion.sum() * np.prod(self.spacing_mm)))
+
+
+    def shrunk(self, size: Sequence[int]) -> "LesionMask":
+        """The same lesion on larger voxels, as few times larger as lets it fit into `size`."""
+        factor = max(n / most for n, most in zip(self.lesion.shape, size, strict=True))
+        shape = [min(max(1, round(n / factor)), most) for n, most in zip(self.lesion.shape, size, strict=True)]
+        lesion = resample_masks(torch.from_numpy(self.lesion)[None], shape)[0].numpy()
+        return LesionMask(self.name, self.path, tight(lesion), tuple(s * factor for s in self.spacing_mm))
 
 
 def find_masks(
@@ -94,19 +106,23 @@ def read_lesion(name: str, path: Path, layout: Layout) -> LesionMask | None:
     lesion = _any_of(labels, layout.lesion_labels)
     if not lesion.any():
         return None
-    for axis in range(3):
-        lines = np.flatnonzero(lesion.any(axis=tuple({0, 1, 2} - {axis})))
-        lesion = lesion.take(range(lines[0], lines[-1] + 1), axis)
     spacing = spacing_depth_first(volume.affine, layout.depth_axis)
-    return LesionMask(name, path, np.ascontiguousarray(lesion), tuple(round(s, 4) for s in spacing))
+    return LesionMask(name, path, tight(lesion), tuple(round(s, 4) for s in spacing))
+
+
+def tight(lesion: np.ndarray) -> np.ndarray:
+    """The bounding box of what is set in a bool array (D, H, W)."""
+    return np.ascontiguousarray(lesion[ndimage.find_objects(lesion.astype(np.uint8))[0]])
 
 
 class MaskDataset(Dataset):
     """Lesion masks as items for training and validation; all are read when it is made.
 
     masks: name -> path, see find_masks.
-    size: (depth, height, width) of an item, the lesion's bounding box in its middle. Larger lesions are left
-        out, their names in `too_large`; a ValueError when none fits.
+    size: (depth, height, width) of an item, the lesion's bounding box in its middle. Larger lesions have their
+        names in `too_large`.
+    shrink: show the larger lesions on larger voxels, on which they fit, instead of leaving them out, or of a
+        ValueError when none fits.
     sphere: its encoding, "signed" or "released".
     augment: random flips, turns and shifts. turns: "plane" = by 90 degrees in the plane of the slices, where
         the lesion then fits; "all" = in any plane, for voxels that are cubes; "none". max_shift: voxels along
@@ -123,6 +139,7 @@ class MaskDataset(Dataset):
         layout: Layout,
         size: Sequence[int] = (32, 64, 64),
         sphere: str = "signed",
+        shrink: bool = False,
         augment: bool = False,
         turns: str = "plane",
         max_shift: int = 2,
@@ -137,7 +154,7 @@ class MaskDataset(Dataset):
             raise ValueError(f"max_shift={max_shift!r} must be a whole number of at least 0")
         encode_sphere(torch.zeros(1, dtype=torch.bool), sphere)  # refuses an unknown encoding
         self.size, self.sphere, self.seed = tuple(size), sphere, int(seed)
-        self.augment, self.turns, self.max_shift = augment, turns, max_shift
+        self.shrink, self.augment, self.turns, self.max_shift = shrink, augment, turns, max_shift
         self.lesions: list[LesionMask] = []
         self.too_large: list[str] = []
         self.empty: list[str] = []
@@ -150,16 +167,15 @@ class MaskDataset(Dataset):
                 )
             if found is None:
                 self.empty.append(name)
-            elif any(n > most for n, most in zip(found.lesion.shape, self.size, strict=True)):
+                continue
+            if any(n > most for n, most in zip(found.lesion.shape, self.size, strict=True)):
                 self.too_large.append(name)
-            else:
-                self.lesions.append(found)
-                if (
-                    augment
-                    and turns == "all"
-                    and max(found.spacing_mm) > (1 + ISOTROPIC) * min(found.spacing_mm)
-                ):
-                    raise ValueError(f"{path}: its voxels of {found.spacing_mm} mm are no cubes; turns=plane")
+                if not shrink:
+                    continue
+                found = found.shrunk(self.size)
+            self.lesions.append(found)
+            if augment and turns == "all" and max(found.spacing_mm) > (1 + ISOTROPIC) * min(found.spacing_mm):
+                raise ValueError(f"{path}: its voxels of {found.spacing_mm} mm are no cubes; turns=plane")
         if not self.lesions:
             raise ValueError(
                 f"no lesion fits into {self.size}: of {len(masks)} masks {len(self.too_large)} are larger "

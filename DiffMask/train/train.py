@@ -56,6 +56,7 @@ def run(config: dict) -> Path:
     given = {
         "size": size,
         "sphere": config["sphere"],
+        "shrink": config["shrink"],
         "skip_empty": config["skip_empty"],
         "seed": settings.seed,
     }
@@ -88,6 +89,7 @@ def run(config: dict) -> Path:
         "sphere": config["sphere"],
         "schedule": {"kind": "cosine", "num_steps": config["timesteps"]},
         "size": list(size),
+        "shrink": config["shrink"],
         "spacing_mm": list(dataset.spacing_mm),
         "lesion_labels": list(layout.lesion_labels),
         "loss": {"loss_type": config["loss_type"]},
@@ -117,8 +119,8 @@ def _report(dataset: MaskDataset, what: str) -> None:
     diameters = np.quantile([lesion.diameter_mm for lesion in dataset.lesions], (0, 0.5, 1))
     print(
         f"{len(dataset)} masks {what}, diameters {diameters[0]:.1f} to {diameters[2]:.1f} mm (median "
-        f"{diameters[1]:.1f}); left out: {len(dataset.too_large)} larger than {dataset.size}, "
-        f"{len(dataset.empty)} empty"
+        f"{diameters[1]:.1f}); {len(dataset.too_large)} larger than {dataset.size} "
+        f"{'shrunk' if dataset.shrink else 'left out'}, {len(dataset.empty)} empty left out"
     )
 
 
