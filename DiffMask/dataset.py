@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch.utils.data import Dataset
 
 from DiffMask.sphere import bounding_sphere, draw_sphere, encode_sphere
-from LeFusion.dataset.cases import SPLITS, Layout, find_cases
+from LeFusion.dataset.cases import SPLITS, Layout, find_images
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.dataset.transforms import resample_masks, spacing_depth_first, to_depth_first
 from LeFusion.diffusion import address_seed
@@ -41,11 +41,12 @@ class LesionMask:
         """Of the sphere with the lesion's volume."""
         return float(np.cbrt(6 / np.pi * self.lesion.sum() * np.prod(self.spacing_mm)))
 
-
     def shrunk(self, size: Sequence[int]) -> "LesionMask":
         """The same lesion on larger voxels, as few times larger as lets it fit into `size`."""
         factor = max(n / most for n, most in zip(self.lesion.shape, size, strict=True))
-        shape = [min(max(1, round(n / factor)), most) for n, most in zip(self.lesion.shape, size, strict=True)]
+        shape = [
+            min(max(1, round(n / factor)), most) for n, most in zip(self.lesion.shape, size, strict=True)
+        ]
         lesion = resample_masks(torch.from_numpy(self.lesion)[None], shape)[0].numpy()
         return LesionMask(self.name, self.path, tight(lesion), tuple(s * factor for s in self.spacing_mm))
 
@@ -66,8 +67,9 @@ def find_masks(
     root = Path(root_dir).absolute()
     inside, beside = root / layout.mask_folder, root.parent / layout.mask_folder
     folder = inside if inside.is_dir() else beside if root.name == layout.image_folder else root
-    files = Layout(image_folder=folder.name, mask_folder=folder.name, mask_names=())
-    masks = {case.name: case.mask_path for case in find_cases(folder, files)}
+    masks = find_images(folder)
+    if not masks:
+        raise FileNotFoundError(f"{folder}: no NIfTI file in it; give the folder of the masks")
     if split == "all":
         return masks
     if test_txt is None:
@@ -119,8 +121,8 @@ class MaskDataset(Dataset):
     """Lesion masks as items for training and validation; all are read when it is made.
 
     masks: name -> path, see find_masks.
-    size: (depth, height, width) of an item, the lesion's bounding box in its middle. Larger lesions have their
-        names in `too_large`.
+    size: (depth, height, width) of an item, the lesion's bounding box in its middle. Larger lesions have
+        their names in `too_large`.
     shrink: show the larger lesions on larger voxels, on which they fit, instead of leaving them out, or of a
         ValueError when none fits.
     sphere: its encoding, "signed" or "released".

@@ -6,8 +6,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    import torch
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +58,21 @@ def check_whole_numbers(config: dict, **least: int) -> None:
     for key, smallest in least.items():
         if not isinstance(config[key], int) or config[key] < smallest:
             raise ValueError(f"{key}={config[key]} must be a whole number of at least {smallest}")
+
+
+def choose_device(name: str) -> "torch.device":
+    """The device of a name, or the best there is for "auto". ValueError when it cannot be used."""
+    import torch  # here: it takes seconds, and commands check their paths first
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"device={name!r} cannot be used ({reason}); try auto, cpu or cuda:0") from None
+    return device
 
 
 def plain(config: DictConfig) -> dict:

@@ -17,6 +17,17 @@ def lesion_slice(lesions: np.ndarray) -> int:
     return int(lesions.sum(axis=(1, 2)).argmax())
 
 
+def around(mask_hw: np.ndarray, least: int) -> tuple[slice, slice]:
+    """Rows and columns of a square around a mask, of `least` voxels or a margin of 8 around the mask."""
+    lines = [np.flatnonzero(mask_hw.any(axis=axis)) for axis in (1, 0)]
+    side = max(least, *(int(line[-1] - line[0]) + 17 for line in lines))
+    parts = []
+    for line, length in zip(lines, mask_hw.shape, strict=True):
+        first = min(max((int(line[0] + line[-1]) + 1 - side) // 2, 0), max(length - side, 0))
+        parts.append(slice(first, min(first + side, length)))
+    return tuple(parts)
+
+
 def save_contact_sheet(
     path: Path,
     rows: Sequence[Sequence[np.ndarray]],

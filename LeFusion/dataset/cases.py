@@ -1,12 +1,14 @@
-"""Find the images of a data set and the mask that belongs to each."""
+"""Find the images of a data set and the masks that belong to each."""
 
 import os
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SPLITS = ("all", "train", "test")
+GENERATED = "_GenMask_"  # <image name>_GenMask_<number>: a mask that DiffMask made for an image
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Case:
-    """One image with its mask. name: the image's file name without .nii.gz."""
+    """One image with one mask. name: the image's file name without .nii.gz; for a mask that DiffMask made,
+    of which an image may have several, the mask's."""
 
     name: str
     image_path: Path
@@ -81,24 +84,105 @@ def find_cases(
     test_txt: str | os.PathLike | None = None,
     split: str = "all",
     skipped: list[str] | None = None,
+    mask_dir: str | os.PathLike | None = None,
 ) -> list[Case]:
     """List the cases of a data set, sorted by name.
 
     root_dir: the folder that holds the image and the mask folder, or the image folder itself. Images may lie
         in sub-folders; a mask lies in the same sub-folder of the mask folder, or has a name that occurs only
-        once in it.
+        once in it. With mask_dir also any folder of images, or one image.
     test_txt: a text file with one image name per line.
     split: "all", "test" (those listed in test_txt) or "train" (the others).
     skipped: a list to which images without a mask are reported; None makes them an error.
+    mask_dir: where the masks are, if not in the layout's mask folder.
+
+    An image is a case with its mask, and with each mask that DiffMask made for it (<name>_GenMask_<number>).
 
     Raises FileNotFoundError for a missing folder, file, image or mask, ValueError for anything else. Each
     message is one line.
     """
+    image_dir, mask_dir = _locate_folders(root_dir, layout, mask_dir)
+    images = _choose(find_images(image_dir), image_dir, test_txt, split)
+    image_dir = image_dir if image_dir.is_dir() else image_dir.parent
+    masks = _index_by_name(mask_dir)
+    generated = _generated(masks)
+    cases = []
+    for name, image in images.items():
+        made = generated.get(name, [])
+        cases += [Case(_stem(path.name), image, path) for path in made]
+        try:
+            cases.append(Case(name, image, _find_mask(image, image_dir, mask_dir, masks, layout)))
+        except (FileNotFoundError, ValueError) as error:
+            if made and isinstance(error, FileNotFoundError):
+                continue
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+    return sorted(cases, key=lambda case: case.name)
+
+
+def find_images(folder: str | os.PathLike) -> dict[str, Path]:
+    """All NIfTI files at any depth below a folder, or the one file, by name without ending, sorted.
+
+    Raises FileNotFoundError when there is no such folder or none in it, ValueError when two have one name.
+    """
+    folder = Path(folder)
+    if folder.is_file() and folder.name.endswith(NIFTI_ENDINGS):
+        return {_stem(folder.name): folder}
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder or NIfTI file; check dataset_root_dir")
+    images = _index_by_name(folder)
+    for name, paths in sorted(images.items()):
+        if len(paths) > 1:
+            first, second = sorted(paths)[:2]
+            raise ValueError(
+                f"{first}: has the same case name {name!r} as {second}; rename one, results go by name"
+            )
+    return {name: images[name][0] for name in sorted(images)}
+
+
+def output_mask_name(case_file_name: str, layout: Layout) -> str:
+    """File name of the label map written for an image, e.g. `A_CVol_1.nii.gz` -> `A_Mask_1.nii.gz`.
+
+    Raises ValueError for a name that has none of the layout's image parts.
+    """
+    if not layout.mask_names:
+        return case_file_name
+    return _swap(
+        case_file_name, [(image_part, layout.output_mask_infix) for image_part, _ in layout.mask_names]
+    )
+
+
+def _locate_folders(
+    root_dir: str | os.PathLike, layout: Layout, mask_dir: str | os.PathLike | None
+) -> tuple[Path, Path]:
+    root = Path(os.path.abspath(root_dir))
+    if mask_dir is not None:
+        images = root / layout.image_folder
+        image_dir, mask_dir = images if images.is_dir() else root, Path(os.path.abspath(mask_dir))
+    elif not root.is_dir():
+        raise FileNotFoundError(f"{root_dir}: no such folder; check dataset_root_dir")
+    elif (root / layout.image_folder).is_dir():
+        image_dir, mask_dir = root / layout.image_folder, root / layout.mask_folder
+    elif root.name == layout.image_folder:
+        image_dir, mask_dir = root, root.parent / layout.mask_folder
+    else:
+        raise FileNotFoundError(
+            f"{root}: has no folder {layout.image_folder!r}; give the folder that holds "
+            f"{layout.image_folder!r} and {layout.mask_folder!r}"
+        )
+    if not mask_dir.is_dir():
+        raise FileNotFoundError(f"{mask_dir}: no such folder; every image needs a mask there")
+    return image_dir, mask_dir
+
+
+def _choose(
+    images: dict[str, Path], image_dir: Path, test_txt: str | os.PathLike | None, split: str
+) -> dict[str, Path]:
+    """The images of a split, sorted by name."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    image_dir, mask_dir = _locate_folders(root_dir, layout)
     listed = _read_names(test_txt) if test_txt is not None else None
-    images = _unique_images(image_dir)
     if split == "all":
         chosen = set(images)
     elif listed is None:
@@ -118,48 +202,7 @@ def find_cases(
             f"{image_dir}: no case found (split {split}, {len(images)} images seen, "
             f"{len(listed or ())} names in test.txt); check the folder and the split"
         )
-    masks = _index_by_name(mask_dir)
-    cases = []
-    for name in sorted(chosen):
-        try:
-            mask_path = _find_mask(images[name], image_dir, mask_dir, masks, layout)
-        except (FileNotFoundError, ValueError) as error:
-            if skipped is None:
-                raise
-            skipped.append(str(error))
-            continue
-        cases.append(Case(name, images[name], mask_path))
-    return cases
-
-
-def output_mask_name(case_file_name: str, layout: Layout) -> str:
-    """File name of the label map written for an image, e.g. `A_CVol_1.nii.gz` -> `A_Mask_1.nii.gz`.
-
-    Raises ValueError for a name that has none of the layout's image parts.
-    """
-    if not layout.mask_names:
-        return case_file_name
-    return _swap(
-        case_file_name, [(image_part, layout.output_mask_infix) for image_part, _ in layout.mask_names]
-    )
-
-
-def _locate_folders(root_dir: str | os.PathLike, layout: Layout) -> tuple[Path, Path]:
-    root = Path(os.path.abspath(root_dir))
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root_dir}: no such folder; check dataset_root_dir")
-    if (root / layout.image_folder).is_dir():
-        image_dir, mask_dir = root / layout.image_folder, root / layout.mask_folder
-    elif root.name == layout.image_folder:
-        image_dir, mask_dir = root, root.parent / layout.mask_folder
-    else:
-        raise FileNotFoundError(
-            f"{root}: has no folder {layout.image_folder!r}; give the folder that holds "
-            f"{layout.image_folder!r} and {layout.mask_folder!r}"
-        )
-    if not mask_dir.is_dir():
-        raise FileNotFoundError(f"{mask_dir}: no such folder; every image needs a mask there")
-    return image_dir, mask_dir
+    return {name: images[name] for name in sorted(chosen)}
 
 
 def _read_names(test_txt: str | os.PathLike) -> set[str]:
@@ -187,15 +230,16 @@ def _index_by_name(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _unique_images(image_dir: Path) -> dict[str, Path]:
-    images = _index_by_name(image_dir)
-    for name, paths in sorted(images.items()):
-        if len(paths) > 1:
-            first, second = sorted(paths)[:2]
-            raise ValueError(
-                f"{first}: has the same case name {name!r} as {second}; rename one, results go by name"
-            )
-    return {name: paths[0] for name, paths in images.items()}
+def _generated(masks: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """Of these masks those that DiffMask made, by the name of their image."""
+    found = defaultdict(list)
+    for name, paths in masks.items():
+        match = re.fullmatch(rf"(.+){GENERATED}\d+", name)
+        if match:
+            if len(paths) > 1:
+                raise ValueError(f"{paths[0]}: lies also in {paths[1].parent}; keep one")
+            found[match[1]].append(paths[0])
+    return found
 
 
 def _find_mask(

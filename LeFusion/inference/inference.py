@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.commandline import given_path, output_folder, plain, required_path, run_command
+from LeFusion.commandline import choose_device, given_path, output_folder, plain, required_path, run_command
 from LeFusion.dataset.cases import Case, find_cases, output_mask_name
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume_like
 from LeFusion.dataset.transforms import (
@@ -49,7 +49,7 @@ class Output:
 
 def run(config: dict) -> Path:
     """Paints as the composed configuration says; returns the folder of the images."""
-    device, dtype = _device(config["device"]), PRECISIONS.get(config["precision"])
+    device, dtype = choose_device(config["device"]), PRECISIONS.get(config["precision"])
     if dtype is None:
         raise ValueError(f"precision={config['precision']!r} must be one of {', '.join(PRECISIONS)}")
     image_root, label_root = (output_folder(config, f"target_{kind}_path") for kind in ("img", "label"))
@@ -62,7 +62,8 @@ def run(config: dict) -> Path:
     test_txt = given_path(config["test_txt_dir"])
     split = config["split"] or ("train" if test_txt else "all")
     skipped = [] if config["skip_bad_cases"] else None  # reasons, where the user asked for skipping
-    cases = find_cases(required_path(config, "dataset_root_dir"), job.layout, test_txt, split, skipped)
+    root, mask_dir = required_path(config, "dataset_root_dir"), given_path(config["mask_dir"])
+    cases = find_cases(root, job.layout, test_txt, split, skipped, mask_dir)
     outputs = _plan(cases, job, config["types"], image_root, label_root, skipped)
     settings = {
         "seed": job.seed,
@@ -107,18 +108,6 @@ def run(config: dict) -> Path:
     return image_root
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"device={name!r} cannot be used ({reason}); try auto, cpu or cuda:0") from None
-    return device
-
-
 def _plan(
     cases: list[Case], job: Job, types: int, image_root: Path, label_root: Path, skipped: list[str] | None
 ) -> list[Output]:
@@ -141,14 +130,15 @@ def _plan(
                 raise ValueError(f"{reason} (skip_bad_cases=true goes on without such cases)") from None
             skipped.append(reason)
             continue
-        label_name = output_mask_name(case.image_path.name, job.layout)
+        ending = ".nii.gz" if case.image_path.name.endswith(".gz") else ".nii"
+        label_name = output_mask_name(case.name + ending, job.layout)
         if label_name in names:
             raise ValueError(
                 f"{case.name} and {names[label_name]} would both write the label {label_name}; rename one"
             )
         names[label_name] = case.name
         for kind in range(1, types + 1):
-            image_path = image_root / f"Image_{kind}" / case.image_path.name
+            image_path = image_root / f"Image_{kind}" / (case.name + ending)
             label_path = label_root / f"Mask_{kind}" / label_name
             for key, target, source in (
                 ("target_img_path", image_path, case.image_path),

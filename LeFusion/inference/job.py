@@ -203,7 +203,8 @@ def _check_fit(config: dict, checkpoint: Checkpoint, layout: Layout, denoiser: D
         ("the number of lesion labels", classes, network["out_channels"]),
         ("histogram_bins", bins, metadata.get("histogram_bins", bins)),
         ("window", config["window"], metadata.get("window", config["window"])),
-        ("spacing_mm", config["spacing_mm"], metadata.get("spacing_mm", config["spacing_mm"])),
+        # Weights that were trained on voxels as stored may see others resampled
+        ("spacing_mm", config["spacing_mm"], metadata.get("spacing_mm") or config["spacing_mm"]),
     ):
         if value != wanted:
             raise ValueError(

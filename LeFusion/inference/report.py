@@ -10,7 +10,7 @@ import numpy as np
 from LeFusion.dataset.nifti import atomic_file, read_volume
 from LeFusion.dataset.transforms import IntensityMap, to_depth_first
 from LeFusion.histogram import jensen_shannon, wasserstein_distance
-from LeFusion.pictures import lesion_slice, save_contact_sheet
+from LeFusion.pictures import around, lesion_slice, save_contact_sheet
 
 PREVIEW_SIDE = 64  # voxels of a slice shown around the lesion, at least
 
@@ -152,7 +152,7 @@ def save_preview(path: Path, outputs, job, most_cases: int) -> Path:
         loaded = canvas.loaded
         lesion = loaded.stored_lesion(job.layout)
         level = lesion_slice(lesion)
-        part = _around(lesion[level], PREVIEW_SIDE)
+        part = around(lesion[level], PREVIEW_SIDE)
         images = [read_volume(output.image_path) for output in by_case[case]]
         volumes = (loaded.volume, loaded.volume, *images)
         slices = [to_depth_first(volume.values, job.layout.depth_axis)[level][part] for volume in volumes]
@@ -173,14 +173,3 @@ def _for_display(
         low, high = (float(v) for v in np.percentile(source, (1, 99)))
         intensity_map = IntensityMap(low, high) if low < high else intensity_map
     return intensity_map.to_network(values)
-
-
-def _around(mask_hw: np.ndarray, least: int) -> tuple[slice, slice]:
-    """Rows and columns of a square around a mask, of `least` voxels or a margin of 8 around the mask."""
-    lines = [np.flatnonzero(mask_hw.any(axis=axis)) for axis in (1, 0)]
-    side = max(least, *(int(line[-1] - line[0]) + 17 for line in lines))
-    parts = []
-    for line, length in zip(lines, mask_hw.shape, strict=True):
-        first = min(max((int(line[0] + line[-1]) + 1 - side) // 2, 0), max(length - side, 0))
-        parts.append(slice(first, min(first + side, length)))
-    return tuple(parts)

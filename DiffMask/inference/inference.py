@@ -1,0 +1,289 @@
+"""Makes lesion masks for scans that have none: draws where lesions are, and what shape they have.
+
+    python DiffMask/inference/inference.py data_type=lidc dataset_root_dir=... output_dir=...
+
+Writes Mask/<scan>_GenMask_<n>.nii.gz, masks.csv, preview.png and surfaces.png; with paint=true, LeFusion then
+paints lesions into the scans under these masks. Masks that exist are kept, so that an interrupted run goes
+on. All keys: --help, or configs/diffmask_inference.yaml.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from DiffMask.inference.plan import FROM_MASKS, PLACED, Draft, SectorDrafts, SphereDrafts, find_scans
+from DiffMask.inference.report import MaskTable, heart_facts, lung_facts, save_preview, save_surface_sheet
+from DiffMask.postprocess import clean_mask
+from DiffMask.sampling import sample_masks
+from DiffMask.sphere import encode_sphere, sphere_encoding
+from LeFusion.commandline import (
+    PROJECT_ROOT,
+    check_whole_numbers,
+    choose_device,
+    given_path,
+    output_folder,
+    plain,
+    required_path,
+    run_command,
+)
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
+from LeFusion.dataset.transforms import from_depth_first
+from LeFusion.diffusion import SAMPLERS, Checkpoint, NoiseSchedule, load_checkpoint
+
+RELEASED_SPACING_MM = (1.0, 1.0, 1.0)
+HANDED_ON = ("layout.", "spacing_mm=", "default_paths.", "seed=", "device=", "skip_bad_cases=", "overwrite=")
+
+
+def run(config: dict, overrides: Sequence[str] = ()) -> Path:
+    """Makes masks as the composed configuration says; returns their folder.
+
+    overrides: those of the command line, of which the painting gets the ones that concern it.
+    """
+    output_dir = output_folder(config, "output_dir")
+    _check_settings(config)
+    layout = Layout(**config["layout"])
+    required_path(config, "dataset_root_dir")
+    scans = find_scans(config, layout)
+    hearts = layout.myocardium_label is not None
+    maker = None
+    if hearts:
+        drafts_of, settings = SectorDrafts(config, layout), {"seed": config["seed"]}
+    else:
+        maker = ShapeMaker(config)
+        drafts_of = SphereDrafts(config, layout, len(scans), maker.size, maker.spacing_mm)
+        settings = maker.settings
+    drafts, skipped = _plan(scans, drafts_of, config["skip_bad_cases"])
+    table = MaskTable(output_dir / "masks.csv", settings)
+    paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
+    due = [d for d in drafts if config["overwrite"] or not (paths[d.name].exists() and table.has(d.name))]
+    print(f"{len(scans) - len(skipped)} scans: {len(due)} masks to make, {len(drafts) - len(due)} kept")
+    source = lru_cache(maxsize=1)(read_volume)
+    with tqdm(total=len(due), unit="mask", desc="making masks") as progress:
+        for draft, labels, attempt in _heart_masks(due) if hearts else maker.masks(due):
+            progress.update()
+            if labels is None:
+                reason = (
+                    f"{draft.scan.path}: mask {draft.number} came out empty in {attempt} draws with "
+                    f"seed={config['seed']}; try another seed, a larger diameter_mm, or more max_redraws"
+                )
+                if not config["skip_bad_cases"]:
+                    raise ValueError(reason)
+                skipped.append(reason)
+                continue
+            _write(draft, labels, source(draft.scan.path), layout, paths[draft.name])
+            facts = (
+                heart_facts(draft, layout)
+                if hearts
+                else lung_facts(draft, labels, source(draft.scan.path), layout)
+            )
+            table.add(draft.name, draft.scan.name, draft.number, attempt, facts)
+            table.write()
+    made = [draft for draft in drafts if paths[draft.name].exists()]
+    if not made:
+        raise ValueError(f"no mask was made: {skipped[0]}")
+    shown = made[: config["preview_masks"]]
+    preview = save_preview(output_dir / "preview.png", shown, paths, layout, hearts)
+    surfaces = save_surface_sheet(output_dir / "surfaces.png", shown, paths, layout, hearts)
+    others = table.made_otherwise(draft.name for draft in made)
+    if others:
+        print(
+            f"note: {others} of the kept masks were made with other settings; overwrite=true makes them again"
+        )
+    for reason in skipped:
+        print(f"skipped: {reason}")
+    print(table.summary())
+    print(
+        f"wrote {len(due)} masks below {output_dir / 'Mask'} ({len(drafts) - len(due)} kept, {len(skipped)} "
+        f"skipped), {table.path}, {preview} and {surfaces}"
+    )
+    if config["paint"]:
+        _paint(config, output_dir, overrides)
+    return output_dir / "Mask"
+
+
+class ShapeMaker:
+    """Spheres -> masks by a network. size, spacing_mm: of the box that it works in."""
+
+    def __init__(self, config: dict):
+        path = required_path(config, "model_path")
+        self.checkpoint = _mask_network(path, config["weights"])
+        metadata = self.checkpoint.metadata
+        self.config, self.device = config, choose_device(config["device"])
+        self.schedule = NoiseSchedule.cosine(metadata["schedule"]["num_steps"])
+        depth, side = config["diffusion_depth_size"], config["diffusion_img_size"]
+        self.size = tuple(metadata.get("size", (depth, side, side)))
+        self.spacing_mm = tuple(metadata.get("spacing_mm", RELEASED_SPACING_MM))
+        if max(self.spacing_mm) > 1.01 * min(self.spacing_mm):
+            raise ValueError(
+                f"{path}: was trained on voxels of {self.spacing_mm} mm; masks are made on cubes"
+            )
+        steps = config["num_steps"]
+        if steps is not None and steps > self.schedule.num_steps:
+            raise ValueError(
+                f"num_steps={steps} must be at most the {self.schedule.num_steps} levels of {path}"
+            )
+        self.settings = {
+            "seed": config["seed"],
+            "model": path.name,
+            "weights": config["weights"],
+            "spheres": Path(config["spheres"]).name,
+            "sampler": config["sampler"],
+            "num_steps": steps or self.schedule.num_steps,
+            "smoothing": config["smoothing"] or "",
+        }
+
+    def masks(self, drafts: Sequence[Draft]) -> Iterator[tuple[Draft, np.ndarray | None, int]]:
+        """-> (draft, its mask (D, H, W) uint8 in the draft's box, draws); no mask where all came out empty.
+
+        The noise is addressed by (seed, scan, number, attempt).
+        """
+        self.checkpoint.network.to(self.device)
+        size = self.config["batch_size"]
+        for start in range(0, len(drafts), size):
+            todo, made = list(drafts[start : start + size]), {}
+            for attempt in range(self.config["max_redraws"] + 1):
+                for draft, soft in zip(todo, self._sample(todo, attempt), strict=True):
+                    inside = draft.grid.to_scan(soft, draft.box)
+                    mask = clean_mask(inside, draft.organ, self.config["smoothing"], draft.spacing_mm)
+                    if mask is not None:
+                        made[draft.name] = mask.astype(np.uint8), attempt
+                todo = [draft for draft in todo if draft.name not in made]
+                if not todo:
+                    break
+            for draft in drafts[start : start + size]:
+                mask, attempt = made.get(draft.name, (None, self.config["max_redraws"]))
+                yield draft, mask, attempt + 1
+
+    def _sample(self, drafts: Sequence[Draft], attempt: int) -> list[torch.Tensor]:
+        encoding = sphere_encoding(self.checkpoint.metadata)
+        spheres = [encode_sphere(d.grid.sphere(d.placement.diameter_mm), encoding)[None] for d in drafts]
+        soft = sample_masks(
+            self.checkpoint.network,
+            self.schedule,
+            torch.stack(spheres),
+            [(self.config["seed"], "mask", d.scan.name, d.number, attempt) for d in drafts],
+            self.config["sampler"],
+            self.config["num_steps"],
+            self.checkpoint.metadata.get("prediction", "noise"),
+        )
+        return list(soft[:, 0])
+
+
+def _mask_network(path: Path, weights: str) -> Checkpoint:
+    checkpoint = load_checkpoint(path, weights)
+    network = checkpoint.metadata["network"]
+    if network["in_channels"] != 2 or network["out_channels"] != 1 or network.get("cond_dim"):
+        raise ValueError(
+            f"{path} takes {network['in_channels']} channels and gives {network['out_channels']}: it is no "
+            "mask network (noisy mask and sphere -> mask); give one that DiffMask/train/train.py made"
+        )
+    return checkpoint
+
+
+def _check_settings(config: dict) -> None:
+    check_whole_numbers(config, masks_per_scan=1, max_redraws=0, batch_size=1, seed=0, preview_masks=1)
+    check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1)
+    if config["num_steps"] is not None:
+        check_whole_numbers(config, num_steps=1)
+    if config["sampler"] not in SAMPLERS:
+        raise ValueError(f"sampler={config['sampler']!r} must be one of {', '.join(SAMPLERS)}")
+    smoothing = config["smoothing"]
+    number = isinstance(smoothing, int | float) and not isinstance(smoothing, bool) and smoothing > 0
+    if smoothing not in (None, "paper") and not number:
+        raise ValueError(f"smoothing={smoothing} must be null, paper or a number of mm above 0")
+    for key in ("inside_share", "vessel_share"):
+        if not isinstance(config[key], int | float) or not 0 <= config[key] <= 1:
+            raise ValueError(f"{key}={config[key]} must be a number from 0 to 1")
+    if not isinstance(config["spheres"], str):
+        raise ValueError(f"spheres={config['spheres']} must be {PLACED}, {FROM_MASKS} or a CSV file")
+
+
+def _plan(scans, drafts_of, skip: bool) -> tuple[list[Draft], list[str]]:
+    """Reads and checks every scan before the first mask is made. Reasons for skipping are returned."""
+    drafts, skipped = [], []
+    for scan in tqdm(scans, unit="scan", desc="placing", leave=False):
+        try:
+            drafts += drafts_of(scan)
+        except (ValueError, FileNotFoundError) as error:
+            if not skip:
+                raise ValueError(f"{error} (skip_bad_cases=true goes on without such scans)") from None
+            skipped.append(str(error))
+    if not drafts:
+        raise ValueError(f"no usable scan: {skipped[0]}")
+    return drafts, skipped
+
+
+def _heart_masks(drafts: Sequence[Draft]) -> Iterator[tuple[Draft, np.ndarray, int]]:
+    for draft in drafts:
+        yield draft, draft.labels, draft.facts["attempt"] + 1
+
+
+def _write(draft: Draft, labels: np.ndarray, source: Volume, layout: Layout, path: Path) -> None:
+    """The whole label map (hearts), or the lesion in an otherwise empty one, on the scan's grid."""
+    axis = layout.depth_axis
+    if draft.box is not None:
+        shape = np.moveaxis(np.empty(source.raw.shape, np.bool_), axis, 0).shape
+        whole = np.zeros(shape, np.uint8)
+        whole[draft.box] = labels * layout.lesion_labels[0]
+        labels = whole
+    write_label_like(source, from_depth_first(labels, axis), path)
+
+
+def _paint(config: dict, output_dir: Path, overrides: Sequence[str]) -> None:
+    """Runs the command that paints, on the scans with their new masks."""
+    given = [o for o in overrides if o.startswith(HANDED_ON)]
+    paths = {
+        "dataset_root_dir": given_path(config["dataset_root_dir"]),
+        "mask_dir": output_dir / "Mask",
+        "target_img_path": output_dir / "Painted" / "Image",
+        "target_label_path": output_dir / "Painted" / "Mask",
+    }
+    command = [
+        sys.executable,
+        str(PROJECT_ROOT / "LeFusion" / "inference" / "inference.py"),
+        *(o for o in overrides if o.startswith("data_type=")),
+        *given,
+        *(f"{key}={_quoted(str(path))}" for key, path in paths.items()),
+        *(f"{key}={value}" for key, value in _flat(config["painting"])),
+    ]
+    print("painting: " + " ".join(command[1:]), flush=True)
+    code = subprocess.run(command).returncode
+    if code:
+        raise ValueError(
+            f"the masks are in {output_dir / 'Mask'}, but painting them failed with exit code {code}"
+        )
+
+
+def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield (
+                f"{prefix}{key}",
+                "null" if value is None else _quoted(value) if isinstance(value, str) else str(value),
+            )
+
+
+def _quoted(text: str) -> str:
+    """For Hydra's grammar, whatever the characters."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@hydra.main(version_base=None, config_path="../../configs", config_name="diffmask_inference")
+def main(config: DictConfig) -> None:
+    run_command(lambda: run(plain(config), HydraConfig.get().overrides.task))
+
+
+if __name__ == "__main__":
+    main()

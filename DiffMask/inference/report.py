@@ -1,0 +1,183 @@
+"""What a run of DiffMask leaves beside its masks: a table (CSV), outlines over the scans, 3D surfaces."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from DiffMask.inference.plan import Draft
+from DiffMask.pictures import save_surfaces
+from DiffMask.shapes import shape_features
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.nifti import Volume, atomic_file, read_volume
+from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
+from LeFusion.pictures import around, lesion_slice, save_contact_sheet
+
+SIDE = 56  # voxels of a slice that are shown, at least
+WALL_OPACITY, INFARCT_OPACITY = 0.12, 0.4  # no-reflow lies within
+
+
+class MaskTable:
+    """One row for each mask, by its name. Rows of earlier runs in the same folder are kept."""
+
+    def __init__(self, path: Path, settings: dict):
+        self.path, self.settings = path, {key: str(value) for key, value in settings.items()}
+        self.rows: dict[str, dict[str, str]] = {}
+        if path.exists():
+            with open(path, newline="") as file:
+                for row in csv.DictReader(file):
+                    if not {"mask", *self.settings} <= set(row):
+                        raise ValueError(
+                            f"{path} was not written by this command for such scans; move it away"
+                        )
+                    self.rows[row["mask"]] = row
+
+    def has(self, mask: str) -> bool:
+        return mask in self.rows
+
+    def add(self, mask: str, scan: str, number: int, draws: int, facts: dict[str, float | None]) -> None:
+        """draws: how many it took. facts: columns of its own."""
+        values = {key: "" if value is None else f"{value:.6g}" for key, value in facts.items()}
+        names = {"mask": mask, "scan": scan, "number": str(number), "draws": str(draws)}
+        self.rows[mask] = names | self.settings | values
+
+    def write(self) -> None:
+        columns = dict.fromkeys(column for row in self.rows.values() for column in row)
+        with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(columns), lineterminator="\n", restval="")
+            writer.writeheader()
+            writer.writerows(self.rows[mask] for mask in sorted(self.rows))
+
+    def made_otherwise(self, masks: Iterable[str]) -> int:
+        """How many of these were made with other settings than this run's."""
+        return sum(any(self.rows[m][k] != v for k, v in self.settings.items()) for m in masks)
+
+    def summary(self) -> str:
+        """A Markdown table: the spread of each number over all masks."""
+        skipped = {"mask", "scan", "number", *self.settings}
+        lines = ["| of each mask | 5 % | median | 95 % |", "| --- | ---: | ---: | ---: |"]
+        for column in dict.fromkeys(column for row in self.rows.values() for column in row):
+            values = (
+                [float(row[column]) for row in self.rows.values() if row.get(column)]
+                if (column not in skipped)
+                else []
+            )
+            if values:
+                cells = " | ".join(f"{q:.3g}" for q in np.quantile(values, (0.05, 0.5, 0.95)))
+                lines.append(f"| {column} | {cells} |")
+        return "\n".join(lines)
+
+
+def lung_facts(draft: Draft, mask: np.ndarray, source: Volume, layout: Layout) -> dict[str, float]:
+    """Where the sphere is, and how large and of what shape the lesion. mask: (D, H, W) in the draft's box."""
+    placement = draft.placement
+    stored = list(placement.centre_dhw[1:])
+    stored.insert(layout.depth_axis, placement.centre_dhw[0])
+    world = dict(zip(("x_mm", "y_mm", "z_mm"), (source.affine @ [*stored, 1])[:3], strict=True))
+    shape = shape_features(mask, draft.spacing_mm)
+    diameter_mm = shape.pop("diameter_mm")
+    return {
+        **world,
+        "sphere_diameter_mm": placement.diameter_mm,
+        "distance_to_border_mm": placement.distance_to_border_mm,
+        "inside_share": placement.inside_share,
+        "network_voxel_mm": max(draft.grid.spacing_mm),
+        "voxels": int(mask.sum()),
+        "volume_ml": float(mask.sum() * np.prod(draft.spacing_mm) / 1000),
+        "diameter_mm": diameter_mm,
+        **shape,
+    }
+
+
+def heart_facts(draft: Draft, layout: Layout) -> dict[str, float | None]:
+    """The sector that was drawn, and how much of the wall the infarct takes up."""
+    sector, labels = draft.sector, draft.labels
+    septum = draft.facts["septal_angle"]
+    angle = sector.angle - (septum or 0.0)
+    voxel_ml = float(np.prod(draft.spacing_mm)) / 1000
+    lesion = np.isin(labels, layout.lesion_labels)
+    core = labels == layout.lesion_labels[-1] if len(layout.lesion_labels) > 1 else np.zeros_like(lesion)
+    wall = lesion | (labels == layout.myocardium_label)
+    return {
+        "septal_angle_deg": None if septum is None else float(np.degrees(septum)),
+        "angle_deg": float(np.degrees(np.angle(np.exp(1j * angle)))),
+        "half_angle_deg": float(np.degrees(sector.half_angle)),
+        "transmurality": sector.transmurality,
+        "lowest_height": sector.heights[0],
+        "highest_height": sector.heights[1],
+        "infarct_ml": float(lesion.sum() * voxel_ml),
+        "infarct_share_of_wall": float(lesion.sum() / wall.sum()),
+        "no_reflow_ml": float(core.sum() * voxel_ml),
+        "no_reflow_share": float(core.sum() / lesion.sum()),
+    }
+
+
+def save_preview(
+    path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layout: Layout, hearts: bool
+) -> Path:
+    """Outlines over the scan: in the three planes through a lesion, or in three slices of a heart."""
+    rows, outlines, names = [], [], []
+    for draft in drafts:
+        image, labels = _read(draft, paths, layout)
+        lesion = np.isin(labels, layout.lesion_labels)
+        shown = np.where(lesion, labels, 0)
+        if hearts:
+            levels = np.flatnonzero(lesion.any(axis=(1, 2)))
+            levels = levels[np.linspace(0, len(levels) - 1, 3).round().astype(int)]
+            planes = [(image[z], shown[z]) for z in levels]
+        else:
+            planes = []
+            for axis in range(3):
+                turned = np.moveaxis(lesion, axis, 0)
+                level = lesion_slice(turned)
+                planes.append((np.moveaxis(image, axis, 0)[level], np.moveaxis(shown, axis, 0)[level]))
+            planes = [(a[::-1], b[::-1]) if axis else (a, b) for axis, (a, b) in enumerate(planes)]
+        window = (-1000, 400) if not hearts else np.percentile(image[_extent(labels)], (1, 99))
+        parts = [around(mask > 0, SIDE) for _, mask in planes]
+        scaled = [
+            np.clip((plane[part] - window[0]) / max(window[1] - window[0], 1e-9), 0, 1)
+            for (plane, _), part in zip(planes, parts, strict=True)
+        ]
+        rows.append([scaled[0], *scaled])
+        outlines.append([None, *(mask[part] for (_, mask), part in zip(planes, parts, strict=True))])
+        names.append(_short(draft))
+    titles = ["scan", "apical", "middle", "basal"] if hearts else ["scan", "axial", "coronal", "sagittal"]
+    save_contact_sheet(path, rows, outlines, titles, names, (0, 1))
+    return path
+
+
+def _extent(mask: np.ndarray) -> tuple[slice, ...]:
+    return ndimage.find_objects((mask > 0).astype(np.uint8))[0]
+
+
+def save_surface_sheet(
+    path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layout: Layout, hearts: bool
+) -> Path:
+    """The lesions as shaded surfaces; of a heart the wall as well, to be looked through."""
+    scenes, names = [], []
+    for draft in drafts:
+        _, labels = _read(draft, paths, layout)
+        scene = [(labels == label) for label in layout.lesion_labels]
+        if hearts:
+            scene = [np.isin(labels, [layout.myocardium_label, *layout.lesion_labels]), *scene]
+        box = _extent(scene[0] if hearts else np.any(scene, axis=0))
+        scenes.append([part[box] for part in scene])
+        names.append(_short(draft))
+    spacing = [draft.spacing_mm for draft in drafts]
+    opacities = (WALL_OPACITY, *np.linspace(INFARCT_OPACITY, 1, len(layout.lesion_labels))) if hearts else ()
+    save_surfaces(path, scenes, spacing, names, opacities)
+    return path
+
+
+def _read(draft: Draft, paths: dict[str, Path], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    image = to_depth_first(read_volume(draft.scan.path).values, layout.depth_axis)
+    mask = read_volume(paths[draft.name])
+    assert spacing_depth_first(mask.affine, layout.depth_axis) == draft.spacing_mm
+    return image, to_depth_first(mask.raw, layout.depth_axis)
+
+
+def _short(draft: Draft) -> str:
+    name = draft.scan.name
+    return f"{name if len(name) <= 24 else '...' + name[-21:]}\nmask {draft.number}"
