@@ -12,13 +12,20 @@ PREDICTIONS = ("noise", "velocity")
 
 
 def mask_loss_fn(
-    schedule: NoiseSchedule, seed: int, loss_type: str = "l1", prediction: str = "noise"
+    schedule: NoiseSchedule,
+    seed: int,
+    loss_type: str = "l1",
+    prediction: str = "noise",
+    level_power: float = 1.0,
 ) -> Callable[[nn.Module, dict], Tensor]:
     """-> loss_fn(network, batch): noises masks at random levels and scores what the network makes of them.
 
     The network is shown the noisy mask and the sphere as two channels. prediction: what it is asked for, and
     what its error is taken of: the noise, as released, or the velocity (see NoiseSchedule.velocity), by which
     the noisiest levels, where the shape is settled, count as much as the others.
+
+    level_power: see AddressedNoise.levels; below 1 for more of the noisy levels, at which the overall
+    shape is settled.
 
     A batch holds mask and sphere, (B, 1, D, H, W), and draw, the samples' numbers in the training run: level
     and noise are addressed by (seed, draw) and depend on neither batch size nor process count.
@@ -27,11 +34,13 @@ def mask_loss_fn(
         raise ValueError(f"loss_type={loss_type!r} must be one of {', '.join(LOSS_TYPES)}")
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction={prediction!r} must be one of {', '.join(PREDICTIONS)}")
+    if not isinstance(level_power, int | float) or not 0 < level_power <= 1:
+        raise ValueError(f"level_power={level_power!r} must be above 0 and at most 1")
 
     def loss_fn(network: nn.Module, batch: dict) -> Tensor:
         mask = batch["mask"]
         draws = AddressedNoise([(seed, "loss", draw) for draw in batch["draw"]])
-        t = draws.levels(schedule.num_steps).to(mask.device)
+        t = draws.levels(schedule.num_steps, level_power).to(mask.device)
         noise = draws(mask)
         x_t = schedule.q_sample(mask, t, noise)
         output = network(torch.cat([x_t, batch["sphere"]], dim=1), t).float()

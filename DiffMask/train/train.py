@@ -28,7 +28,7 @@ from LeFusion.commandline import (
     run_command,
 )
 from LeFusion.dataset.cases import Layout
-from LeFusion.diffusion import NoiseSchedule, UNet3D
+from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
 from LeFusion.pictures import lesion_slice, save_contact_sheet
 from LeFusion.trainer import TrainingSettings, train
 
@@ -52,7 +52,7 @@ def run(config: dict) -> Path:
         config["diffusion_img_size"],
     ]
     schedule = NoiseSchedule.cosine(config["timesteps"])
-    loss_fn = mask_loss_fn(schedule, settings.seed, config["loss_type"], prediction)
+    loss_fn = mask_loss_fn(schedule, settings.seed, config["loss_type"], prediction, config["level_power"])
     given = {
         "size": size,
         "sphere": config["sphere"],
@@ -79,6 +79,8 @@ def run(config: dict) -> Path:
 
     torch.manual_seed(settings.seed)
     network = UNet3D(in_channels=2, out_channels=1, **model)
+    if config["init_weights"]:
+        start_from(network, given_path(config["init_weights"]))
     for length in size[1:]:
         if length % network.plane_multiple:
             raise ValueError(f"height and width of {size} must be multiples of {network.plane_multiple}")
@@ -92,7 +94,8 @@ def run(config: dict) -> Path:
         "shrink": config["shrink"],
         "spacing_mm": list(dataset.spacing_mm),
         "lesion_labels": list(layout.lesion_labels),
-        "loss": {"loss_type": config["loss_type"]},
+        "loss": {key: config[key] for key in ("loss_type", "level_power")},
+        "init_weights": config["init_weights"] and Path(config["init_weights"]).name,
         **vary,
         "masks": len(dataset),
         "validation": {key: config[key] for key in ("validation_masks", "validation_steps")},

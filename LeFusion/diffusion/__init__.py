@@ -1,7 +1,7 @@
 """The diffusion core shared by LeFusion and DiffMask: torch, einops and numpy only (safetensors where a
 checkpoint of ours is read or written)."""
 
-from LeFusion.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from LeFusion.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, start_from
 from LeFusion.diffusion.randomness import AddressedNoise, address_seed
 from LeFusion.diffusion.samplers import (
     SAMPLERS,
@@ -31,5 +31,6 @@ __all__ = [
     "repaint_step",
     "repaint_times",
     "save_checkpoint",
+    "start_from",
     "walk_levels",
 ]

@@ -62,6 +62,18 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
     return Checkpoint(network.eval(), metadata | {"network": network.config, "weights": weights})
 
 
+def start_from(network: UNet3D, path: str | Path) -> None:
+    """Loads the moving average of a checkpoint of a network of the same sizes; ValueError for another."""
+    checkpoint = load_checkpoint(path)
+    theirs, ours = checkpoint.network.config, network.config
+    if theirs != ours:
+        other = ", ".join(
+            f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]
+        )
+        raise ValueError(f"init_weights {path} is another network: {other}")
+    network.load_state_dict(checkpoint.network.state_dict())
+
+
 def save_checkpoint(
     path: str | Path, metadata: dict[str, Any], dtype: torch.dtype = torch.float32, **networks: UNet3D
 ) -> None:

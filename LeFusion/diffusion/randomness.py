@@ -30,6 +30,13 @@ class AddressedNoise:
         samples = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
         return torch.stack(samples).to(like.device, like.dtype)
 
-    def levels(self, num_steps: int) -> Tensor:
-        """A time level for each sample: (B,) integers, uniform in 0..num_steps-1, on the CPU."""
-        return torch.stack([torch.randint(num_steps, (), generator=g) for g in self.generators])
+    def levels(self, num_steps: int, power: float = 1.0) -> Tensor:
+        """A time level for each sample: (B,) integers in 0..num_steps-1, on the CPU.
+
+        power: 1 for uniform ones; below it noisy levels are more frequent: the share of levels up to a part u
+        of all is u^(1 / power).
+        """
+        if power == 1:
+            return torch.stack([torch.randint(num_steps, (), generator=g) for g in self.generators])
+        drawn = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in self.generators])
+        return (num_steps * drawn**power).long().clamp(max=num_steps - 1)

@@ -25,7 +25,7 @@ from LeFusion.conditions import load_palette
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.denoiser import Denoiser
-from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
+from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
 from LeFusion.losses import lesion_loss_fn
 from LeFusion.painting import SamplerSettings, paint
 from LeFusion.pictures import lesion_slice, save_contact_sheet
@@ -79,7 +79,7 @@ def run(config: dict) -> Path:
         **model,
     )
     if config["init_weights"]:
-        _start_from(network, given_path(config["init_weights"]))
+        start_from(network, given_path(config["init_weights"]))
     if config["diffusion_num_channels"] != classes:
         raise ValueError(
             f"diffusion_num_channels={config['diffusion_num_channels']} must be {classes}, "
@@ -129,18 +129,6 @@ def parts(config: dict) -> tuple[TrainingSettings, Denoiser, dict, dict]:
     loss = config["loss"] | {"histogram_weight": trainer.pop("histogram_loss")}
     denoiser = Denoiser(model.pop("context"), model.pop("prediction"))
     return TrainingSettings(**trainer), denoiser, model, loss
-
-
-def _start_from(network: UNet3D, path: Path) -> None:
-    """Loads the moving average of a checkpoint of the same network."""
-    checkpoint = load_checkpoint(path)
-    theirs, ours = checkpoint.network.config, network.config
-    if theirs != ours:
-        other = ", ".join(
-            f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]
-        )
-        raise ValueError(f"init_weights {path} is another network: {other}")
-    network.load_state_dict(checkpoint.network.state_dict())
 
 
 def _sample_sheet(
