@@ -1,6 +1,6 @@
 """Are generated lesion masks shaped like real ones? DiffMask against real held-out masks and two baselines.
 
-    python data/prepare_lidc_masks.py --with-outline --output data/LIDC/Nodules
+    python data/prepare_lidc_masks.py --with-outline --out data/LIDC/Nodules
     python benchmarks/mask_shapes.py --masks data/LIDC/Nodules --out outputs/mask_shapes
 
 --masks holds Mask/ and test.txt, the names of the held-out masks. DiffMask makes --count masks from spheres

@@ -29,7 +29,12 @@ ALLOWED_OF_THE_PROJECT = {
         "LeFusion.commandline",
         "LeFusion.pictures",
     },
-    "evaluation_pipeline": {"evaluation_pipeline", "LeFusion.dataset"},
+    "evaluation_pipeline": {
+        "evaluation_pipeline",
+        "LeFusion.dataset",
+        "LeFusion.commandline",
+        "LeFusion.pictures",
+    },
     "data": set(),
     "benchmarks": set(PACKAGES),
 }
