@@ -90,7 +90,7 @@ def main() -> None:
     settings = {
         "model_path": options.model,
         "weights": options.weights,
-        "sampler": options.sampler,
+        "mask_sampler": options.sampler,
         "num_steps": options.num_steps,
         "seed": options.seed,
         "smoothing": None,

@@ -7,6 +7,7 @@ paints lesions into the scans under these masks. Masks that exist are kept, so t
 on. All keys: --help, or configs/diffmask_inference.yaml.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,24 @@ from LeFusion.dataset.transforms import from_depth_first
 from LeFusion.diffusion import SAMPLERS, Checkpoint, NoiseSchedule, load_checkpoint
 
 RELEASED_SPACING_MM = (1.0, 1.0, 1.0)
+# What decides a mask besides the network, as the table records it
+SPHERE_SETTINGS = (
+    "masks_from",
+    "organ_masks",
+    "lesion_masks",
+    "diameter_mm",
+    "border_mm",
+    "inside_share",
+    "vessel_share",
+    "separate",
+)
+SECTOR_SETTINGS = (
+    "angle_deg",
+    "half_angle_deg",
+    "transmurality",
+    "heights",
+    "no_reflow_share",
+)
 HANDED_ON = ("layout.", "spacing_mm=", "default_paths.", "seed=", "device=", "skip_bad_cases=", "overwrite=")
 
 
@@ -57,7 +76,10 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
     hearts = layout.myocardium_label is not None
     maker = None
     if hearts:
-        drafts_of, settings = SectorDrafts(config, layout), {"seed": config["seed"]}
+        drafts_of, settings = (
+            SectorDrafts(config, layout),
+            {"seed": config["seed"], **_given(config, SECTOR_SETTINGS)},
+        )
     else:
         maker = ShapeMaker(config)
         drafts_of = SphereDrafts(config, layout, len(scans), maker.size, maker.spacing_mm)
@@ -67,7 +89,7 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     due = [d for d in drafts if config["overwrite"] or not (paths[d.name].exists() and table.has(d.name))]
     print(f"{len(scans) - len(skipped)} scans: {len(due)} masks to make, {len(drafts) - len(due)} kept")
-    source = lru_cache(maxsize=1)(read_volume)
+    source, written = lru_cache(maxsize=1)(read_volume), 0
     with tqdm(total=len(due), unit="mask", desc="making masks") as progress:
         for draft, labels, attempt in _heart_masks(due) if hearts else maker.masks(due):
             progress.update()
@@ -80,6 +102,8 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
                     raise ValueError(reason)
                 skipped.append(reason)
                 continue
+            written += 1
+            _forget_painted(output_dir, draft)
             _write(draft, labels, source(draft.scan.path), layout, paths[draft.name])
             facts = (
                 heart_facts(draft, layout)
@@ -88,7 +112,7 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
             )
             table.add(draft.name, draft.scan.name, draft.number, attempt, facts)
             table.write()
-    made = [draft for draft in drafts if paths[draft.name].exists()]
+    made = [draft for draft in drafts if paths[draft.name].exists() and table.has(draft.name)]
     if not made:
         raise ValueError(f"no mask was made: {skipped[0]}")
     shown = made[: config["preview_masks"]]
@@ -103,7 +127,7 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
         print(f"skipped: {reason}")
     print(table.summary())
     print(
-        f"wrote {len(due)} masks below {output_dir / 'Mask'} ({len(drafts) - len(due)} kept, {len(skipped)} "
+        f"wrote {written} masks below {output_dir / 'Mask'} ({len(drafts) - len(due)} kept, {len(skipped)} "
         f"skipped), {table.path}, {preview} and {surfaces}"
     )
     if config["paint"]:
@@ -136,8 +160,9 @@ class ShapeMaker:
             "seed": config["seed"],
             "model": path.name,
             "weights": config["weights"],
-            "spheres": Path(config["spheres"]).name,
-            "sampler": config["sampler"],
+            "spheres": config["spheres"],
+            **_given(config, SPHERE_SETTINGS),
+            "sampler": config["mask_sampler"],
             "num_steps": steps or self.schedule.num_steps,
             "smoothing": config["smoothing"] or "",
         }
@@ -172,7 +197,7 @@ class ShapeMaker:
             self.schedule,
             torch.stack(spheres),
             [(self.config["seed"], "mask", d.scan.name, d.number, attempt) for d in drafts],
-            self.config["sampler"],
+            self.config["mask_sampler"],
             self.config["num_steps"],
             self.checkpoint.metadata.get("prediction", "noise"),
         )
@@ -195,17 +220,39 @@ def _check_settings(config: dict) -> None:
     check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1)
     if config["num_steps"] is not None:
         check_whole_numbers(config, num_steps=1)
-    if config["sampler"] not in SAMPLERS:
-        raise ValueError(f"sampler={config['sampler']!r} must be one of {', '.join(SAMPLERS)}")
+    if config["mask_sampler"] not in SAMPLERS:
+        raise ValueError(f"mask_sampler={config['sampler']!r} must be one of {', '.join(SAMPLERS)}")
     smoothing = config["smoothing"]
     number = isinstance(smoothing, int | float) and not isinstance(smoothing, bool) and smoothing > 0
     if smoothing not in (None, "paper") and not number:
         raise ValueError(f"smoothing={smoothing} must be null, paper or a number of mm above 0")
+    for key in (
+        "diameter_mm",
+        "border_mm",
+        "angle_deg",
+        "half_angle_deg",
+        "transmurality",
+        "no_reflow_share",
+    ):
+        if not _is_range(config[key], config[key] is None or isinstance(config[key], int | float)):
+            raise ValueError(f"{key}={config[key]} must be a number, a range [low, high], or null")
+    if not _is_range(config["heights"], config["heights"] is None):
+        raise ValueError(f"heights={config['heights']} must be a range [low, high] from 0 to 1, or null")
     for key in ("inside_share", "vessel_share"):
         if not isinstance(config[key], int | float) or not 0 <= config[key] <= 1:
             raise ValueError(f"{key}={config[key]} must be a number from 0 to 1")
     if not isinstance(config["spheres"], str):
         raise ValueError(f"spheres={config['spheres']} must be {PLACED}, {FROM_MASKS} or a CSV file")
+
+
+def _is_range(value, else_fine: bool) -> bool:
+    if not isinstance(value, list):
+        return else_fine
+    return len(value) == 2 and all(isinstance(v, int | float) for v in value) and value[0] <= value[1]
+
+
+def _given(config: dict, keys: Sequence[str]) -> dict[str, str]:
+    return {f"given_{key}": "" if config[key] is None else str(config[key]) for key in keys}
 
 
 def _plan(scans, drafts_of, skip: bool) -> tuple[list[Draft], list[str]]:
@@ -237,6 +284,13 @@ def _write(draft: Draft, labels: np.ndarray, source: Volume, layout: Layout, pat
         whole[draft.box] = labels * layout.lesion_labels[0]
         labels = whole
     write_label_like(source, from_depth_first(labels, axis), path)
+
+
+def _forget_painted(output_dir: Path, draft: Draft) -> None:
+    """What was painted under an earlier mask of this name would be kept under the new one."""
+    for path in (output_dir / "Painted" / "Image").glob("Image_*/*"):
+        if path.name.removesuffix(".gz").removesuffix(".nii") == draft.name:
+            path.unlink()
 
 
 def _paint(config: dict, output_dir: Path, overrides: Sequence[str]) -> None:
@@ -276,8 +330,8 @@ def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _quoted(text: str) -> str:
-    """For Hydra's grammar, whatever the characters."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """For Hydra's grammar, in which a backslash counts only before a quote."""
+    return '"' + re.sub(r'(\\+)("|$)', r"\1\1\2", text).replace('"', '\\"') + '"'
 
 
 @hydra.main(version_base=None, config_path="../../configs", config_name="diffmask_inference")

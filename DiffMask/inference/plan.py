@@ -145,7 +145,7 @@ class SphereDrafts:
             placement.centre_dhw, placement.diameter_mm, spacing, self.size, self.spacing_mm
         )
         box = grid.box(organ.shape)
-        if not organ[box].any():
+        if placement.inside_share == 0:
             raise ValueError(
                 f"the sphere of {placement.diameter_mm:.1f} mm at voxel {placement.centre_dhw} is not in the "
                 "organ"
@@ -154,7 +154,7 @@ class SphereDrafts:
 
     def _mask(self, path: Path, volume: Volume, labels: Sequence[int] = ()) -> np.ndarray:
         """A mask (D, H, W) bool on the scan's grid: of these labels, or of all above 0."""
-        values = read_volume(path).raw
+        values = read_volume(path).values
         if values.shape != volume.raw.shape:
             raise ValueError(
                 f"{path}: has shape {values.shape} but its scan {volume.path} has {volume.raw.shape}"
@@ -197,6 +197,8 @@ def _beside(path: Path | None, key: str, scans: int) -> Callable[[Scan], Path | 
     """scan -> the file of its name below a folder; or the one file given, for one scan."""
     if path is None:
         return lambda scan: None
+    if not path.exists():
+        raise FileNotFoundError(f"{key}={path}: no such folder or file")
     masks = find_images(path)
     if path.is_file() and scans > 1:
         raise ValueError(f"{key}={path} is one file, but there are {scans} scans; give a folder")
@@ -240,11 +242,11 @@ class SectorDrafts:
                 f"{scan.mask_path}: has shape {mask.raw.shape} but its scan {scan.path} has {image.raw.shape}"
             )
         axis = self.layout.depth_axis
-        labels = np.ascontiguousarray(to_depth_first(mask.raw, axis)).astype(np.uint8)
+        labels = to_depth_first(mask.values, axis)
         values = to_depth_first(image.values, axis)
         spacing = spacing_depth_first(image.affine, axis)
         try:
-            self._check(labels)
+            labels = self._check(labels)
             try:
                 angle = septal_angle(values, labels, self.anatomy, ())
             except ValueError:
@@ -253,17 +255,20 @@ class SectorDrafts:
         except ValueError as error:
             raise ValueError(f"{scan.mask_path}: {error}") from None
 
-    def _check(self, labels: np.ndarray) -> None:
+    def _check(self, labels: np.ndarray) -> np.ndarray:
+        """The labels as uint8."""
         known = (0, *self.layout.lesion_labels, *self.layout.other_labels)
         unknown = sorted(set(np.unique(labels).tolist()) - set(known))
         if unknown:
-            raise ValueError(f"holds the unknown labels {unknown}; it may hold only {sorted(known)}")
+            found = ", ".join(f"{value:g}" for value in unknown[:5])
+            raise ValueError(f"holds the unknown labels {found}; it may hold only {sorted(known)}")
         if np.isin(labels, self.layout.lesion_labels).any():
             raise ValueError("holds lesions already; masks are made for normal hearts")
         for part, label in (("myocardium", self.anatomy.myocardium), ("cavity", self.anatomy.cavity)):
             if not (labels == label).any():
                 raise ValueError(f"no {part} found: no voxel has the label {label}")
         wall_coordinates(labels, self.anatomy, ())
+        return np.ascontiguousarray(labels, dtype=np.uint8)
 
     def _draft(self, scan, number, spacing, labels: np.ndarray, angle: float | None) -> Draft:
         reason = None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from DiffMask.dataset import MaskDataset, find_masks, place, read_lesion
+from DiffMask.dataset import LesionMask, MaskDataset, find_masks, place, read_lesion
 from DiffMask.sphere import bounding_sphere, draw_sphere
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.dataset import collate
@@ -241,3 +241,71 @@ def test_items_make_batches(folder):
 def test_placing_by_hand():
     lesion = np.ones((1, 2, 3), bool)
     assert np.argwhere(place(lesion, (3, 4, 4), (-9, 0, 1)))[[0, -1]].tolist() == [[0, 1, 1], [0, 2, 3]]
+
+
+# --- lesions larger than the box ------------------------------------------------
+
+
+def lesion_of(array, spacing=CUBES):
+    return LesionMask("L", "L.nii.gz", array > 0, spacing)
+
+
+def test_twice_as_large_voxels_by_hand():
+    shown = lesion_of(hook().repeat(2, 0).repeat(2, 1).repeat(2, 2), FLAT).shrunk((2, 4, 8))
+    assert np.array_equal(shown.lesion, hook() > 0) and shown.lesion.dtype == bool
+    assert shown.spacing_mm == (6.0, 2.0, 2.0) and (shown.name, shown.path) == ("L", "L.nii.gz")
+
+
+@pytest.mark.parametrize("size", [(8, 12, 12), (5, 16, 16), (16, 16, 7)])
+@pytest.mark.parametrize("spacing", [CUBES, FLAT])
+def test_a_shrunk_lesion_fits_and_keeps_its_size_in_mm(size, spacing):
+    d, h, w = np.mgrid[:17, :26, :21]
+    lesion = ((d - 8) / 8.4) ** 2 + ((h - 12.5) / 12.9) ** 2 + ((w - 10) / 10.4) ** 2 <= 1
+    lesion &= ~((d > 8) & (w > 10))  # a notch
+    before = lesion_of(lesion, spacing)
+    after = before.shrunk(size)
+    assert all(n <= most for n, most in zip(after.lesion.shape, size, strict=True))
+    assert any(n == most for n, most in zip(after.lesion.shape, size, strict=True))
+    assert all(after.lesion.any(axis=others)[[0, -1]].all() for others in ((1, 2), (0, 2), (0, 1)))  # tight
+    factor = max(n / most for n, most in zip(lesion.shape, size, strict=True))
+    assert after.spacing_mm == pytest.approx(tuple(s * factor for s in spacing))
+    assert after.diameter_mm == pytest.approx(before.diameter_mm, rel=0.08)
+    extent = [np.multiply(m.lesion.shape, m.spacing_mm) for m in (before, after)]
+    assert extent[1] == pytest.approx(extent[0], abs=0.75 * max(after.spacing_mm))
+    quarter = after.lesion[after.lesion.shape[0] // 2 + 1 :, :, after.lesion.shape[2] // 2 + 1 :]
+    assert not quarter.any()
+
+
+def test_a_thin_lesion_does_not_vanish():
+    sheet = np.zeros((1, 1, 60), np.uint8) + 1
+    shown = lesion_of(sheet).shrunk(SIZE)
+    assert shown.lesion.shape == (1, 1, 12) and shown.lesion.all() and shown.spacing_mm == (5.0, 5.0, 5.0)
+
+
+def test_large_lesions_are_shown_on_larger_voxels_on_request(tmp_path):
+    large = hook().repeat(3, 0).repeat(3, 1).repeat(3, 2)
+    masks = {
+        "large": save(tmp_path / "l.nii.gz", volume(large, (2, 2, 2))),  # (6, 9, 15) into (8, 12, 12)
+        "small": save(tmp_path / "s.nii.gz", volume(hook())),
+        "fits": save(tmp_path / "f.nii.gz", volume(np.ones(SIZE, np.uint8), (0, 0, 0))),
+    }
+    assert [lesion.name for lesion in MaskDataset(masks, LAYOUT, SIZE).lesions] == ["small", "fits"]
+    shown = MaskDataset(masks, LAYOUT, SIZE, shrink=True)
+    assert [lesion.name for lesion in shown.lesions] == ["large", "small", "fits"]
+    assert shown.too_large == ["large"] and shown.spacing_mm == CUBES  # the median
+    assert shown.lesions[0].spacing_mm == pytest.approx((1.25, 1.25, 1.25))
+    item = shown[0]
+    inside = draw_sphere(bounding_sphere(item["mask"][0] > 0), SIZE)
+    assert item["mask"].shape == (1, *SIZE) and torch.equal(item["sphere"][0] == 1, inside)
+    assert item["diameter_mm"] == pytest.approx((6 / np.pi * large.sum()) ** (1 / 3), rel=0.1)
+    without = MaskDataset({name: masks[name] for name in ("small", "fits")}, LAYOUT, SIZE)
+    assert all(torch.equal(shown[i + 1]["mask"], without[i]["mask"]) for i in range(2))  # others stay
+    assert len(MaskDataset({"large": masks["large"]}, LAYOUT, SIZE, shrink=True)) == 1
+
+
+def test_shrunk_cubes_are_cubes_still(tmp_path):
+    large = hook().repeat(3, 0).repeat(3, 1).repeat(3, 2)
+    path = save(tmp_path / "l.nii.gz", volume(large, (2, 2, 2)))
+    dataset = MaskDataset({"L": path}, LAYOUT, SIZE, shrink=True, augment=True, turns="all")
+    voxels = {int((dataset[(0, draw)]["mask"] > 0).sum()) for draw in range(30)}
+    assert voxels == {int(dataset.lesions[0].lesion.sum())}  # never cut
