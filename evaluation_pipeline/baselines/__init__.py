@@ -1,0 +1,1 @@
+"""Simple ways to make lesions, for generated ones to stand against."""

@@ -1,0 +1,184 @@
+"""What the baselines share: flags, the cases to paint, training lesions, and writing as LeFusion does."""
+
+import argparse
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+from tqdm import tqdm
+
+from evaluation_pipeline.fidelity.data_types import DataType, add_data_flags, data_type_of, training_cases
+from evaluation_pipeline.fidelity.lesions import read_pair
+from evaluation_pipeline.fidelity.seeds import address_generator
+from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
+from LeFusion.dataset.nifti import Volume, atomic_file, write_label_like, write_volume_like
+from LeFusion.dataset.transforms import from_depth_first, spacing_depth_first, to_depth_first
+
+COLUMNS = ("case", "type", "donor", "intensities_from", "image", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """An image with its labels, depth first. values: (D, H, W) in the image's units; labels: uint8."""
+
+    case: Case
+    volume: Volume
+    values: np.ndarray
+    labels: np.ndarray
+    spacing_mm: tuple[float, float, float]
+
+    def lesion(self, layout: Layout) -> np.ndarray:
+        """(D, H, W) bool."""
+        return np.isin(self.labels, layout.lesion_labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """What a baseline makes of a scan: new values and labels (D, H, W).
+
+    donor: the case whose lesion it holds, "" for none, as evaluation_pipeline.synthetic reads it. Statistics
+    of a case's intensities do not make it a donor; intensities_from names it.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    donor: str
+    intensities_from: str
+
+
+Painter = Callable[[Scan, list[Scan], DataType, np.random.Generator, float], Painted]
+
+
+def parse(argv: list[str] | None, description: str) -> argparse.Namespace:
+    """The flags of a baseline."""
+    parser = argparse.ArgumentParser(
+        description=description + " Paths are relative to the folder that the command starts in.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dataset_root_dir", required=True, help="the scans to paint into, with their masks")
+    parser.add_argument("--target_img_path", required=True, help="for Image_1..types and manifest.csv")
+    parser.add_argument("--target_label_path", required=True, help="for Mask_1..types")
+    parser.add_argument("--lesions_from", required=True, help="real cases with lesions")
+    parser.add_argument(
+        "--test_txt_path",
+        help="names of cases in --lesions_from that must not be used, one a line (default: test.txt there; "
+        "without any, all cases are used)",
+    )
+    parser.add_argument("--types", type=int, default=3, help="images for each case (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--blend_mm", type=float, default=1.0, help="width of the border that fades (default: %(default)s)"
+    )
+    add_data_flags(parser)
+    return parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace, paint: Painter) -> None:
+    """Paints every case `--types` times. What is drawn depends on (seed, case, type) alone.
+
+    Raises ValueError and FileNotFoundError for the user's mistakes; all cases are read and checked first.
+    """
+    if arguments.types < 1 or arguments.blend_mm < 0:
+        raise ValueError("--types must be at least 1 and --blend_mm at least 0")
+    data_type = data_type_of(arguments, arguments.dataset_root_dir)
+    donor_type = data_type_of(arguments, arguments.lesions_from)
+    if donor_type.name != data_type.name:
+        raise ValueError(
+            f"{arguments.lesions_from} looks like {donor_type.name}, {arguments.dataset_root_dir} like "
+            f"{data_type.name}; lesions must come from the same kind of images"
+        )
+    cases = find_cases(arguments.dataset_root_dir, data_type.layout)
+    outputs = _plan(cases, arguments, data_type.layout)
+    donors, _ = training_cases(arguments.lesions_from, donor_type.layout, arguments.test_txt_path)
+    lesions = _read_scans(donors, donor_type, "reading lesions")
+    lesions = [scan for scan in lesions if scan.lesion(donor_type.layout).any()]
+    if not lesions:
+        raise ValueError(f"{arguments.lesions_from}: no training case holds a lesion")
+    scans = _read_scans(cases, data_type, "checking scans")
+    rows, axis = [], data_type.layout.depth_axis
+    with tqdm(total=len(outputs), unit="image", desc="painting") as progress:
+        for scan in scans:
+            for kind in range(1, arguments.types + 1):
+                generator = address_generator(arguments.seed, scan.case.name, kind)
+                try:
+                    painted = paint(scan, lesions, data_type, generator, arguments.blend_mm)
+                except ValueError as error:
+                    raise ValueError(f"{scan.case.mask_path}: {error}") from error
+                image_path, label_path = outputs[scan.case.name, kind]
+                inside = np.isin(painted.labels, data_type.layout.lesion_labels)
+                labels, values, mask = (
+                    from_depth_first(array, axis) for array in (painted.labels, painted.values, inside)
+                )
+                write_label_like(scan.volume, labels, label_path)
+                write_volume_like(scan.volume, values, np.ascontiguousarray(mask), image_path)
+                sources = painted.donor, painted.intensities_from
+                row = (scan.case.name, kind, *sources, str(image_path), str(label_path))
+                rows.append(dict(zip(COLUMNS, row, strict=True)))
+                progress.update()
+    manifest = Path(arguments.target_img_path) / "manifest.csv"
+    with atomic_file(manifest) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(
+        f"wrote {len(rows)} images ({len(cases)} cases x {arguments.types} types, {len(lesions)} training "
+        f"lesions) below {arguments.target_img_path}, labels below {arguments.target_label_path}, {manifest}"
+    )
+
+
+def read_scan(case: Case, data_type: DataType) -> Scan:
+    """Raises what evaluation_pipeline.fidelity.lesions.read_pair raises."""
+    volume, labels, _ = read_pair(case.image_path, case.mask_path, data_type)
+    axis = data_type.layout.depth_axis
+    values = np.ascontiguousarray(to_depth_first(volume.values, axis)).astype(np.float64)
+    return Scan(case, volume, values, labels, spacing_depth_first(volume.affine, axis))
+
+
+def _read_scans(cases: list[Case], data_type: DataType, what: str) -> list[Scan]:
+    with tqdm(cases, unit="case", desc=what) as progress:  # closed before an error is shown
+        return [read_scan(case, data_type) for case in progress]
+
+
+def centroid(mask: np.ndarray) -> np.ndarray:
+    """(3,) whole voxels."""
+    return np.rint(np.argwhere(mask).mean(axis=0)).astype(int)
+
+
+def fade(mask: np.ndarray, spacing_mm: tuple[float, float, float], blend_mm: float) -> np.ndarray:
+    """(D, H, W) share of the lesion: 0 outside the mask, rising to 1 at blend_mm inside it.
+
+    Where slices lie farther apart than pixels, distances are taken in the plane.
+    """
+    if blend_mm == 0 or mask.all():
+        return mask.astype(np.float64)
+    step = min(spacing_mm)
+    if spacing_mm[0] > 2 * max(spacing_mm[1:]):
+        inside = np.stack([distance_transform_edt(part, sampling=spacing_mm[1:]) for part in mask])
+    else:
+        inside = distance_transform_edt(mask, sampling=spacing_mm)
+    return np.minimum(inside / (blend_mm + step), 1)
+
+
+def _plan(
+    cases: list[Case], arguments: argparse.Namespace, layout: Layout
+) -> dict[tuple[str, int], tuple[Path, Path]]:
+    """Where each output goes; a ValueError for names that clash and for targets that are sources."""
+    outputs, names = {}, {}
+    for case in cases:
+        label_name = output_mask_name(case.image_path.name, layout)
+        if label_name in names:
+            raise ValueError(
+                f"{case.name} and {names[label_name]} would both write the label {label_name}; rename one"
+            )
+        names[label_name] = case.name
+        for kind in range(1, arguments.types + 1):
+            image_path = Path(arguments.target_img_path) / f"Image_{kind}" / case.image_path.name
+            label_path = Path(arguments.target_label_path) / f"Mask_{kind}" / label_name
+            for target, source in ((image_path, case.image_path), (label_path, case.mask_path)):
+                if target.exists() and target.samefile(source):
+                    raise ValueError(f"{target} is a source file; choose another target")
+            outputs[case.name, kind] = image_path, label_path
+    return outputs

@@ -1,0 +1,291 @@
+"""Is the synthetic data faithful, diverse and not memorised? Judges the images of any method.
+
+    python evaluate_synthesis.py --real_dir ../data/LIDC/Pathological \
+        --synthetic_dir datasets/LeFusion_H_N_prime --source_dir ../data/LIDC/Normal --output_dir report
+
+Writes report.html (one page that needs no other file), report.json, report.md and report.csv. A question that
+the data cannot answer (too few lesions, no sources) is left out, with its reason.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from evaluation_pipeline.fidelity import plots
+from evaluation_pipeline.fidelity.border import seam
+from evaluation_pipeline.fidelity.data_types import (
+    DATA_TYPES,
+    DataType,
+    add_data_flags,
+    data_type_of,
+    training_cases,
+)
+from evaluation_pipeline.fidelity.discriminator import discriminate, groups_for, real_halves_auc
+from evaluation_pipeline.fidelity.distances import feature_rows, realism
+from evaluation_pipeline.fidelity.diversity import diversity
+from evaluation_pipeline.fidelity.features import GROUPS, NAMES, REALISM, columns, feature_table
+from evaluation_pipeline.fidelity.lesions import (
+    Background,
+    Lesion,
+    TooLittleData,
+    images_by_name,
+    read_real,
+    read_synthetic,
+    scale_of,
+)
+from evaluation_pipeline.fidelity.memorisation import memorisation
+from evaluation_pipeline.fidelity.report import summary_rows, write_report
+from evaluation_pipeline.fidelity.seeds import address_generator
+from evaluation_pipeline.fidelity.texture import pooled, read_manifest, requested_against_obtained
+from evaluation_pipeline.synthetic import find_synthetic
+from LeFusion.commandline import run_command
+
+WORST = 10  # cases listed whose background differs
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    """Reads, measures and writes; returns the report."""
+    data_type = data_type_of(arguments, arguments.real_dir)
+    scale, layout = scale_of(data_type), data_type.layout
+    files = _synthetic_files(arguments)
+    requested = read_manifest(arguments.manifest) if arguments.manifest else None
+    sources = images_by_name(arguments.source_dir, layout.image_folder) if arguments.source_dir else None
+
+    left_out_cases: list[str] = []
+    training, held_out, real = _read_real(arguments, data_type, left_out_cases)
+    painted = sorted({*layout.lesion_labels, *DATA_TYPES[data_type.name].layout.lesion_labels})
+    synthetic, backgrounds = read_synthetic(files, data_type, painted, sources, left_out_cases)
+    for what, lesions, folder in (
+        ("real", real, arguments.real_dir),
+        ("synthetic", synthetic, arguments.synthetic_dir),
+    ):
+        if not lesions:
+            raise ValueError(
+                f"{folder}: no {what} image holds the lesion labels {list(layout.lesion_labels)}"
+            )
+
+    print(f"measuring {len(synthetic)} synthetic and {len(real)} real lesions")
+    features = {name: feature_table(part, scale) for name, part in (("real", real), ("synthetic", synthetic))}
+    of_realism = {name: table[:, columns(REALISM)] for name, table in features.items()}
+    patients = [lesion.patient for lesion in real]
+    seed = arguments.seed
+    sections, left_out = {}, {}
+
+    def section(name: str, measure: Callable[[], dict]) -> None:
+        try:
+            sections[name] = measure()
+        except TooLittleData as error:
+            sections[name], left_out[name] = None, str(error)
+
+    section("background", lambda: _background(backgrounds, sources))
+    section("requested_texture", lambda: _requested(synthetic, requested, data_type))
+    section("texture", lambda: pooled(synthetic, real, scale, address_generator(seed, "texture")))
+    section("seam", lambda: seam(synthetic, real))
+    section(
+        "realism",
+        lambda: (
+            realism(*of_realism.values(), patients, address_generator(seed, "realism"))
+            | {"features": feature_rows(*features.values(), NAMES)}
+        ),
+    )
+    section(
+        "diversity",
+        lambda: diversity(synthetic, of_realism["synthetic"], of_realism["real"], scale[1] - scale[0]),
+    )
+    section(
+        "memorisation",
+        lambda: memorisation(
+            synthetic, training, held_out, lambda queries: tqdm(queries, unit="lesion", desc="memorisation")
+        ),
+    )
+    section("discriminator", lambda: _discriminator(features, real, synthetic, seed))
+    report = {
+        "folders": {
+            "real": str(arguments.real_dir),
+            "synthetic": str(arguments.synthetic_dir),
+            "source": str(arguments.source_dir) if arguments.source_dir else None,
+        },
+        "seed": seed,
+        "data_type": data_type.name,
+        "lesion_labels": list(layout.lesion_labels),
+        "unit": data_type.unit,
+        "scale": list(scale),
+        "lesions": {
+            "real": len(real),
+            "training": len(training),
+            "held_out": len(held_out),
+            "synthetic": len(synthetic),
+            "cases": len({lesion.case for lesion in synthetic}),
+            "types": len({lesion.kind for lesion in synthetic}),
+        },
+        "without_lesion": left_out_cases,
+        "sections": sections,
+        "left_out": left_out,
+    }
+    report["notes"] = _notes(report)
+    figures = _figures(report, features, real, synthetic, data_type.window)
+    written = write_report(Path(arguments.output_dir), report, figures)
+    _print(report, written)
+    return report
+
+
+def _synthetic_files(arguments: argparse.Namespace) -> list[tuple[str, int, Path, Path]]:
+    """(case, type, image, mask) of what find_synthetic finds, of the first --types types."""
+    found = find_synthetic([Path(arguments.synthetic_dir)])
+    if arguments.types is not None:
+        most = max(image.kind for image in found)
+        if not 1 <= arguments.types <= most:
+            raise ValueError(
+                f"--types {arguments.types}: {arguments.synthetic_dir} has the types 1 to {most}"
+            )
+        found = [image for image in found if image.kind <= arguments.types]
+    return [(image.name, image.kind, image.image, image.label) for image in found]
+
+
+def _read_real(
+    arguments: argparse.Namespace, data_type: DataType, without_lesion: list[str]
+) -> tuple[list[Lesion], list[Lesion], list[Lesion]]:
+    """(training, held-out, all of real_dir) lesions."""
+    train, test = training_cases(arguments.real_dir, data_type.layout, arguments.test_txt_path)
+    if not arguments.training_dir:
+        lesions = read_real([*train, *test], data_type, without_lesion)
+        names = {case.name for case in train}
+        training = [lesion for lesion in lesions if lesion.case in names]
+        return training, [lesion for lesion in lesions if lesion.case not in names], lesions
+    lesions = read_real([*train, *test], data_type, without_lesion)
+    of_training = data_type_of(arguments, arguments.training_dir)
+    train, _ = training_cases(arguments.training_dir, of_training.layout, arguments.test_txt_path)
+    training = read_real(train, of_training, without_lesion)
+    names = {case.name for case in train}
+    return training, [lesion for lesion in lesions if lesion.case not in names], lesions
+
+
+def _background(backgrounds: list[Background], sources: dict | None) -> dict:
+    if sources is None:
+        raise TooLittleData("give --source_dir, the scans that the lesions were painted into")
+    ranked = sorted(backgrounds, key=lambda found: (-found.largest, found.case, found.kind))
+    worst = [
+        {"case": b.case, "type": b.kind, "max": b.largest, "mean": b.mean, "changed_voxels": b.changed_voxels}
+        for b in ranked[:WORST]
+        if b.changed_voxels
+    ]
+    return {
+        "max": ranked[0].largest,
+        "mean": sum(b.mean for b in backgrounds) / len(backgrounds),
+        "images_changed": sum(b.changed_voxels > 0 for b in backgrounds),
+        "images": len(backgrounds),
+        "worst": worst,
+    }
+
+
+def _requested(synthetic: list[Lesion], requested: dict | None, data_type: DataType) -> dict:
+    if requested is None:
+        raise TooLittleData("give --manifest, the histograms that were asked for")
+    return requested_against_obtained(synthetic, requested, data_type)
+
+
+def _discriminator(features: dict, real: list[Lesion], synthetic: list[Lesion], seed: int) -> dict:
+    patients = [lesion.patient for lesion in real]
+    groups, words = groups_for(
+        patients, [lesion.patient for lesion in synthetic], [lesion.case for lesion in synthetic]
+    )
+    feature_groups = {"all": range(len(NAMES))} | {name: columns(names) for name, names in GROUPS.items()}
+    generator = address_generator(seed, "discriminator")
+    found = discriminate(features["real"], features["synthetic"], groups, feature_groups, generator, seed)
+    try:
+        floor = real_halves_auc(features["real"], patients, generator, seed)
+    except TooLittleData:
+        floor = None
+    return {"groups": words, "features": found, "real_halves": floor}
+
+
+def _notes(report: dict) -> dict[str, str]:
+    notes, sections = {}, report["sections"]
+    if report["without_lesion"]:
+        names = report["without_lesion"]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        notes["without these lesion labels"] = shown
+    if sections["memorisation"]:
+        part = sections["memorisation"]
+        notes["memorisation"] = (
+            f"the real column is {part['real_is']}; {part['compared']} of {part['lesions']} synthetic "
+            "lesions have a training lesion of like size and shape to be compared with"
+        )
+    if sections["discriminator"]:
+        notes["discriminator"] = f"cross-validated in groups: {sections['discriminator']['groups']}"
+    return notes
+
+
+def _figures(report: dict, features: dict, real: list[Lesion], synthetic: list[Lesion], window) -> dict:
+    """Figures by section; several of one section as section/number."""
+    found, unit = report["sections"], report["unit"]
+    kinds = [lesion.kind for lesion in synthetic]
+    figures = {"grid": plots.grid_figure(real, synthetic, window)}
+    if found["requested_texture"]:
+        figures["requested_texture"] = plots.requested_figure(found["requested_texture"], unit)
+    if found["texture"]:
+        figures["texture"] = plots.intensity_figure(found["texture"], report["scale"], unit)
+    if found["seam"]:
+        figures["seam"] = plots.seam_figure(found["seam"], unit)
+    if found["realism"]:
+        figures["realism/1"] = plots.feature_figure(found["realism"]["features"])
+        of_realism = [features[name][:, columns(REALISM)] for name in ("real", "synthetic")]
+        figures["realism/2"] = plots.scatter_figure(*of_realism, kinds)
+    if found["memorisation"]:
+        figures["memorisation"] = plots.memorisation_figure(found["memorisation"])
+    if found["discriminator"]:
+        figures["discriminator"] = plots.roc_figure(found["discriminator"]["features"])
+    return figures
+
+
+def _print(report: dict, written: list[Path]) -> None:
+    rows = summary_rows(report)
+    widths = [max(len(row[name]) for row in rows) for name in ("question", "measure")]
+    for row in rows:
+        real = f"   (real: {row['real']})" if row["real"] else ""
+        print(f"{row['question']:<{widths[0]}}  {row['measure']:<{widths[1]}}  {row['synthetic']}{real}")
+    for name, text in report["notes"].items():
+        print(f"note: {name}: {text}")
+    print(f"wrote {', '.join(str(path) for path in written)}")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0] + " Paths are relative to the folder that the command starts in.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--real_dir", required=True, help="real images with lesions and their masks")
+    parser.add_argument(
+        "--synthetic_dir",
+        required=True,
+        help="folder of imagesTr/Image_1.. and labelsTr/Mask_1.. (or Image, Mask)",
+    )
+    parser.add_argument(
+        "--source_dir", help="the scans painted into; without it the background is not judged"
+    )
+    parser.add_argument(
+        "--training_dir", help="the real lesions that the method has seen (default: those of --real_dir)"
+    )
+    parser.add_argument(
+        "--test_txt_path",
+        help="names of the real cases that no method has seen, one a line (default: test.txt in --real_dir)",
+    )
+    parser.add_argument(
+        "--manifest", help="CSV with case, type and requested_histogram, as LeFusion writes it"
+    )
+    parser.add_argument("--types", type=int, help="judge the first so many types (default: all)")
+    parser.add_argument("--output_dir", default="fidelity_report", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of subsets and folds (default: %(default)s)")
+    add_data_flags(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(argv)
+    run_command(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Read real and synthetic lesions: each cut out with its surroundings, in one scale of intensities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from evaluation_pipeline.fidelity.data_types import DataType
+from evaluation_pipeline.patients import case_name, patient_of
+from LeFusion.dataset.cases import NIFTI_ENDINGS
+from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
+
+MARGIN_MM = 20.0  # of surroundings that are kept: enough for border profiles and pictures
+
+
+class TooLittleData(ValueError):
+    """A question that the given lesions cannot answer. The report leaves it out and says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """All lesion voxels of one image (its lesion labels together), with what lies around them.
+
+    case: the image's name without ending. kind: the texture type 1, 2, ... of a synthetic lesion, 0: real.
+    image: (D, H, W) float32, in the window's scale (see `intensities`). mask: (D, H, W) bool. labels:
+    (D, H, W) uint8. spacing_mm: (depth, height, width). reference: what was subtracted from the intensities.
+    origin: where in the volume the cut begins.
+    """
+
+    case: str
+    patient: str
+    kind: int
+    path: Path
+    image: np.ndarray
+    mask: np.ndarray
+    labels: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    reference: float = 0.0
+    origin: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def values(self) -> np.ndarray:
+        """(N,) intensities of the lesion's voxels."""
+        return self.image[self.mask]
+
+
+@dataclass(frozen=True)
+class Background:
+    """|synthetic - source| over the voxels outside the lesions, in the images' units."""
+
+    case: str
+    kind: int
+    largest: float
+    mean: float
+    changed_voxels: int
+
+
+def read_lesion(
+    image_path: Path, mask_path: Path, data_type: DataType, case: str, kind: int
+) -> tuple[Lesion | None, Volume, np.ndarray]:
+    """One lesion with its volume and all its labels (stored axis order); None without chosen lesion labels.
+
+    Raises ValueError for shapes or affines that differ, labels that the data type does not know, a mask
+    without anything in it, and what read_volume refuses (NaN, damaged files).
+    """
+    volume, labels, stored = read_pair(image_path, mask_path, data_type)
+    values, reference = intensities(volume, labels, data_type)
+    mask = np.isin(labels, data_type.layout.lesion_labels)
+    if not mask.any():
+        return None, volume, stored
+    spacing_mm = spacing_depth_first(volume.affine, data_type.layout.depth_axis)
+    part = _around(mask, spacing_mm)
+    crops = [np.ascontiguousarray(array[part]) for array in (values.astype(np.float32), mask, labels)]
+    origin = tuple(cut.start for cut in part)
+    lesion = Lesion(case, patient_of(case), kind, image_path, *crops, spacing_mm, reference, origin)
+    return lesion, volume, stored
+
+
+def read_pair(
+    image_path: Path, mask_path: Path, data_type: DataType
+) -> tuple[Volume, np.ndarray, np.ndarray]:
+    """(image, its labels (D, H, W) uint8, the same in stored axis order), after checks; see read_lesion."""
+    volume, mask_volume = read_volume(image_path), read_volume(mask_path)
+    check_same_grid(mask_volume, volume)
+    stored = mask_volume.values
+    found = np.unique(stored)
+    unknown = [f"{v:g}" for v in found if v not in data_type.known_labels]
+    if unknown:
+        raise ValueError(
+            f"{mask_path}: holds the labels {', '.join(unknown[:5])}, but {data_type.name} has "
+            f"{', '.join(map(str, data_type.known_labels))}; give --lesion_labels and --other_labels"
+        )
+    if not found.any():
+        raise ValueError(f"{mask_path}: is empty; a mask needs the lesion's voxels")
+    stored = stored.astype(np.uint8)
+    return volume, np.ascontiguousarray(to_depth_first(stored, data_type.layout.depth_axis)), stored
+
+
+def check_same_grid(volume: Volume, other: Volume) -> None:
+    """ValueError when two volumes differ in shape or affine; the message names both."""
+    if volume.raw.shape != other.raw.shape:
+        raise ValueError(
+            f"{volume.path}: has shape {volume.raw.shape} but {other.path} has {other.raw.shape}; "
+            "both must lie on one grid"
+        )
+    if not np.allclose(volume.affine, other.affine, atol=1e-3):
+        raise ValueError(f"{volume.path}: has another affine than {other.path}; both must lie on one grid")
+
+
+def intensities(volume: Volume, labels_dhw: np.ndarray, data_type: DataType) -> tuple[np.ndarray, float]:
+    """Intensities (D, H, W) that can be compared between scans, and what was subtracted from them.
+
+    With a window: the image's units, clamped to it. Without: shares of the volume's range, less their mean
+    over the reference label (healthy myocardium), where there is one. Raises ValueError for a constant image.
+    """
+    values = to_depth_first(volume.values, data_type.layout.depth_axis).astype(np.float64)
+    if data_type.window:
+        return values.clip(*data_type.window), 0.0
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        raise ValueError(f"{volume.path}: is {low:g} everywhere; is it the image?")
+    shares = (values - low) / (high - low)
+    healthy = labels_dhw == data_type.layout.reference_label
+    reference = float(shares[healthy].mean()) if healthy.any() else 0.0
+    return shares - reference, reference
+
+
+def scale_of(data_type: DataType) -> tuple[float, float]:
+    """The range that intensities of a data type lie in."""
+    if data_type.window:
+        return data_type.window
+    return (0.0, 1.0) if data_type.layout.reference_label is None else (-1.0, 1.0)
+
+
+def read_real(cases: Sequence, data_type: DataType, left_out: list[str]) -> list[Lesion]:
+    """The lesions of real cases; names of cases without the chosen labels go to `left_out`."""
+    lesions = []
+    with tqdm(cases, unit="case", desc="reading real lesions") as progress:  # closed before an error is shown
+        for case in progress:
+            lesion, _, _ = read_lesion(case.image_path, case.mask_path, data_type, case.name, 0)
+            if lesion is None:
+                left_out.append(case.name)
+            else:
+                lesions.append(lesion)
+    return lesions
+
+
+def read_synthetic(
+    files: Sequence[tuple[str, int, Path, Path]],
+    data_type: DataType,
+    painted_labels: Sequence[int],
+    sources: dict[str, Path] | None,
+    left_out: list[str],
+) -> tuple[list[Lesion], list[Background]]:
+    """Lesions of synthetic images, and what changed outside them where sources are given.
+
+    files: (case, type, image, mask). painted_labels: everything under these labels may differ from the
+    source. sources: the scan painted into, by case. Raises ValueError for a case without source.
+    """
+    lesions, backgrounds = [], []
+    with tqdm(files, unit="image", desc="reading synthetic lesions") as progress:
+        for case, kind, image_path, mask_path in progress:
+            lesion, volume, labels = read_lesion(image_path, mask_path, data_type, case, kind)
+            if lesion is None:
+                left_out.append(f"{case} (type {kind})")
+            else:
+                lesions.append(lesion)
+            if sources is not None:
+                if case not in sources:
+                    raise ValueError(
+                        f"{image_path}: --source_dir has no image of this name; check the folder"
+                    )
+                source = read_volume(sources[case])
+                check_same_grid(volume, source)
+                painted = np.isin(labels, painted_labels)
+                backgrounds.append(background_difference(case, kind, volume.values, source.values, painted))
+    return lesions, backgrounds
+
+
+def background_difference(
+    case: str, kind: int, values: np.ndarray, source: np.ndarray, mask: np.ndarray
+) -> Background:
+    """What differs outside `mask` (bool); all three of one shape. All zero where the mask is everything."""
+    difference = np.abs(values[~mask].astype(np.float64) - source[~mask])
+    if not difference.size:
+        return Background(case, kind, 0.0, 0.0, 0)
+    return Background(
+        case, kind, float(difference.max()), float(difference.mean()), int(np.count_nonzero(difference))
+    )
+
+
+def images_by_name(folder: str | Path, image_folder: str) -> dict[str, Path]:
+    """Every image below a folder (below its image folder, if it has one), by case.
+
+    Raises FileNotFoundError when the folder is missing or holds no image.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; check --source_dir")
+    root = root / image_folder if (root / image_folder).is_dir() else root
+    paths = sorted(path for ending in NIFTI_ENDINGS for path in root.rglob(f"*{ending}"))
+    found = {case_name(path): path for path in paths if not path.name.startswith(".")}
+    if not found:
+        raise FileNotFoundError(f"{root}: holds no .nii.gz or .nii image; check --source_dir")
+    return found
+
+
+def _around(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+    """The mask's bounding box with MARGIN_MM around it, cut at the volume."""
+    part = []
+    for axis, (length, step) in enumerate(zip(mask.shape, spacing_mm, strict=True)):
+        held = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = max(1, round(MARGIN_MM / step))
+        part.append(slice(max(0, int(held[0]) - margin), min(length, int(held[-1]) + margin + 1)))
+    return tuple(part)

@@ -1,0 +1,138 @@
+"""Do the lesions have the intensities that were asked for, and those of real lesions?"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evaluation_pipeline.fidelity.data_types import DataType
+from evaluation_pipeline.fidelity.distances import halves_floor
+from evaluation_pipeline.fidelity.lesions import Lesion
+
+FINE_BINS = 140  # over the scale, for the distance between pooled intensities: 10 HU each for lungs
+
+
+def histogram(values: np.ndarray, scale: tuple[float, float], bins: int) -> np.ndarray:
+    """(bins,) shares of intensities in equal bins over the scale; what lies outside counts in the end bins.
+
+    All zeros without values.
+    """
+    if not values.size:
+        return np.zeros(bins)
+    low, high = scale
+    index = ((values.astype(np.float64) - low) / (high - low) * bins).astype(int).clip(0, bins - 1)
+    return np.bincount(index, minlength=bins) / len(values)
+
+
+def wasserstein(first: np.ndarray, second: np.ndarray, scale: tuple[float, float]) -> float:
+    """Wasserstein-1 distance of two normalised histograms of equal bins, in the scale's unit."""
+    step = (scale[1] - scale[0]) / len(first)
+    return float(np.abs(np.cumsum(first - second)).sum() * step)
+
+
+def pooled(
+    synthetic: Sequence[Lesion],
+    real: Sequence[Lesion],
+    scale: tuple[float, float],
+    generator: np.random.Generator,
+) -> dict:
+    """Distance between the intensities of all synthetic and all real lesions, each lesion weighing the same.
+
+    `real`: the same between two halves of the real lesions. `histograms`: shares over the scale.
+    """
+    shares = {
+        name: np.array([histogram(lesion.values, scale, FINE_BINS) for lesion in lesions])
+        for name, lesions in (("real", real), ("synthetic", synthetic))
+    }
+    means = {name: part.mean(axis=0) for name, part in shares.items()}
+
+    def distance(first: np.ndarray, second: np.ndarray) -> float:
+        return wasserstein(shares["real"][first].mean(axis=0), shares["real"][second].mean(axis=0), scale)
+
+    floor = None
+    if len(real) >= 2:
+        floor = halves_floor(len(real), [lesion.patient for lesion in real], distance, generator)
+    return {
+        "wasserstein": wasserstein(means["synthetic"], means["real"], scale),
+        "real": floor,
+        "histograms": {name: mean.tolist() for name, mean in means.items()},
+    }
+
+
+def read_manifest(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
+    """The histograms that were asked for, (K * bins,), by case and type.
+
+    The CSV needs the columns case, type and requested_histogram (numbers, blanks between them), as LeFusion's
+    manifest.csv has them. Raises FileNotFoundError and ValueError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; check --manifest")
+    requested = {}
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            numbers = np.array([float(v) for v in row["requested_histogram"].split()])
+            requested[row["case"], int(row["type"])] = numbers
+    except KeyError as error:
+        raise ValueError(
+            f"{path}: has no column {error}; a manifest needs case, type, requested_histogram"
+        ) from None
+    except (TypeError, AttributeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: is not a manifest of requested histograms ({error})") from None
+    if not requested:
+        raise ValueError(f"{path}: has no rows")
+    for key, numbers in requested.items():
+        if not np.isfinite(numbers).all() or (numbers < 0).any() or not numbers.sum() > 0:
+            raise ValueError(
+                f"{path}: the histogram of {key[0]}, type {key[1]}, is not one of positive numbers"
+            )
+    return requested
+
+
+def requested_against_obtained(
+    lesions: Sequence[Lesion], requested: dict[tuple[str, int], np.ndarray], data_type: DataType
+) -> dict:
+    """Wasserstein distance of each lesion's histogram to the one asked for, measured on the written image.
+
+    Histograms of several lesion labels stand one after the other; the mean over the labels that are there
+    counts. Raises ValueError when the manifest lacks a lesion or its bins do not fit the labels.
+    """
+    labels = data_type.layout.lesion_labels
+    scale = data_type.window or (0.0, 1.0)  # of each volume's range, for MR
+    by_type, means = defaultdict(list), defaultdict(list)
+    for lesion in lesions:
+        wanted = requested.get((lesion.case, lesion.kind))
+        if wanted is None:
+            raise ValueError(f"the manifest has no row for {lesion.case}, type {lesion.kind}")
+        if len(wanted) % len(labels):
+            raise ValueError(
+                f"the manifest's histogram of {lesion.case} has {len(wanted)} bins, which {len(labels)} "
+                "lesion labels cannot share"
+            )
+        wanted = wanted.reshape(len(labels), -1)
+        distances = []
+        for label, bins in zip(labels, wanted, strict=True):
+            values = lesion.image[lesion.labels == label] + lesion.reference
+            if values.size and bins.sum() > 0:
+                obtained = histogram(values, scale, len(bins))
+                distances.append(wasserstein(obtained, bins / bins.sum(), scale))
+                if label == labels[0]:
+                    means[lesion.kind].append((bins / bins.sum(), obtained))
+        if distances:
+            by_type[lesion.kind].append(float(np.mean(distances)))
+    everything = [d for distances in by_type.values() for d in distances]
+    if not everything:
+        raise ValueError("the manifest asks for nothing that the masks hold")
+    return {
+        "scale": list(scale),
+        "mean": float(np.mean(everything)),
+        "sd": float(np.std(everything)),
+        "by_type": {kind: float(np.mean(distances)) for kind, distances in sorted(by_type.items())},
+        "mean_histograms": {
+            kind: np.mean(pairs, axis=0).tolist() for kind, pairs in sorted(means.items())
+        },  # by type: requested, obtained; of the first lesion label
+    }

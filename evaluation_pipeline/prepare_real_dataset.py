@@ -1,0 +1,220 @@
+"""Brings a real data set into nnU-Net v2's raw layout, which all other commands of this folder read.
+
+    python prepare_real_dataset.py --source_image_dir ../data/LIDC/Pathological/Image \\
+        --source_mask_dir ../data/LIDC/Pathological/Mask --test_txt_path ../data/LIDC/Pathological/test.txt \\
+        --output_dir datasets/LIDC_real
+
+Everything is checked before the first file is written. The same command again completes what is missing.
+nnU-Net's own check, where nnunetv2 is installed: nnUNetv2_plan_and_preprocess --verify_dataset_integrity.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from evaluation_pipeline.nnunet_layout import (
+    DESCRIPTION,
+    SPLITS,
+    check_labels,
+    description,
+    file_names,
+    write_description,
+)
+from evaluation_pipeline.patients import case_name, patient_of
+from evaluation_pipeline.preprocessing import check_pair
+from LeFusion.commandline import run_command
+from LeFusion.dataset.cases import Case, Layout, find_cases
+from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
+
+SOURCES = "sources.json"  # what the folder was made from
+
+
+@dataclass(frozen=True)
+class DataType:
+    """mask_names: see LeFusion.dataset.cases.Layout. channel: CT or MR decides the normalisation."""
+
+    channel: str
+    labels: dict[str, int]
+    mask_names: tuple[tuple[str, str], ...]
+
+
+DATA_TYPES = {
+    "lidc": DataType("CT", {"nodule": 1}, Layout().mask_names),
+    "emidec": DataType("MR", {"cavity": 1, "myocardium": 2, "infarct": 3, "no-reflow": 4}, ()),
+    "nnunet": DataType("CT", {"lesion": 1}, (("_0000", ""),)),
+}
+
+
+def prepare(
+    source_image_dir: Path,
+    source_mask_dir: Path,
+    test_txt_path: Path,
+    output_dir: Path,
+    data_type: str = "lidc",
+    labels: dict[str, int] | None = None,
+    channel_name: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Writes the data set; -> how many files were written now.
+
+    Raises FileNotFoundError and ValueError, before anything is written: images without a mask, unknown label
+    values, geometry that differs between image and mask, an empty split, test cases that do not exist, a
+    patient in both splits, an output_dir made from other sources.
+    """
+    kind = DATA_TYPES[data_type]
+    labels, channel_name = labels or kind.labels, channel_name or kind.channel
+    check_labels(labels)
+    for folder, option in ((source_image_dir, "--source_image_dir"), (source_mask_dir, "--source_mask_dir")):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{option} {folder}: no such folder")
+    layout = Layout(str(source_image_dir.absolute()), str(source_mask_dir.absolute()), kind.mask_names)
+    splits = {}
+    for split in SPLITS:
+        splits[split] = find_cases(source_image_dir, layout, test_txt_path, split)
+    _check_patients(splits, test_txt_path)
+    values = [0, *sorted(labels.values())]
+    for case in tqdm([*splits["train"], *splits["test"]], unit="case", desc="checking"):
+        check_pair(case.image_path, case.mask_path, values)
+    planned = _plan(splits)
+    content = description(channel_name, labels, len(splits["train"]))
+    sources = {name: _sha256(source) for name, source in planned.items()}
+    _claim(output_dir, {"description": content, "files": sources}, overwrite)
+
+    due = {name: source for name, source in planned.items() if not (output_dir / name).exists()}
+    for name, source in tqdm(due.items(), unit="file", desc="writing"):
+        volume = read_volume(source)
+        if name.startswith("images"):
+            write_volume_like(volume, volume.values, np.zeros(volume.raw.shape, bool), output_dir / name)
+        else:
+            write_label_like(volume, volume.values.astype(np.uint8), output_dir / name)
+    write_description(output_dir, content)  # last: without it the folder is not taken for a data set
+    return len(due)
+
+
+def _check_patients(splits: dict[str, list[Case]], test_txt_path: Path) -> None:
+    """A patient of whom one scan is for training and another for testing would flatter every result."""
+    patients = {split: {patient_of(case.name) for case in cases} for split, cases in splits.items()}
+    shared = sorted(patients["train"] & patients["test"])
+    if shared:
+        raise ValueError(
+            f"{test_txt_path}: {len(shared)} patients have cases in the test set and others in the training "
+            f"set ({', '.join(shared[:5])}); list all cases of these patients, or none"
+        )
+
+
+def _plan(splits: dict[str, list[Case]]) -> dict[str, Path]:
+    """Path below the output folder -> the file that it is made from."""
+    planned = {}
+    for split, cases in splits.items():
+        for case in cases:
+            names = file_names(case_name(case.name))
+            files = zip(SPLITS[split], names, (case.image_path, case.mask_path), strict=True)
+            for folder, name, source in files:
+                planned[f"{folder}/{name}"] = source
+    return planned
+
+
+def _claim(output_dir: Path, sources: dict, overwrite: bool) -> None:
+    """Notes what the folder is made from; with other sources it is cleared of its files, or refused."""
+    path = output_dir / SOURCES
+    stored = _stored_sources(path)
+    if stored == sources:
+        return
+    if stored is None and any(
+        (output_dir / name).exists() for name in (DESCRIPTION, *sum(SPLITS.values(), ()))
+    ):
+        raise ValueError(f"{output_dir}: holds a data set that this command did not write; choose another")
+    if stored is not None and not overwrite:
+        raise ValueError(
+            f"{output_dir}: was made from other files or with other labels; choose another --output_dir, or "
+            "replace it with --overwrite"
+        )
+    if stored is not None:
+        for name in (DESCRIPTION, *stored["files"]):
+            (output_dir / name).unlink(missing_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(sources, indent=1) + "\n", encoding="utf-8")
+    for folder in sum(SPLITS.values(), ()):
+        (output_dir / folder).mkdir(exist_ok=True)
+
+
+def _stored_sources(path: Path) -> dict | None:
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        names = [Path(name) for name in stored["files"]]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: is damaged; delete the folder to make the data set again") from None
+    folders = sum(SPLITS.values(), ())
+    if any(len(name.parts) != 2 or name.parts[0] not in folders for name in names):  # they may be deleted
+        raise ValueError(f"{path}: names files outside {', '.join(folders)}; delete the folder")
+    return stored
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _label(text: str) -> tuple[str, int]:
+    name, separator, value = text.partition("=")
+    if not (separator and name and value.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} must be name=value, such as infarct=3")
+    return name, int(value)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    chosen = vars(arguments) | {"labels": dict(arguments.labels) if arguments.labels else None}
+    written = prepare(**chosen)
+    output = arguments.output_dir
+    counts = {split: len(list((output / SPLITS[split][0]).glob("*.nii.gz"))) for split in SPLITS}
+    print(
+        f"{output}: {counts['train']} training and {counts['test']} test cases, {written} files written now, "
+        f"{output / DESCRIPTION}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = described.add_argument
+    add("--source_image_dir", type=Path, required=True, help="images, also in sub-folders")
+    add("--source_mask_dir", type=Path, required=True, help="their masks")
+    add("--test_txt_path", type=Path, required=True, help="names of the test images, one a line")
+    add("--output_dir", type=Path, required=True, help="where the data set goes")
+    add(
+        "--data_type",
+        choices=list(DATA_TYPES),
+        default="lidc",
+        help="how masks are named and labelled: lidc (_Vol_ / _Mask_, 1), emidec (same names, 1 to 4) or "
+        "nnunet (case_0000 / case, 1); default lidc",
+    )
+    add(
+        "--labels",
+        type=_label,
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="other labels than the data type's, such as liver=1 tumour=2. What is called cavity, myocardium "
+        "or background is no lesion",
+    )
+    add(
+        "--channel_name", help="CT (a window of -1000 to 400 HU) or MR (each volume's own mean and deviation)"
+    )
+    add("--overwrite", action="store_true", help="replace a data set that was made from other files")
+    return described
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parser().parse_args(argv)
+    run_command(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Is the synthetic data worth it? Prepares the real data, generates, trains a segmenter, evaluates it on the test cases.
+# Set the knobs here or in the environment: MODEL_NAME=UNet MAX_EPOCHS=20 ./run_monai_pipeline.sh
+# What is finished is kept; an interrupted run goes on. Paths are relative to this folder.
+set -euo pipefail
+
+MODEL_NAME="${MODEL_NAME:-SwinUNETR}"            # SwinUNETR, nnUNet, UNet, nnUNetv2
+MAX_EPOCHS="${MAX_EPOCHS:-100}"
+BATCH_SIZE="${BATCH_SIZE:-2}"
+LEARNING_RATE="${LEARNING_RATE:-}"               # empty: the model's own
+METHOD_NAME="${METHOD_NAME:-LeFusion_H_N_prime}" # folder of the synthetic data and name of the row
+TYPES="${TYPES:-3}"                              # synthetic images of each case; 0: real data only
+VAL_OVERLAP="${VAL_OVERLAP:-0.5}"                # of sliding windows
+CACHE_RATE="${CACHE_RATE:-1.0}"                  # share of the cases held in memory
+
+DATA_TYPE="${DATA_TYPE:-lidc}"                   # lidc or emidec
+REAL_IMAGE_DIR="${REAL_IMAGE_DIR:-../data/LIDC/Pathological/Image}"
+REAL_MASK_DIR="${REAL_MASK_DIR:-../data/LIDC/Pathological/Mask}"
+TEST_TXT="${TEST_TXT:-../data/LIDC/Pathological/test.txt}"
+SOURCE_DIR="${SOURCE_DIR:-../data/LIDC/Normal/Image}" # what lesions are painted into
+FOLD="${FOLD:-0}"
+SEED="${SEED:-0}"
+WORK_DIR="${WORK_DIR:-.}"                        # datasets/, models/, predictions/, logs/ and evaluation_results.csv
+GENERATION_OPTIONS="${GENERATION_OPTIONS:-}"     # further Hydra overrides of inference.py
+TRAINING_OPTIONS="${TRAINING_OPTIONS:-}"         # further options of run_segmentation_training.py
+EVALUATION_OPTIONS="${EVALUATION_OPTIONS:-}"     # and of run_segmentation_evaluation.py
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source ../setup_env.sh
+
+real="$WORK_DIR/datasets/${DATA_TYPE}_real"
+synthetic="$WORK_DIR/datasets/$METHOD_NAME"
+run="$METHOD_NAME/${MODEL_NAME}_fold${FOLD}_seed${SEED}"
+model="$WORK_DIR/models/$run"
+logs="$WORK_DIR/logs/$run"
+mkdir -p "$logs"
+
+step() {  # step <name> <command...>: shows and logs it; a failure ends the pipeline
+    echo "== $1 (log: $logs/$1.log)"
+    "${@:2}" 2>&1 | tee "$logs/$1.log"
+}
+
+step prepare "$PYTHON" prepare_real_dataset.py --source_image_dir "$REAL_IMAGE_DIR" --source_mask_dir "$REAL_MASK_DIR" \
+    --test_txt_path "$TEST_TXT" --output_dir "$real" --data_type "$DATA_TYPE"
+
+if [ "$TYPES" != 0 ]; then
+    # Test cases are never painted into, wherever the images come from
+    step generate "$PYTHON" ../LeFusion/inference/inference.py data_type="$DATA_TYPE" dataset_root_dir="$SOURCE_DIR" \
+        test_txt_dir="$TEST_TXT" target_img_path="$synthetic/imagesTr" target_label_path="$synthetic/labelsTr" \
+        types="$TYPES" $GENERATION_OPTIONS
+else
+    synthetic=none
+fi
+
+step train "$PYTHON" run_segmentation_training.py --real_data_dir "$real" --synthetic_data_dir "$synthetic" \
+    --model_name "$MODEL_NAME" --output_model_dir "$model" --fold "$FOLD" --seed "$SEED" --max_epochs "$MAX_EPOCHS" \
+    --batch_size "$BATCH_SIZE" ${LEARNING_RATE:+--learning_rate "$LEARNING_RATE"} --cache_rate "$CACHE_RATE" \
+    --val_overlap "$VAL_OVERLAP" $TRAINING_OPTIONS
+
+step evaluate "$PYTHON" run_segmentation_evaluation.py --test_data_dir "$real/imagesTs" --gt_dir "$real/labelsTs" \
+    --trained_model_path "$model/best_model.pt" --model_name "$MODEL_NAME" \
+    --output_pred_dir "$WORK_DIR/predictions/$run" --results_csv "$WORK_DIR/evaluation_results.csv" \
+    --experiment_name "$METHOD_NAME" --val_overlap "$VAL_OVERLAP" $EVALUATION_OPTIONS
+
+echo "results: $WORK_DIR/evaluation_results.csv, logs: $logs"

@@ -1,0 +1,192 @@
+"""Judges a segmentation on the test cases: one row in the table of results, and a table of the cases.
+
+    python run_segmentation_evaluation.py --test_data_dir real/imagesTs --gt_dir real/labelsTs \\
+        --trained_model_path models/P/best_model.pt --model_name SwinUNETR --output_pred_dir predictions/P \\
+        --results_csv evaluation_results.csv --experiment_name P
+
+With `--trained_model_path none` the predictions in --output_pred_dir are judged as they are, whatever made
+them: one `<case>.nii.gz` for each case. A second run with the same experiment and model replaces its row.
+Metrics and what they are for empty masks: metrics.py. Columns: results.py.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from evaluation_pipeline import results
+from evaluation_pipeline.comparison_figures import (
+    CASES_SHOWN,
+    PicturedCase,
+    save_cases_sheet,
+    worst_first,
+)
+from evaluation_pipeline.evaluation_cases import (
+    EvaluationCase,
+    LabelScheme,
+    check_geometry,
+    check_references,
+    find_cases,
+    find_predictions,
+    label_scheme,
+    prediction_path,
+    read_label_map,
+    spacing_mm,
+)
+from evaluation_pipeline.metrics import TOLERANCES_MM, case_metrics, wall_metrics
+from evaluation_pipeline.patients import patient_of
+from evaluation_pipeline.predictions import check_origin, check_segmenter, predict_cases
+from LeFusion.commandline import run_command
+
+
+def evaluate(
+    cases: Sequence[EvaluationCase],
+    predictions: Path,
+    scheme: LabelScheme,
+    experiment: str,
+    model: str,
+    tolerances_mm: Sequence[float] = TOLERANCES_MM,
+) -> list[dict]:
+    """Judges the predictions of all cases; -> for each case a row of `all`, and of each class if several.
+
+    Raises ValueError for a prediction of another geometry or with unexpected labels.
+    """
+    rows = []
+    for case in tqdm(cases, unit="case", desc="judging"):
+        path = prediction_path(predictions, case)
+        volume, reference = read_label_map(case.label, scheme)
+        predicted_volume, prediction = read_label_map(path, scheme)
+        check_geometry(predicted_volume, volume)
+        values = list(scheme.lesions.values())
+        metrics = case_metrics(prediction, reference, spacing_mm(volume), values, tolerances_mm)
+        if scheme.wall:
+            shares = wall_metrics(prediction, reference, values, scheme.wall)
+            metrics = {value: metrics[value] | shares[value] for value in values}
+        described = {"Experiment Name": experiment, "Model": model, "Case": case.name}
+        files = {"Image": case.image, "Label": case.label, "Prediction": path}
+        files = {name: str(file.absolute()) for name, file in files.items()}
+        of_classes = [
+            described
+            | {"Patient": patient_of(case.name), "Class": name, "Labels": str(value)}
+            | files
+            | metrics[value]
+            for name, value in scheme.lesions.items()
+        ]
+        rows.append(results.mean_over_classes(of_classes))
+        if len(of_classes) > 1:
+            rows.extend(of_classes)
+    return rows
+
+
+def save_picture(path: Path, rows: Sequence[dict], scheme: LabelScheme, model: str) -> None:
+    """The worst cases by Dice, worst first."""
+    worst = worst_first([row for row in rows if row["Class"] == results.ALL], "Dice")[:CASES_SHOWN]
+    cases = [
+        PicturedCase(
+            f"{row['Case']}\nDice {row['Dice']:.3f}",
+            Path(row["Image"]),
+            Path(row["Label"]),
+            (Path(row["Prediction"]),),
+        )
+        for row in worst
+    ]
+    classes = {name: [value] for name, value in scheme.lesions.items()}
+    save_cases_sheet(path, cases, classes, [model])
+
+
+def run(arguments: argparse.Namespace) -> None:
+    check_arguments(arguments)
+    results_csv, predictions = arguments.results_csv, arguments.output_pred_dir
+    experiment, model = arguments.experiment_name, arguments.model_name
+    if results_csv.exists():
+        results.read_results(results_csv)  # a file that is no table is refused before hours of work
+    cases = find_cases(arguments.test_data_dir, arguments.gt_dir)
+    scheme = label_scheme(arguments.test_data_dir, arguments.gt_dir, arguments.lesion_labels)
+    if arguments.trained_model_path is None:
+        if predictions.resolve() == arguments.gt_dir.resolve():
+            raise ValueError(f"--output_pred_dir {predictions}: is the folder of the real labels")
+        find_predictions(predictions, cases)
+        check_origin(predictions, cases)
+        check_references(cases, scheme)
+    else:
+        from evaluation_pipeline.segmenter import load_segmenter  # not needed to judge what is there
+
+        checkpoint = arguments.trained_model_path
+        segmenter = load_segmenter(checkpoint, model, arguments.device)
+        check_segmenter(segmenter, scheme, checkpoint)
+        check_references(cases, scheme)
+        settings = {"overlap": arguments.val_overlap, "mirror": not arguments.no_mirroring}
+        anew = predict_cases(segmenter, cases, predictions, checkpoint, model, **settings)
+        print(f"{anew} of {len(cases)} cases predicted, {len(cases) - anew} taken from an earlier run")
+
+    rows = evaluate(cases, predictions, scheme, experiment, model, arguments.tolerance_mm)
+    table = results.summarise(rows, arguments.tolerance_mm)
+    cases_csv = results.write_cases(results_csv, rows)
+    picture = cases_csv.with_suffix(".png")
+    save_picture(picture, rows, scheme, model)
+    results.append_rows(results_csv, table)
+    print(results.results_markdown(table, results.metric_columns(arguments.tolerance_mm)))
+    print(f"\nwrote {results_csv} (row of {experiment}, {model}), {cases_csv}, {picture}")
+    print(f"predictions: {predictions}")
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for values that cannot be."""
+    for option in ("experiment_name", "model_name"):
+        if not getattr(arguments, option).strip():
+            raise ValueError(f"--{option} is empty; give a name")
+    if not 0 <= arguments.val_overlap < 1:
+        raise ValueError(f"--val_overlap {arguments.val_overlap} must be at least 0 and below 1")
+    tolerances = arguments.tolerance_mm
+    if len(set(tolerances)) < len(tolerances) or not all(0 <= t < math.inf for t in tolerances):
+        raise ValueError(f"--tolerance_mm {tolerances} must be different numbers of at least 0")
+
+
+def checkpoint_path(text: str) -> Path | None:
+    return None if text.lower() == "none" else Path(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = described.add_argument
+    add("--test_data_dir", type=Path, required=True, help="images, <case>_0000.nii.gz or <case>.nii.gz")
+    add("--gt_dir", type=Path, required=True, help="real labels, <case>.nii.gz; dataset.json in or above it")
+    add(
+        "--trained_model_path",
+        type=checkpoint_path,
+        help="checkpoint of run_segmentation_training.py; none (default): judge what is there",
+    )
+    add("--model_name", required=True, help="SwinUNETR, nnUNet, UNet; any name when predictions are judged")
+    add("--output_pred_dir", type=Path, required=True, help="predictions are written to, or read from, here")
+    add("--results_csv", type=Path, required=True, help="table that gets the row")
+    add("--experiment_name", required=True, help="name of the row, such as P+N' or P_seed0")
+    add("--val_overlap", type=float, default=0.5, help="overlap of sliding windows (default 0.5)")
+    add(
+        "--tolerance_mm",
+        type=float,
+        nargs="+",
+        default=list(TOLERANCES_MM),
+        help="tolerances of the surface Dice (default 1 2)",
+    )
+    add(
+        "--lesion_labels",
+        type=int,
+        nargs="+",
+        help="lesion labels to judge (default: those of dataset.json that are no anatomy, or 1)",
+    )
+    add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda (default auto)")
+    add("--no_mirroring", action="store_true", help="one prediction a case instead of the mean of eight")
+    return described
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parser().parse_args(argv)
+    run_command(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Trains a segmenter on real and synthetic cases, validated on one fold of the real patients.
+
+    python run_segmentation_training.py --real_data_dir datasets/LIDC_real \\
+        --synthetic_data_dir datasets/LeFusion_H_N_prime --model_name SwinUNETR \\
+        --output_model_dir models/P_N_prime --fold 0
+
+The same command goes on where it stopped. Several processes: accelerate launch --multi_gpu, or torchrun.
+Synthetic images made from the fold's validation patients are left out; one made from a test patient is an
+error. The same --steps_per_epoch for real and for real + synthetic data gives both as many updates.
+"""
+
+import argparse
+import math
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data.meta_obj import set_track_meta
+
+from evaluation_pipeline.models import (
+    MODEL_NAMES,
+    SIZES,
+    build_model,
+    default_learning_rate,
+    default_patch_size,
+)
+from evaluation_pipeline.preprocessing import AddressedDataset, Preprocessing, augmentation, cached_dataset
+from evaluation_pipeline.segmenter import assemble, pick_device
+from evaluation_pipeline.training import SampleOrder, TrainingSettings, train
+from evaluation_pipeline.training_data import SPLITS_FILE, TrainingData, inspect, select_data
+from LeFusion.commandline import run_command
+
+ORIGINAL = "nnUNetv2"
+VALIDATIONS = 10  # of a training, unless --val_every says otherwise
+
+
+def run(arguments: argparse.Namespace) -> Path:
+    """Trains as the command line says; returns the path of the best model."""
+    output_dir = arguments.output_model_dir
+    data = select_data(
+        arguments.real_data_dir,
+        [Path(folder) for folder in arguments.synthetic_data_dir if folder.lower() != "none"],
+        arguments.fold,
+        output_dir / SPLITS_FILE,
+        arguments.num_folds,
+        arguments.split_seed,
+        arguments.real_fraction,
+        arguments.synthetic_ratio,
+        arguments.seed,
+    )
+    (median_shape, spacing_mm, resample), data_sha256 = inspect(data)
+    describe(data, arguments.fold)
+    if arguments.model_name == ORIGINAL:
+        from evaluation_pipeline.nnunet_original import train_original
+
+        metadata = described(data, arguments, data_sha256)
+        best = train_original(data, arguments.fold, arguments.max_epochs, output_dir, metadata)
+        print(f"wrote {best}, which stands for nnU-Net's own files in {output_dir / 'nnunet'}")
+        return best
+
+    name, size = arguments.model_name, arguments.model_size
+    patch_size = tuple(arguments.patch_size or default_patch_size(name, median_shape, spacing_mm, size))
+    preprocessing = Preprocessing(data.real.modality, spacing_mm, resample, patch_size)
+    batch_size = arguments.batch_size
+    settings = TrainingSettings(
+        name,
+        arguments.max_epochs,
+        batch_size,
+        arguments.steps_per_epoch or math.ceil(len(data.items) / max(1, batch_size)),
+        arguments.learning_rate or default_learning_rate(name),
+        arguments.val_every or math.ceil(arguments.max_epochs / VALIDATIONS),
+        arguments.val_overlap,
+        arguments.seed,
+        arguments.amp,
+        arguments.num_workers,
+        arguments.device,
+    )
+    order = SampleOrder(len(data.train), len(data.synthetic), arguments.synthetic_share, arguments.seed)
+    model = {
+        "name": name,
+        "in_channels": 1,
+        "out_channels": len(data.real.label_values),
+        "patch_size": list(patch_size),
+        "size": size,
+        "spacing_mm": list(spacing_mm),
+    }
+    torch.manual_seed(arguments.seed)
+    network = build_model(**model)
+    content = {
+        "model": model,
+        "preprocessing": preprocessing.as_dict(),
+        "labels": data.real.labels,
+        "metadata": described(data, arguments, data_sha256),
+    }
+    set_track_meta(False)  # plain tensors are faster, and nothing here needs MONAI's
+    cached = cached_dataset(
+        data.items, preprocessing, data.real.lesion_labels, arguments.cache_rate, progress=True
+    )
+    dataset = AddressedDataset(cached, augmentation(preprocessing), arguments.seed)
+    segmenter = assemble(network, content, pick_device("cpu"))  # training moves the network
+    parameters = sum(p.numel() for p in network.parameters())
+    say(
+        f"{name} ({size}, {parameters:,} parameters), patches of {' x '.join(map(str, patch_size))} voxels, "
+        f"{settings.max_epochs} epochs of {settings.steps_per_epoch} steps of {batch_size} samples"
+    )
+    best = train(network, dataset, order, data.validation, segmenter, settings, output_dir, content)
+    say(f"wrote {best}, last_model.pt, curves.csv, curves.png and tensorboard/ in {output_dir}")
+    return best
+
+
+def say(text: str) -> None:
+    """Prints, once where several processes train."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
+def describe(data: TrainingData, fold: int | None) -> None:
+    part = "all folds" if fold is None else f"fold {fold}"
+    left_out = f" ({data.left_out} left out: made from cases it must not see)" if data.left_out else ""
+    say(
+        f"{part}: {len(data.train)} real and {len(data.synthetic)} synthetic training cases{left_out}, "
+        f"{len(data.validation)} validation cases"
+    )
+
+
+def described(data: TrainingData, arguments: argparse.Namespace, data_sha256: str) -> dict[str, Any]:
+    """What the checkpoint says of its training, in plain Python."""
+    lesions = [name for name, value in data.real.labels.items() if value in data.real.lesion_labels]
+    return {
+        "lesions": lesions,
+        "fold": "all" if arguments.fold is None else arguments.fold,
+        "seed": arguments.seed,
+        "real_data_dir": str(arguments.real_data_dir),
+        "synthetic_data_dir": list(arguments.synthetic_data_dir),
+        "real_fraction": arguments.real_fraction,
+        "synthetic_ratio": arguments.synthetic_ratio,
+        "synthetic_share": arguments.synthetic_share,
+        "real_cases": [case.name for case in data.train],
+        "synthetic_cases": len(data.synthetic),
+        "data_sha256": data_sha256,
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this project, None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def fold(text: str) -> int | None:
+    return None if text == "all" else int(text)
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be between 0 and 1")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = described.add_argument_group("data")
+    data.add_argument("--real_data_dir", type=Path, required=True, help="made by prepare_real_dataset.py")
+    data.add_argument(
+        "--synthetic_data_dir",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="folders of synthetic images (imagesTr/Image_1.. and labelsTr/Mask_1..); none: real cases only",
+    )
+    data.add_argument("--fold", type=fold, required=True, help="0 to 4, or all: no validation, best = last")
+    data.add_argument("--num_folds", type=int, default=5, help="folds of patients (default 5)")
+    data.add_argument("--split_seed", type=int, default=0, help="deals the patients to the folds (default 0)")
+    data.add_argument(
+        "--real_fraction", type=float, default=1.0, help="share of the training patients used (default 1)"
+    )
+    data.add_argument(
+        "--synthetic_ratio",
+        type=float,
+        help="synthetic images drawn for each real case (default: all synthetic images are used)",
+    )
+    data.add_argument(
+        "--synthetic_share",
+        type=float,
+        help="share of the training samples that is synthetic (default: by number of images)",
+    )
+    data.add_argument("--cache_rate", type=share, default=1.0, help="share held in memory (default 1)")
+    data.add_argument("--num_workers", type=int, default=0, help="processes that load (default 0)")
+    model = described.add_argument_group("model")
+    model.add_argument("--model_name", choices=[*MODEL_NAMES, ORIGINAL], required=True)
+    model.add_argument("--model_size", choices=SIZES, default="standard", help="small: for a CPU")
+    model.add_argument("--patch_size", type=int, nargs=3, help="voxels in stored axes (default: by the data)")
+    training = described.add_argument_group("training")
+    training.add_argument("--output_model_dir", type=Path, required=True, help="best_model.pt, curves, ...")
+    training.add_argument("--max_epochs", type=int, default=100, help="default 100")
+    training.add_argument(
+        "--steps_per_epoch", type=int, help="updates in an epoch (default: one pass over the cases)"
+    )
+    training.add_argument("--batch_size", type=int, default=2, help="of each process (default 2)")
+    training.add_argument("--learning_rate", type=float, help="default 0.01 for nnUNet, else 0.001")
+    training.add_argument("--val_every", type=int, help="epochs (default: ten validations in all)")
+    training.add_argument("--val_overlap", type=float, default=0.5, help="of sliding windows (default 0.5)")
+    training.add_argument("--seed", type=int, default=0, help="default 0")
+    training.add_argument("--amp", action="store_true", help="mixed precision, bfloat16 where possible")
+    training.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto: a GPU if any")
+    return described
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parser().parse_args(argv)
+    run_command(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The synthetic images of a folder, and which of them a training may see.
+
+A synthetic image carries the name of the real case that it was made from. It also may hold the lesion of
+another case (its donor), which manifest.csv beside the images names. Made from a test case by either way, it
+is an error; made from a validation case of the fold, it is left out of that fold.
+"""
+
+import csv
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation_pipeline.patients import case_name, patient_of
+
+IMAGE_PARTS = ("_CVol_", "_Vol_")  # stand where the mask's name has MASK_PART
+MASK_PART = "_Mask_"
+ROOTS = (("imagesTr", "labelsTr"), ("Image", "Mask"), (".", "."))
+MANIFEST = "manifest.csv"
+
+
+@dataclass(frozen=True)
+class SyntheticImage:
+    """name: of the case it was made from. kind: its texture type, 1 to T. donor: the case that lent the
+    lesion, "" for none."""
+
+    name: str
+    kind: int
+    image: Path
+    label: Path
+    donor: str = ""
+
+    @property
+    def patients(self) -> set[str]:
+        """All patients of whom it holds something."""
+        return {patient_of(name) for name in (self.name, self.donor) if name}
+
+
+def find_synthetic(folders: Sequence[Path]) -> list[SyntheticImage]:
+    """All synthetic images below the folders, by folder, type and name.
+
+    A folder holds imagesTr/Image_1..T and labelsTr/Mask_1..T, or Image/Image_k and Mask/Mask_k, or Image_k
+    and Mask_k. Raises FileNotFoundError for missing folders, a folder without synthetic images, images
+    without a mask and masks without an image.
+    """
+    return [image for folder in folders for image in _find_in(Path(folder))]
+
+
+def check_leakage(
+    synthetic: Sequence[SyntheticImage], validation: Iterable[str], test: Iterable[str]
+) -> tuple[list[SyntheticImage], list[SyntheticImage]]:
+    """(may be trained on, left out because made from a validation case), by patient.
+
+    validation, test: names of cases. Raises ValueError when an image was made from a patient of the test set.
+    """
+    of_test = {patient_of(name) for name in test}
+    of_validation = {patient_of(name) for name in validation}
+    leaking = [image for image in synthetic if image.patients & of_test]
+    if leaking:
+        patients = sorted(set().union(*(image.patients for image in leaking)) & of_test)
+        more = f" and {len(patients) - 5} more" if len(patients) > 5 else ""
+        raise ValueError(
+            f"{leaking[0].image}: was made from a test case, as {len(leaking)} of {len(synthetic)} synthetic "
+            f"images were (patients {', '.join(patients[:5])}{more}); a training must not see them. Generate "
+            "without the test cases (test_txt_dir=...), or remove these images"
+        )
+    kept = [image for image in synthetic if not image.patients & of_validation]
+    return kept, [image for image in synthetic if image.patients & of_validation]
+
+
+def draw_synthetic(synthetic: Sequence[SyntheticImage], number: int, seed: int) -> list[SyntheticImage]:
+    """A draw of so many images without replacement, in the order of `synthetic`.
+
+    Draws with one seed are nested: those of a smaller number are among those of a larger one.
+    Raises ValueError when there are fewer.
+    """
+    if number > len(synthetic):
+        raise ValueError(
+            f"--synthetic_ratio asks for {number} synthetic images but only {len(synthetic)} may be used; "
+            "lower it or generate more"
+        )
+    # by name and type, so that it matters neither where the folder lies nor what else is in it
+    drawn = sorted(
+        range(len(synthetic)),
+        key=lambda i: hashlib.sha256(f"{seed}/{synthetic[i].name}/{synthetic[i].kind}".encode()).digest(),
+    )[:number]
+    return [synthetic[i] for i in sorted(drawn)]
+
+
+def _find_in(folder: Path) -> list[SyntheticImage]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--synthetic_data_dir {folder}: no such folder")
+    roots = [(folder / images, folder / masks) for images, masks in ROOTS]
+    image_root, mask_root = next((pair for pair in roots if _numbered(pair[0], "Image_")), (None, None))
+    if image_root is None:
+        raise FileNotFoundError(
+            f"--synthetic_data_dir {folder}: has no synthetic images; expected imagesTr/Image_1, "
+            "Image/Image_1 or Image_1, as LeFusion/inference/inference.py writes them"
+        )
+    kinds = _numbered(image_root, "Image_")
+    mask_kinds = _numbered(mask_root, "Mask_")
+    donors = _donors(image_root / MANIFEST)
+    found = []
+    for kind in sorted(kinds):
+        if kind not in mask_kinds:
+            raise FileNotFoundError(f"{kinds[kind]}: has no counterpart {mask_root / f'Mask_{kind}'}")
+        masks = {case_name(path): path for path in _nifti_files(mask_kinds[kind])}
+        images = {case_name(path): path for path in _nifti_files(kinds[kind])}
+        if not images:
+            raise FileNotFoundError(f"{kinds[kind]}: holds no image (.nii.gz); generate again")
+        for name, path in sorted(images.items()):
+            label = masks.pop(_mask_name(name), None)
+            if label is None:
+                missing = mask_kinds[kind] / f"{_mask_name(name)}.nii.gz"
+                raise FileNotFoundError(f"{path}: its mask {missing} is missing; generate again")
+            found.append(SyntheticImage(name, kind, path, label, donors.get((name, kind), "")))
+        if masks:
+            lone = min(masks.values())
+            raise FileNotFoundError(f"{lone}: has no image in {kinds[kind]}; generate again")
+    return found
+
+
+def _numbered(root: Path, prefix: str) -> dict[int, Path]:
+    found = {path.name.removeprefix(prefix): path for path in root.glob(f"{prefix}*") if path.is_dir()}
+    return {int(number): path for number, path in found.items() if number.isdigit()}
+
+
+def _nifti_files(folder: Path) -> list[Path]:
+    files = (path for ending in ("*.nii.gz", "*.nii") for path in folder.glob(ending))
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
+def _mask_name(image_name: str) -> str:
+    for part in IMAGE_PARTS:
+        before, found, after = image_name.rpartition(part)
+        if found:
+            return before + MASK_PART + after
+    return image_name
+
+
+def _donors(manifest: Path) -> dict[tuple[str, int], str]:
+    """(case, type) -> the case that lent the lesion, where the manifest names it."""
+    if not manifest.is_file():
+        return {}
+    with open(manifest, newline="", encoding="utf-8") as file:
+        try:
+            return {(row["case"], int(row["type"])): row["donor"] or "" for row in csv.DictReader(file)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{manifest}: needs columns case, type and donor ({error!r}), without which it is unknown "
+                "whose lesions the images hold; generate again"
+            ) from None

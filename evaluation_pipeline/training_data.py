@@ -1,0 +1,105 @@
+"""Which real and synthetic cases a training sees, and which it is validated on."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from evaluation_pipeline.nnunet_layout import LabelledImage, RealDataset, read_dataset
+from evaluation_pipeline.patients import patient_of, patient_share, stored_folds
+from evaluation_pipeline.preprocessing import check_pair, fingerprint
+from evaluation_pipeline.synthetic import SyntheticImage, check_leakage, draw_synthetic, find_synthetic
+
+SPLITS_FILE = "splits.json"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """train, validation: real cases of the fold. synthetic: what is added to train. left_out: how many
+    synthetic images were made from validation cases, or from real cases that --real_fraction leaves out."""
+
+    real: RealDataset
+    train: list[LabelledImage]
+    validation: list[LabelledImage]
+    synthetic: list[SyntheticImage]
+    left_out: int
+
+    @property
+    def items(self) -> list[dict[str, Path]]:
+        """Image and label files of the training, the real ones first."""
+        return [{"image": case.image, "label": case.label} for case in (*self.train, *self.synthetic)]
+
+
+def select_data(
+    real_data_dir: Path,
+    synthetic_data_dirs: Sequence[Path],
+    fold: int | None,
+    splits_path: Path,
+    num_folds: int = 5,
+    split_seed: int = 0,
+    real_fraction: float = 1.0,
+    synthetic_ratio: float | None = None,
+    seed: int = 0,
+) -> TrainingData:
+    """The cases of one training.
+
+    fold: which part of the patients is for validation; None: none, all real training cases are trained on.
+    real_fraction: the share of the patients of the fold's training part that is used. synthetic_ratio:
+    synthetic images for each real one, drawn by `seed`; None: all.
+
+    Raises FileNotFoundError and ValueError, above all for synthetic images made from test cases.
+    """
+    real = read_dataset(real_data_dir)
+    cases = {case.name: case for case in real.train}
+    folds = stored_folds(splits_path, cases, num_folds, split_seed)
+    if fold is not None and not 0 <= fold < num_folds:
+        raise ValueError(f"--fold {fold} must be 0 to {num_folds - 1}, or all")
+    validation = [] if fold is None else folds[fold]
+    shared = sorted({patient_of(name) for name in cases} & {patient_of(case.name) for case in real.test})
+    if shared:
+        raise ValueError(
+            f"{real_data_dir}: {len(shared)} patients are in the training and the test set "
+            f"({', '.join(shared[:5])}); make the data set again with prepare_real_dataset.py"
+        )
+    held_out = set(validation)
+    candidates = [name for name in cases if name not in held_out]
+    train = patient_share(candidates, real_fraction, split_seed)
+    # Images made from patients whom the training is not to know would bring them in by the back door
+    unknown = [name for name in cases if name not in set(train)]
+    kept, left_out = check_leakage(
+        find_synthetic(synthetic_data_dirs), unknown, [case.name for case in real.test]
+    )
+    if synthetic_data_dirs and not kept:
+        raise ValueError(
+            f"all {len(left_out)} synthetic images were made from cases that the training must not see; "
+            "generate more, choose another --fold, or leave out --synthetic_data_dir"
+        )
+    if synthetic_ratio is not None:
+        if not synthetic_data_dirs or synthetic_ratio <= 0:
+            raise ValueError(
+                f"--synthetic_ratio {synthetic_ratio} must be above 0 and needs --synthetic_data_dir"
+            )
+        kept = draw_synthetic(kept, max(1, round(synthetic_ratio * len(train))), seed)
+    chosen = ([cases[name] for name in names] for names in (train, validation))
+    return TrainingData(real, *chosen, kept, len(left_out))
+
+
+def inspect(data: TrainingData) -> tuple[tuple, str]:
+    """((median shape, median spacing in mm, whether they differ), SHA-256 over all files), of the real cases
+    and of all cases. Reads and checks every pair, so that a bad file stops the run at once."""
+    digest = hashlib.sha256()
+    shapes, spacings = [], []
+    of_fingerprint = len(
+        data.train
+    )  # synthetic data does not change the network's plan: runs stay comparable
+    pairs = [*data.train, *data.synthetic, *data.validation]
+    for number, case in enumerate(tqdm(pairs, unit="case", desc="checking", leave=False)):
+        shape, spacing_mm = check_pair(case.image, case.label, data.real.label_values)
+        if number < of_fingerprint:
+            shapes.append(shape)
+            spacings.append(spacing_mm)
+        for path in (case.image, case.label):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return fingerprint(shapes, spacings), digest.hexdigest()

@@ -1,0 +1,256 @@
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from evaluation_pipeline import training
+from evaluation_pipeline.nnunet_layout import description, file_names, write_description
+from evaluation_pipeline.run_segmentation_training import main
+from evaluation_pipeline.segmenter import load_segmenter, read_checkpoint
+from evaluation_pipeline.training import SampleOrder
+
+pytestmark = pytest.mark.usefixtures("fresh_process_state")
+
+
+def sphere(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bright ball in noise, and its mask."""
+    rng = np.random.default_rng(seed)
+    centre, radius = rng.uniform(5, 11, 3), rng.uniform(2.5, 4)
+    grid = np.stack(np.meshgrid(*[np.arange(16)] * 3, indexing="ij"), axis=-1)
+    mask = np.linalg.norm(grid - centre, axis=-1) < radius
+    image = rng.normal(-800, 60, mask.shape) + 800 * mask
+    return image.astype(np.int16), mask.astype(np.uint8)
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+
+
+@pytest.fixture
+def real(tmp_path) -> Path:
+    """8 training patients P0..P7 with one case each, one test patient T0."""
+    folder = tmp_path / "real"
+    for number, name in enumerate([f"P{n}_Vol_1" for n in range(8)] + ["T0_Vol_1"]):
+        split = "Ts" if name.startswith("T") else "Tr"
+        for part, file_name, array in zip(
+            ("images", "labels"), file_names(name), sphere(number), strict=True
+        ):
+            write(folder / f"{part}{split}" / file_name, array)
+    write_description(folder, description("CT", {"nodule": 1}, 8))
+    return folder
+
+
+def synthesise(folder: Path, names: list[str]) -> Path:
+    for number, name in enumerate(names):
+        image, mask = sphere(100 + number)
+        write(folder / "imagesTr/Image_1" / f"{name}.nii.gz", image)
+        mask_name = name.replace("_CVol_", "_Mask_").replace("_Vol_", "_Mask_")
+        write(folder / "labelsTr/Mask_1" / f"{mask_name}.nii.gz", mask)
+    return folder
+
+
+@pytest.fixture
+def run(real, tmp_path, capsys):
+    """-> run(*options, model="UNet", into="model"): (exit code, stdout, last line of stderr)."""
+
+    def call(*options, model="UNet", into="model", fold="0", epochs="4") -> tuple[int, str, str]:
+        arguments = [
+            *("--real_data_dir", real, "--model_name", model, "--output_model_dir", tmp_path / into),
+            *("--fold", fold, "--max_epochs", epochs, "--num_folds", "4", "--model_size", "small"),
+            *("--device", "cpu", "--steps_per_epoch", "4"),
+        ]
+        code = 0
+        try:
+            main([*map(str, arguments), *map(str, options)])
+        except SystemExit as stopped:
+            code = stopped.code
+        out, err = capsys.readouterr()
+        return code, out, err.strip().splitlines()[-1] if err.strip() else ""
+
+    return call
+
+
+def curves(folder: Path) -> list[dict]:
+    with open(folder / "curves.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path: Path) -> dict:
+    return read_checkpoint(path)["weights"]
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_training_learns_and_leaves_everything_behind(run, tmp_path, real):
+    code, out, err = run("--learning_rate", "0.01", epochs="10")
+    assert code == 0, err
+    assert "fold 0: 6 real and 0 synthetic training cases, 2 validation cases" in out
+    folder = tmp_path / "model"
+    rows = curves(folder)
+    assert len(rows) == 10 and float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    best = max(float(row["dice"]) for row in rows)
+    assert best > 0.5
+    assert (folder / "curves.png").stat().st_size > 1000 and list((folder / "tensorboard").iterdir())
+    segmenter = load_segmenter(folder / "best_model.pt", "UNet", "cpu")
+    assert segmenter.metadata["validation_dice"] == pytest.approx(best, abs=1e-5)
+    assert segmenter.metadata["fold"] == 0 and segmenter.labels == {"nodule": 1}
+    validation = json.loads((folder / "splits.json").read_text())["validation"][0]
+    assert len({*validation, *segmenter.metadata["real_cases"]}) == 2 + 6
+    predicted = segmenter.predict(real / "imagesTs/T0_Vol_1_0000.nii.gz")
+    reference = nibabel.load(real / "labelsTs/T0_Vol_1.nii.gz").get_fdata() > 0
+    assert 2 * (predicted & reference).sum() / (predicted.sum() + reference.sum()) > 0.5
+
+
+def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(run, tmp_path, monkeypatch):
+    options = ("--val_every", "2")
+    assert run(*options, into="whole")[0] == 0
+    saved = training._save
+
+    def killed(*arguments):
+        saved(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(*options, into="broken")
+    monkeypatch.setattr(training, "_save", saved)
+    assert read_checkpoint(tmp_path / "broken/last_model.pt")["epoch"] == 2
+    code, out, err = run(*options, into="broken")
+    assert code == 0 and "going on after epoch 2" in out, err
+    for name in ("best_model.pt", "last_model.pt"):
+        assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "broken" / name))
+    whole, broken = (curves(tmp_path / name) for name in ("whole", "broken"))
+    assert [{**row, "seconds": ""} for row in whole] == [{**row, "seconds": ""} for row in broken]
+    code, out, _ = run(*options, into="broken")
+    assert code == 0 and "already trained for 4 epochs; nothing to do" in out
+
+
+def test_a_run_of_other_settings_is_not_resumed(run, tmp_path):
+    run(epochs="1")
+    before = (tmp_path / "model/last_model.pt").read_bytes()
+    code, _, err = run("--learning_rate", "0.5", epochs="1")
+    assert code == 1 and "learning_rate was 0.001, is 0.5" in err
+    assert run(epochs="1", model="nnUNet")[0] == 1
+    assert (tmp_path / "model/last_model.pt").read_bytes() == before
+
+
+def test_seeds_decide_the_training(run, tmp_path):
+    for into, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        run("--seed", seed, into=into, epochs="1")
+    a, b, c = (weights(tmp_path / into / "last_model.pt") for into in "abc")
+    assert same(a, b) and not same(a, c)
+
+
+@pytest.mark.parametrize("model", ["nnUNet", "SwinUNETR"])
+def test_the_other_networks_train_too(run, tmp_path, model):
+    code, _, err = run("--amp", "--steps_per_epoch", "1", model=model, epochs="1")
+    assert code == 0, err
+    assert np.isfinite(float(curves(tmp_path / "model")[0]["loss"]))
+    assert load_segmenter(tmp_path / "model", model, "cpu").metadata["epoch"] == 1
+
+
+def test_all_folds_have_no_validation_and_the_last_is_the_best(run, tmp_path):
+    code, out, err = run(fold="all", epochs="2")
+    assert code == 0, err
+    assert "all folds: 8 real" in out and "dice" not in curves(tmp_path / "model")[0]
+    folder = tmp_path / "model"
+    assert same(weights(folder / "best_model.pt"), weights(folder / "last_model.pt"))
+
+
+def test_synthetic_data_joins_but_not_that_of_validation_cases(run, tmp_path):
+    first = synthesise(tmp_path / "n", ["N1_CVol_1", "N2_CVol_1"])
+    second = synthesise(tmp_path / "p", [f"P{n}_Vol_1" for n in range(8)])
+    options = ("--synthetic_data_dir", first, second)
+    code, out, err = run(*options, epochs="1")
+    assert code == 0, err
+    assert "6 real and 8 synthetic training cases (2 left out: made from cases it must not see)" in out
+    ratio = run("--synthetic_data_dir", first, "--synthetic_data_dir", second, "--synthetic_ratio", "0.5",
+                into="ratio", epochs="1")  # fmt: skip
+    assert "6 real and 3 synthetic" in ratio[1]
+    few = run("--synthetic_data_dir", second, "--real_fraction", "0.5", into="few", epochs="1")
+    assert "3 real and 3 synthetic training cases (5 left out" in few[1]
+    assert "0 synthetic" in run("--synthetic_data_dir", "none", into="none", epochs="1")[1]
+
+
+def test_leakage_of_the_test_set_stops_the_run(run, tmp_path):
+    folder = synthesise(tmp_path / "p", ["P3_Vol_1", "T0_Vol_4"])
+    code, _, err = run("--synthetic_data_dir", folder)
+    assert code == 1 and "T0_Vol_4.nii.gz: was made from a test case" in err
+    assert not (tmp_path / "model/last_model.pt").exists()
+
+
+def test_bad_input_is_one_line(run, tmp_path, real):
+    def fails(message, *options, **settings):
+        code, _, err = run(*options, **settings)
+        assert code == 1 and err.startswith("error: ") and message in err, err
+
+    fails("no such folder", "--synthetic_data_dir", tmp_path / "absent")
+    fails("--fold 7 must be 0 to 3, or all", fold="7")
+    fails("--synthetic_ratio 1.0 must be above 0 and needs --synthetic_data_dir", "--synthetic_ratio", "1")
+    fails("--synthetic_share 0.5 must lie between", "--synthetic_share", "0.5")
+    fails("--patch_size 11 16 16 does not suit UNet", "--patch_size", "11", "16", "16")
+    fails("--batch_size 0 must be at least 1", "--batch_size", "0")
+    folder = synthesise(tmp_path / "s", ["N1_CVol_1"])
+    write(folder / "labelsTr/Mask_1/N1_Mask_1.nii.gz", np.full((16, 16, 16), 2, np.uint8))
+    fails("N1_Mask_1.nii.gz: holds the label 2", "--synthetic_data_dir", folder)
+    (real / "labelsTr/P2_Vol_1.nii.gz").unlink()
+    fails("P2_Vol_1_0000.nii.gz: has no counterpart")
+
+
+def test_the_order_of_samples_visits_all_cases_in_turns():
+    order = SampleOrder(4, 6, None, seed=0)
+    turns = [[order(draw) for draw in range(start, start + 10)] for start in (0, 10)]
+    assert sorted(turns[0]) == sorted(turns[1]) == list(range(10)) and turns[0] != turns[1]
+
+
+def test_a_share_of_the_samples_is_synthetic():
+    order = SampleOrder(4, 6, 0.25, seed=0)
+    drawn = [order(draw) for draw in range(96)]
+    assert sum(index >= 4 for index in drawn) == 24
+    assert [sum(index >= 4 for index in drawn[i : i + 4]) for i in range(0, 96, 4)] == [1] * 24
+    assert all(drawn.count(index) == 18 for index in range(4))
+    assert all(drawn.count(index) == 4 for index in range(4, 10))
+
+
+def test_a_killed_process_goes_on(real, tmp_path):
+    """The command as users start it, killed in the middle of its work."""
+    script = Path(training.__file__).with_name("run_segmentation_training.py")
+    command = [
+        *(sys.executable, script, "--real_data_dir", real, "--model_name", "UNet", "--fold", "1"),
+        *("--num_folds", "4", "--model_size", "small", "--device", "cpu", "--steps_per_epoch", "2"),
+        *("--max_epochs", "2000", "--val_every", "1", "--output_model_dir", "out"),
+    ]
+    process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    last = tmp_path / "out/last_model.pt"
+    while not (last.parent / "curves.csv").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert read_checkpoint(last)["epoch"] >= 1 and len(curves(last.parent)) >= 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(real, tmp_path):
+    script = Path(training.__file__).with_name("run_segmentation_training.py")
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script),
+        *("--real_data_dir", real, "--model_name", "nnUNet", "--fold", "0", "--num_folds", "4"),
+        *("--model_size", "small", "--device", "cpu", "--steps_per_epoch", "2", "--max_epochs", "1"),
+        *("--batch_size", "1", "--output_model_dir", "out"),
+    ]
+    finished = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("wrote ") == 1
+    checkpoint = read_checkpoint(tmp_path / "out/best_model.pt")
+    assert checkpoint["run"]["processes"] == 2 and checkpoint["metadata"]["validation_dice"] >= 0
