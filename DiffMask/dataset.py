@@ -10,7 +10,15 @@ import torch
 from scipy import ndimage
 from torch.utils.data import Dataset
 
-from DiffMask.sphere import bounding_sphere, draw_sphere, encode_sphere
+from DiffMask.sphere import (
+    GUIDES,
+    bounding_sphere,
+    draw_sphere,
+    encode_guide,
+    encode_sphere,
+    fitting_ellipsoid,
+    half_axes,
+)
 from LeFusion.dataset.cases import SPLITS, Layout, find_images
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.dataset.transforms import resample_masks, spacing_depth_first, to_depth_first
@@ -125,7 +133,8 @@ class MaskDataset(Dataset):
         their names in `too_large`.
     shrink: show the larger lesions on larger voxels, on which they fit, instead of leaving them out, or of a
         ValueError when none fits.
-    sphere: its encoding, "signed" or "released".
+    sphere: its encoding, "signed" or "released". guide: "sphere", or "ellipsoid" to show in it the
+        ellipsoid of the lesion's second moments.
     augment: random flips, turns and shifts. turns: "plane" = by 90 degrees in the plane of the slices, where
         the lesion then fits; "all" = in any plane, for voxels that are cubes; "none". max_shift: voxels along
         each axis, as far as the lesion stays inside.
@@ -141,6 +150,7 @@ class MaskDataset(Dataset):
         layout: Layout,
         size: Sequence[int] = (32, 64, 64),
         sphere: str = "signed",
+        guide: str = "sphere",
         shrink: bool = False,
         augment: bool = False,
         turns: str = "plane",
@@ -155,7 +165,9 @@ class MaskDataset(Dataset):
         if not isinstance(max_shift, int) or max_shift < 0:
             raise ValueError(f"max_shift={max_shift!r} must be a whole number of at least 0")
         encode_sphere(torch.zeros(1, dtype=torch.bool), sphere)  # refuses an unknown encoding
-        self.size, self.sphere, self.seed = tuple(size), sphere, int(seed)
+        if guide not in GUIDES:
+            raise ValueError(f"guide={guide!r} must be one of {', '.join(GUIDES)}")
+        self.size, self.sphere, self.guide, self.seed = tuple(size), sphere, guide, int(seed)
         self.shrink, self.augment, self.turns, self.max_shift = shrink, augment, turns, max_shift
         self.lesions: list[LesionMask] = []
         self.too_large: list[str] = []
@@ -189,6 +201,20 @@ class MaskDataset(Dataset):
         """The median size of the voxels, depth first."""
         return tuple(float(v) for v in np.median([lesion.spacing_mm for lesion in self.lesions], axis=0))
 
+    def ellipsoids(self, most: int = 600) -> list[list[float]]:
+        """Of up to `most` lesions, by size: radius of the sphere in mm, half axes of the ellipsoid in radii.
+
+        What inference draws ellipsoids from (see drawn_axes).
+        """
+        rows = []
+        for found in self.lesions:
+            voxels = np.argwhere(found.lesion)
+            radius = max(np.linalg.norm(voxels - voxels.mean(axis=0), axis=1).max(), 1.0)
+            axes = half_axes(fitting_ellipsoid(found.lesion)) / radius
+            rows.append([round(float(v), 3) for v in (radius * max(found.spacing_mm), *axes)])
+        rows.sort()
+        return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+
     def __len__(self) -> int:
         return len(self.lesions)
 
@@ -203,9 +229,10 @@ class MaskDataset(Dataset):
             )
         mask = torch.from_numpy(place(lesion, self.size, shift))
         inside = draw_sphere(bounding_sphere(mask), self.size)
+        ellipsoid = fitting_ellipsoid(mask) if self.guide == "ellipsoid" else None
         return {
             "mask": (mask.float() * 2 - 1)[None],
-            "sphere": encode_sphere(inside, self.sphere)[None],
+            "sphere": encode_guide(inside, ellipsoid, self.sphere)[None],
             "name": found.name,
             "diameter_mm": found.diameter_mm,
         }

@@ -1,4 +1,4 @@
-"""The sphere that says where a lesion is and how large: what a lesion mask is made from."""
+"""What a lesion mask is made from: a sphere says where it is and how large, an ellipsoid in it how long."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from torch import Tensor
 RELEASED_SPHERE = (255.0, 1.0)
 SIGNED_SPHERE = (-1.0, 1.0)
 ENCODINGS = {"released": RELEASED_SPHERE, "signed": SIGNED_SPHERE}
+GUIDES = ("sphere", "ellipsoid")
+BETWEEN = 0.0  # shown in the sphere but outside the ellipsoid
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,17 @@ class Sphere:
 
     centre: tuple[float, float, float]
     radius: float
+
+
+@dataclass(frozen=True)
+class Ellipsoid:
+    """centre: (depth, height, width) in voxels. matrix: (3, 3), the second moments of a lesion in voxels^2.
+
+    The ellipsoid of these moments reaches sqrt(5 v) along an axis of variance v.
+    """
+
+    centre: tuple[float, float, float]
+    matrix: np.ndarray
 
 
 def bounding_sphere(mask: np.ndarray | Tensor) -> Sphere:
@@ -51,6 +64,64 @@ def draw_sphere(sphere: Sphere, shape: Sequence[int]) -> Tensor:
             f"of {tuple(shape)}"
         )
     return inside
+
+
+def fitting_ellipsoid(mask: np.ndarray | Tensor) -> Ellipsoid:
+    """The ellipsoid with the centroid and the second moments of a mask (D, H, W). ValueError when empty."""
+    voxels = np.argwhere(np.asarray(mask)).astype(float)
+    if not len(voxels):
+        raise ValueError("the mask is empty, so there is no ellipsoid like it")
+    centre = voxels.mean(axis=0)
+    moments = (voxels - centre).T @ (voxels - centre) / len(voxels) + np.eye(
+        3
+    ) / 12  # of cubes, not of points
+    return Ellipsoid(tuple(centre.tolist()), moments)
+
+
+def half_axes(ellipsoid: Ellipsoid) -> np.ndarray:
+    """(3,) in voxels, the longest first."""
+    return np.sqrt(5 * np.linalg.eigvalsh(ellipsoid.matrix)[::-1])
+
+
+def drawn_axes(
+    rows: Sequence[Sequence[float]], radius_mm: float, generator: torch.Generator, like: int = 40
+) -> np.ndarray:
+    """(3,) half axes in radii of the sphere: those of one of the `like` lesions of nearest radius.
+
+    rows: radius in mm and half axes in radii, of training lesions (see MaskDataset.ellipsoids).
+    """
+    table = np.array(rows)
+    nearest = np.argsort(np.abs(np.log(table[:, 0] / radius_mm)), kind="stable")[:like]
+    return table[nearest[int(torch.randint(len(nearest), (), generator=generator))], 1:]
+
+
+def drawn_ellipsoid(axes: Sequence[float], centre: Sequence[float], generator: torch.Generator) -> Ellipsoid:
+    """An ellipsoid of these half axes in voxels, turned at random, its centre up to a voxel behind `centre`.
+
+    So it lies to its sphere as in training, where the centre of a sphere is cut to whole numbers.
+    """
+    normal = torch.randn(3, 3, generator=generator, dtype=torch.float64).numpy()
+    shift = torch.rand(3, generator=generator, dtype=torch.float64).numpy()
+    turn, triangle = np.linalg.qr(normal)
+    turn = turn * np.sign(np.diag(triangle))  # makes the turns uniform
+    variances = np.square(np.asarray(axes, float)) / 5
+    return Ellipsoid(tuple((np.asarray(centre) + shift).tolist()), (turn * variances) @ turn.T)
+
+
+def draw_ellipsoid(ellipsoid: Ellipsoid, shape: Sequence[int]) -> Tensor:
+    """The voxels (D, H, W) bool whose centres lie in the ellipsoid."""
+    offsets = [torch.arange(n, dtype=torch.float64) - c for n, c in zip(shape, ellipsoid.centre, strict=True)]
+    points = torch.stack(torch.meshgrid(*offsets, indexing="ij"), dim=-1)
+    inverse = torch.from_numpy(np.linalg.inv(ellipsoid.matrix))
+    return torch.einsum("...i,ij,...j->...", points, inverse, points) <= 5
+
+
+def encode_guide(inside: Tensor, ellipsoid: Ellipsoid | None, encoding: str) -> Tensor:
+    """What a network is shown, (D, H, W) float32: the sphere, and in it the ellipsoid where there is one."""
+    shown = encode_sphere(inside, encoding)
+    if ellipsoid is None:
+        return shown
+    return torch.where(inside & ~draw_ellipsoid(ellipsoid, inside.shape), BETWEEN, shown)
 
 
 def encode_sphere(inside: Tensor, encoding: str) -> Tensor:

@@ -1,8 +1,8 @@
 """`--model_name nnUNetv2`: the real nnU-Net, called through its own commands, on the same cases and folds.
 
 It plans everything by itself: of our options only those of the data, --max_epochs and --output_model_dir
-count. It draws its own random numbers, so two trainings differ. Needs `pip install nnunetv2`; without a GPU an
-epoch of its 250 iterations takes hours.
+count. It draws its own random numbers, so two trainings differ. Needs `pip install nnunetv2`; without a GPU
+an epoch of its 250 iterations takes hours.
 """
 
 import hashlib

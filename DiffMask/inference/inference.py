@@ -25,7 +25,7 @@ from DiffMask.inference.plan import FROM_MASKS, PLACED, Draft, SectorDrafts, Sph
 from DiffMask.inference.report import MaskTable, heart_facts, lung_facts, save_preview, save_surface_sheet
 from DiffMask.postprocess import clean_mask
 from DiffMask.sampling import sample_masks
-from DiffMask.sphere import encode_sphere, sphere_encoding
+from DiffMask.sphere import Ellipsoid, drawn_axes, drawn_ellipsoid, encode_guide, sphere_encoding
 from LeFusion.commandline import (
     PROJECT_ROOT,
     check_whole_numbers,
@@ -39,7 +39,7 @@ from LeFusion.commandline import (
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
 from LeFusion.dataset.transforms import from_depth_first
-from LeFusion.diffusion import SAMPLERS, Checkpoint, NoiseSchedule, load_checkpoint
+from LeFusion.diffusion import SAMPLERS, Checkpoint, NoiseSchedule, address_seed, load_checkpoint
 
 RELEASED_SPACING_MM = (1.0, 1.0, 1.0)
 # What decides a mask besides the network, as the table records it
@@ -189,9 +189,24 @@ class ShapeMaker:
                 mask, attempt = made.get(draft.name, (None, self.config["max_redraws"]))
                 yield draft, mask, attempt + 1
 
+    def _ellipsoid(self, draft: Draft, attempt: int) -> Ellipsoid | None:
+        """How long the lesion is and which way: that of a training lesion of like size, turned at random."""
+        if self.checkpoint.metadata.get("guide", "sphere") == "sphere":
+            return None
+        address = (self.config["seed"], "ellipsoid", draft.scan.name, draft.number, attempt)
+        generator = torch.Generator().manual_seed(address_seed(*address))
+        radius_mm = draft.placement.diameter_mm / 2
+        axes = drawn_axes(self.checkpoint.metadata["ellipsoids"], radius_mm, generator)
+        grid = draft.grid
+        middle = [n // 2 for n in grid.size]
+        return drawn_ellipsoid(axes * radius_mm / max(grid.spacing_mm), middle, generator)
+
     def _sample(self, drafts: Sequence[Draft], attempt: int) -> list[torch.Tensor]:
         encoding = sphere_encoding(self.checkpoint.metadata)
-        spheres = [encode_sphere(d.grid.sphere(d.placement.diameter_mm), encoding)[None] for d in drafts]
+        spheres = [
+            encode_guide(d.grid.sphere(d.placement.diameter_mm), self._ellipsoid(d, attempt), encoding)[None]
+            for d in drafts
+        ]
         soft = sample_masks(
             self.checkpoint.network,
             self.schedule,

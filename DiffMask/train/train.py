@@ -56,6 +56,7 @@ def run(config: dict) -> Path:
     given = {
         "size": size,
         "sphere": config["sphere"],
+        "guide": config["guide"],
         "shrink": config["shrink"],
         "skip_empty": config["skip_empty"],
         "seed": settings.seed,
@@ -89,6 +90,8 @@ def run(config: dict) -> Path:
         "makes": "masks",
         "prediction": prediction,
         "sphere": config["sphere"],
+        "guide": config["guide"],
+        **({"ellipsoids": dataset.ellipsoids()} if config["guide"] == "ellipsoid" else {}),
         "schedule": {"kind": "cosine", "num_steps": config["timesteps"]},
         "size": list(size),
         "shrink": config["shrink"],
@@ -157,7 +160,7 @@ def _sample_sheet(
             rows.append([x[level] for x in (real, np.where(sphere, 1, -1), made)])
             outlines.append([None, real[level] > 0, None if clean is None else clean[level]])
             names.append(f"{item['name']}\n{item['diameter_mm']:.1f} mm")
-        save_contact_sheet(path, rows, outlines, ["real", "sphere, real", "generated"], names, (-1, 1))
+        save_contact_sheet(path, rows, outlines, ["real", "guide, real", "generated"], names, (-1, 1))
 
     return draw
 

@@ -152,9 +152,9 @@ def test_seeds_decide_the_training(run, tmp_path):
     assert same(a, b) and not same(a, c)
 
 
-@pytest.mark.parametrize("model", ["nnUNet", "SwinUNETR"])
-def test_the_other_networks_train_too(run, tmp_path, model):
-    code, _, err = run("--amp", "--steps_per_epoch", "1", model=model, epochs="1")
+@pytest.mark.parametrize("model, options", [("nnUNet", ["--amp"]), ("SwinUNETR", [])])
+def test_the_other_networks_train_too(run, tmp_path, model, options):
+    code, _, err = run(*options, "--steps_per_epoch", "1", model=model, epochs="1")
     assert code == 0, err
     assert np.isfinite(float(curves(tmp_path / "model")[0]["loss"]))
     assert load_segmenter(tmp_path / "model", model, "cpu").metadata["epoch"] == 1
@@ -200,6 +200,7 @@ def test_bad_input_is_one_line(run, tmp_path, real):
     fails("--synthetic_ratio 1.0 must be above 0 and needs --synthetic_data_dir", "--synthetic_ratio", "1")
     fails("--synthetic_share 0.5 must lie between", "--synthetic_share", "0.5")
     fails("--patch_size 11 16 16 does not suit UNet", "--patch_size", "11", "16", "16")
+    fails("SwinUNETR is not stable in bfloat16", "--amp", model="SwinUNETR")
     fails("--batch_size 0 must be at least 1", "--batch_size", "0")
     folder = synthesise(tmp_path / "s", ["N1_CVol_1"])
     write(folder / "labelsTr/Mask_1/N1_Mask_1.nii.gz", np.full((16, 16, 16), 2, np.uint8))
