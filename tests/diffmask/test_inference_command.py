@@ -856,3 +856,25 @@ def test_the_command_as_it_is_typed(command_line, scans, save_mask_network, tmp_
     )
     assert code == 0 and "wrote 2 masks" in out, error
     assert len(table(tmp_path / "out")) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_network_that_wants_ellipsoids_gets_those_of_its_training(
+    make, save_mask_network, tmp_path, files, monkeypatch
+):
+    rows = [[3.0, 0.9, 0.5, 0.4], [30.0, 1.0, 1.0, 1.0]]
+    model = save_mask_network("long.safetensors", guide="ellipsoid", ellipsoids=rows)
+    shown, real = [], inference.sample_masks
+
+    def spy(network, schedule, spheres, *arguments):
+        shown.extend(spheres[:, 0])
+        return real(network, schedule, spheres, *arguments)
+
+    monkeypatch.setattr(inference, "sample_masks", spy)
+    code, _, error = make(f"model_path={model}")
+    assert code == 0, error
+    assert all({-1.0, 1.0} <= set(guide.unique().tolist()) <= {-1.0, 0.0, 1.0} for guide in shown)
+    assert any(bool((guide == 0).any()) for guide in shown)
+    before = masks(files(tmp_path / "out"))
+    assert make(f"model_path={model}", "overwrite=true", "batch_size=1")[0] == 0
+    assert masks(files(tmp_path / "out")) == before

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 
 from DiffMask.dataset import LesionMask, MaskDataset, find_masks, place, read_lesion
-from DiffMask.sphere import bounding_sphere, draw_sphere
+from DiffMask.sphere import bounding_sphere, draw_ellipsoid, draw_sphere, fitting_ellipsoid
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.dataset import collate
 
@@ -309,3 +309,21 @@ def test_shrunk_cubes_are_cubes_still(tmp_path):
     dataset = MaskDataset({"L": path}, LAYOUT, SIZE, shrink=True, augment=True, turns="all")
     voxels = {int((dataset[(0, draw)]["mask"] > 0).sum()) for draw in range(30)}
     assert voxels == {int(dataset.lesions[0].lesion.sum())}  # never cut
+
+
+def test_the_ellipsoid_is_that_of_the_mask_as_it_is_shown(folder):
+    options = {"augment": True, "guide": "ellipsoid"}
+    dataset = MaskDataset(find_masks(folder, LAYOUT), LAYOUT, (16, 24, 24), **options)
+    for draw in range(5):
+        item = dataset[0, draw]
+        mask, shown = item["mask"][0] > 0, item["sphere"][0]
+        ellipsoid = draw_ellipsoid(fitting_ellipsoid(mask), mask.shape)
+        sphere = draw_sphere(bounding_sphere(mask), mask.shape)
+        assert torch.equal(shown == 1, sphere & ellipsoid) and torch.equal(shown > -1, sphere)
+    rows = dataset.ellipsoids()
+    assert len(rows) == len(dataset) and rows == sorted(rows)
+    assert len(dataset.ellipsoids(2)) == 2
+    for radius, longest, middle, shortest in rows:
+        assert radius > 0 and longest >= middle >= shortest > 0
+    with pytest.raises(ValueError, match="guide='cube'"):
+        MaskDataset(find_masks(folder, LAYOUT), LAYOUT, guide="cube")

@@ -73,6 +73,19 @@ def test_draws_have_addresses():
     assert not torch.equal(shown([5, 6, 7], seed=1)[0], x)
 
 
+def test_noisy_levels_come_more_often_on_request():
+    batch = make_batch(range(200))
+    means = []
+    for power in (1, 0.4):
+        network = Oracle(batch["mask"])
+        mask_loss_fn(SCHEDULE, 0, level_power=power)(network, batch)
+        means.append(float(network.t.float().mean()) / 300)
+    assert means == pytest.approx([1 / 2, 1 / 1.4], abs=0.06)  # of u^power
+    for power in (0, 1.5, "half"):
+        with pytest.raises(ValueError, match="level_power"):
+            mask_loss_fn(SCHEDULE, 0, level_power=power)
+
+
 @pytest.mark.parametrize("option", ["loss_type", "prediction"])
 def test_bad_settings_are_named(option):
     with pytest.raises(ValueError, match=f"{option}='other' must be one of"):

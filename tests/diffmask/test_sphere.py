@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from DiffMask.sphere import Sphere, bounding_sphere, draw_sphere, encode_sphere, sphere_encoding
+from DiffMask.sphere import (
+    Sphere,
+    bounding_sphere,
+    draw_ellipsoid,
+    draw_sphere,
+    drawn_axes,
+    drawn_ellipsoid,
+    encode_guide,
+    encode_sphere,
+    fitting_ellipsoid,
+    half_axes,
+    sphere_encoding,
+)
 
 
 def test_centre_and_radius_are_cut_to_whole_voxels():
@@ -57,3 +69,54 @@ def test_encodings_by_hand():
 
 def test_checkpoints_that_do_not_say_are_the_released_ones():
     assert sphere_encoding({}) == "released" and sphere_encoding({"sphere": "signed"}) == "signed"
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_ellipsoid_survives_drawing_and_fitting(seed):
+    given = drawn_ellipsoid((9, 6, 3.5), (14, 14, 14), generator(seed))
+    inside = draw_ellipsoid(given, (30, 30, 30))
+    assert int(inside.sum()) == pytest.approx(4 / 3 * np.pi * 9 * 6 * 3.5, rel=0.03)
+    found = fitting_ellipsoid(inside)
+    assert half_axes(found) == pytest.approx([9, 6, 3.5], rel=0.03)
+    assert found.centre == pytest.approx(given.centre, abs=0.1)
+    assert np.allclose(found.matrix, given.matrix, atol=0.3)
+    assert all(0 <= c - 14 < 1 for c in given.centre)
+
+
+def test_turns_of_ellipsoids_are_uniform():
+    matrices = [drawn_ellipsoid((5, 1, 1), (0, 0, 0), generator(seed)).matrix for seed in range(2000)]
+    longest = np.array([np.linalg.eigh(matrix)[1][:, 2] for matrix in matrices])
+    assert np.square(longest).mean(axis=0) == pytest.approx([1 / 3] * 3, abs=0.025)  # sd 0.0067
+
+
+def test_the_ellipsoid_of_one_voxel_and_of_none():
+    mask = np.zeros((5, 5, 5), bool)
+    mask[2, 3, 1] = True
+    found = fitting_ellipsoid(mask)
+    assert found.centre == (2, 3, 1) and half_axes(found) == pytest.approx([np.sqrt(5 / 12)] * 3)
+    assert torch.equal(draw_ellipsoid(found, mask.shape), torch.from_numpy(mask))
+    with pytest.raises(ValueError, match="empty"):
+        fitting_ellipsoid(np.zeros((3, 3, 3)))
+
+
+def test_a_guide_shows_the_ellipsoid_in_its_sphere():
+    sphere = draw_sphere(Sphere((6, 6, 6), 5), (13, 13, 13))
+    ellipsoid = drawn_ellipsoid((6, 2, 2), (6, 6, 6), generator())  # longer than the sphere is wide
+    inside = draw_ellipsoid(ellipsoid, (13, 13, 13))
+    shown = encode_guide(sphere, ellipsoid, "signed")
+    assert torch.equal(shown == 1, sphere & inside) and bool((shown == 1).any())
+    assert torch.equal(shown == 0, sphere & ~inside) and bool((shown == 0).any())
+    assert torch.equal(shown == -1, ~sphere)
+    assert torch.equal(encode_guide(sphere, None, "signed"), encode_sphere(sphere, "signed"))
+
+
+def test_axes_are_those_of_lesions_of_like_size():
+    rows = [[radius, radius / 100, radius / 100, radius / 100] for radius in range(1, 101)]
+    drawn = [drawn_axes(rows, 50, generator(seed), like=5) * 100 for seed in range(100)]
+    assert {round(float(axes[0])) for axes in drawn} == {48, 49, 50, 51, 52}
+    assert all(axes.shape == (3,) for axes in drawn)
+    assert np.array_equal(drawn[7], drawn_axes(rows, 50, generator(7), like=5) * 100)

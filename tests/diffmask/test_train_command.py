@@ -179,3 +179,18 @@ def test_the_score_is_small_for_the_real_shapes_and_large_for_spheres_and_nothin
     assert sphere["sphericity"] > real["sphericity"] and sphere["diameter_ratio"] > 1.1
     assert nothing["empty"] == 1 and np.isnan(nothing["diameter_ratio"])
     assert validate(Answers(schedule, lambda s: s)) == sphere
+
+
+def test_ellipsoids_and_another_start(train, tmp_path):
+    assert train()[0] == 0
+    first = tmp_path / "run" / "model-000003.safetensors"
+    tuned = tmp_path / "tuned"
+    more = ("guide=ellipsoid", "level_power=0.4", "trainer.train_num_steps=1", "trainer.train_lr=0")
+    code, _, error = train(f"results_folder={tuned}", f"init_weights={first}", *more)
+    assert code == 0, error
+    after = load_checkpoint(tuned / "model-000001.safetensors", "model")
+    before = load_checkpoint(first, "ema").network.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.network.state_dict().items())
+    assert after.metadata["guide"] == "ellipsoid" and len(after.metadata["ellipsoids"]) == 4
+    assert after.metadata["loss"]["level_power"] == 0.4
+    assert after.metadata["init_weights"] == first.name

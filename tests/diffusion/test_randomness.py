@@ -65,3 +65,12 @@ def test_levels_depend_on_the_address_and_are_uniform():
     assert torch.equal(AddressedNoise(addresses[7:9]).levels(10), levels[7:9])
     counts = torch.bincount(levels, minlength=10).float()  # 300 expected of each
     assert len(counts) == 10 and float(((counts - 300) ** 2 / 300).sum()) < 28  # 1 in 1000
+
+
+def test_a_power_below_one_draws_noisy_levels_more_often():
+    addresses = [(0, n) for n in range(3000)]
+    levels = AddressedNoise(addresses).levels(100, 0.4)
+    assert levels.dtype == torch.int64 and int(levels.min()) >= 0 and int(levels.max()) <= 99
+    assert torch.equal(AddressedNoise(addresses[7:9]).levels(100, 0.4), levels[7:9])
+    for share in (0.3, 0.6, 0.85):  # P(level < share of all) = share^(1 / 0.4)
+        assert float((levels < 100 * share).float().mean()) == pytest.approx(share**2.5, abs=0.03)
