@@ -12,7 +12,6 @@ error. The same --steps_per_epoch for real and for real + synthetic data gives b
 import argparse
 import math
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from evaluation_pipeline.preprocessing import AddressedDataset, Preprocessing, a
 from evaluation_pipeline.segmenter import assemble, pick_device
 from evaluation_pipeline.training import SampleOrder, TrainingSettings, train
 from evaluation_pipeline.training_data import SPLITS_FILE, TrainingData, inspect, select_data
-from LeFusion.commandline import run_command
+from LeFusion.commandline import git_commit, run_command
 
 ORIGINAL = "nnUNetv2"
 VALIDATIONS = 10  # of a training, unless --val_every says otherwise
@@ -143,15 +142,6 @@ def described(data: TrainingData, arguments: argparse.Namespace, data_sha256: st
         "data_sha256": data_sha256,
         "git_commit": git_commit(),
     }
-
-
-def git_commit() -> str | None:
-    """The commit of this project, None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def fold(text: str) -> int | None:

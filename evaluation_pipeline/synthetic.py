@@ -89,12 +89,12 @@ def draw_synthetic(synthetic: Sequence[SyntheticImage], number: int, seed: int) 
 
 def _find_in(folder: Path) -> list[SyntheticImage]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"--synthetic_data_dir {folder}: no such folder")
+        raise FileNotFoundError(f"{folder}: no such folder of synthetic images")
     roots = [(folder / images, folder / masks) for images, masks in ROOTS]
     image_root, mask_root = next((pair for pair in roots if _numbered(pair[0], "Image_")), (None, None))
     if image_root is None:
         raise FileNotFoundError(
-            f"--synthetic_data_dir {folder}: has no synthetic images; expected imagesTr/Image_1, "
+            f"{folder}: has no synthetic images; expected imagesTr/Image_1, "
             "Image/Image_1 or Image_1, as LeFusion/inference/inference.py writes them"
         )
     kinds = _numbered(image_root, "Image_")
