@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the tests; arguments go to pytest (for example: ./run_tests.sh -m slow).
+# Runs the tests in TEST_PROCESSES processes; arguments go to pytest (for example: ./run_tests.sh -m slow).
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/setup_env.sh"
 # tiny tensors: threads would only wait for each other
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-cd "$here" && exec "$PYTHON" -m pytest "$@"
+cd "$here" && exec "$PYTHON" -m pytest -n "${TEST_PROCESSES:-2}" "$@"
