@@ -97,7 +97,6 @@ def main() -> None:
         "max_redraws": 10,
         "batch_size": 16,
         "device": "auto",
-        "spheres": "placed",
         "diffusion_depth_size": 32,
         "diffusion_img_size": 64,
     }

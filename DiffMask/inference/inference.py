@@ -83,7 +83,7 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
     else:
         maker = ShapeMaker(config)
         drafts_of = SphereDrafts(config, layout, len(scans), maker.size, maker.spacing_mm)
-        settings = maker.settings
+        settings = maker.settings | {"spheres": config["spheres"], **_given(config, SPHERE_SETTINGS)}
     drafts, skipped = _plan(scans, drafts_of, config["skip_bad_cases"])
     table = MaskTable(output_dir / "masks.csv", settings)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
@@ -160,8 +160,6 @@ class ShapeMaker:
             "seed": config["seed"],
             "model": path.name,
             "weights": config["weights"],
-            "spheres": config["spheres"],
-            **_given(config, SPHERE_SETTINGS),
             "sampler": config["mask_sampler"],
             "num_steps": steps or self.schedule.num_steps,
             "smoothing": config["smoothing"] or "",

@@ -203,9 +203,10 @@ def test_what_is_written(make, scans, tmp_path, files):
     assert [row["mask"] for row in rows] == names
     assert list(rows[0]) == [
         *("mask", "scan", "number", "draws"),
-        *("seed", "model", "weights", "spheres", "given_masks_from", "given_organ_masks"),
+        *("seed", "model", "weights", "sampler", "num_steps", "smoothing"),
+        *("spheres", "given_masks_from", "given_organ_masks"),
         *("given_lesion_masks", "given_diameter_mm", "given_border_mm", "given_inside_share"),
-        *("given_vessel_share", "given_separate", "sampler", "num_steps", "smoothing"),
+        *("given_vessel_share", "given_separate"),
         *("x_mm", "y_mm", "z_mm", "sphere_diameter_mm", "distance_to_border_mm", "inside_share"),
         *("network_voxel_mm", "voxels", "volume_ml", "diameter_mm", "sphere_share", "sphericity"),
         *("elongation", "flatness", "roughness", "spiculation", "components"),
