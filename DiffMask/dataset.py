@@ -19,7 +19,7 @@ from DiffMask.sphere import (
     fitting_ellipsoid,
     half_axes,
 )
-from LeFusion.dataset.cases import SPLITS, Layout, find_images
+from LeFusion.dataset.cases import GENERATED, SPLITS, Layout, find_images
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.dataset.transforms import resample_masks, spacing_depth_first, to_depth_first
 from LeFusion.diffusion import address_seed
@@ -75,7 +75,7 @@ def find_masks(
     root = Path(root_dir).absolute()
     inside, beside = root / layout.mask_folder, root.parent / layout.mask_folder
     folder = inside if inside.is_dir() else beside if root.name == layout.image_folder else root
-    masks = find_images(folder)
+    masks = {name: path for name, path in find_images(folder).items() if GENERATED not in name}
     if not masks:
         raise FileNotFoundError(f"{folder}: no NIfTI file in it; give the folder of the masks")
     if split == "all":
@@ -158,8 +158,9 @@ class MaskDataset(Dataset):
         skip_empty: bool = False,
         seed: int = 0,
     ):
-        if len(size) != 3 or min(size) < 1:
-            raise ValueError(f"size {tuple(size)} must be three positive numbers (depth, height, width)")
+        whole = not isinstance(size, int) and all(isinstance(n, int) for n in size)
+        if not whole or len(size) != 3 or min(size) < 1:
+            raise ValueError(f"size {size} must be three whole numbers above 0 (depth, height, width)")
         if turns not in TURNS:
             raise ValueError(f"turns={turns!r} must be one of {', '.join(TURNS)}")
         if not isinstance(max_shift, int) or max_shift < 0:

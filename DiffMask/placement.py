@@ -91,10 +91,14 @@ class LungScene:
         self._voxels = voxels[order]  # of the lung, from its border inwards
         self._depths = depth.ravel()[self._voxels]
 
-    def place(self, centre_dhw: Sequence[float], diameter_mm: float) -> Placement:
-        """A sphere at a centre. Raises ValueError when it is outside the volume or larger than it."""
+    def place(self, centre_dhw: Sequence[float], diameter_mm: float, may_overhang: bool = False) -> Placement:
+        """A sphere at a centre. Raises ValueError when it is outside the volume or larger than it.
+
+        may_overhang: only its centre need lie in the volume, as of lesions that are cut by its border.
+        """
         shape = self.lung.shape
-        require_fit(centre_dhw, diameter_mm, shape, self.spacing_mm)
+        if not may_overhang:
+            require_fit(centre_dhw, diameter_mm, shape, self.spacing_mm)
         box, ball = _ball(centre_dhw, diameter_mm / 2, shape, self.spacing_mm)
         voxel = np.ravel_multi_index([round(c) for c in centre_dhw], shape, mode="clip")
         depth = float(self._depths[self._voxels == voxel].sum())  # 0 outside the lung

@@ -82,11 +82,13 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
         )
     else:
         maker = ShapeMaker(config)
-        drafts_of = SphereDrafts(config, layout, len(scans), maker.size, maker.spacing_mm)
+        drafts_of = SphereDrafts(config, layout, scans, maker.size, maker.spacing_mm)
         settings = maker.settings | {"spheres": config["spheres"], **_given(config, SPHERE_SETTINGS)}
     drafts, skipped = _plan(scans, drafts_of, config["skip_bad_cases"])
     table = MaskTable(output_dir / "masks.csv", settings)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
+    if config["paint"]:
+        _refuse_others(output_dir, set(paths))
     due = [d for d in drafts if config["overwrite"] or not (paths[d.name].exists() and table.has(d.name))]
     print(f"{len(scans) - len(skipped)} scans: {len(due)} masks to make, {len(drafts) - len(due)} kept")
     source, written = lru_cache(maxsize=1)(read_volume), 0
@@ -176,8 +178,15 @@ class ShapeMaker:
             todo, made = list(drafts[start : start + size]), {}
             for attempt in range(self.config["max_redraws"] + 1):
                 for draft, soft in zip(todo, self._sample(todo, attempt), strict=True):
+                    smoothing = self.config["smoothing"]
+                    if smoothing == "paper":  # its table is for the network's voxels
+                        smooth = clean_mask(soft.numpy(), smoothing="paper")
+                        soft = (
+                            -torch.ones_like(soft) if smooth is None else torch.from_numpy(smooth * 2.0 - 1)
+                        )
+                        smoothing = None
                     inside = draft.grid.to_scan(soft, draft.box)
-                    mask = clean_mask(inside, draft.organ, self.config["smoothing"], draft.spacing_mm)
+                    mask = clean_mask(inside, draft.organ, smoothing, draft.spacing_mm)
                     if mask is not None:
                         made[draft.name] = mask.astype(np.uint8), attempt
                 todo = [draft for draft in todo if draft.name not in made]
@@ -234,7 +243,7 @@ def _check_settings(config: dict) -> None:
     if config["num_steps"] is not None:
         check_whole_numbers(config, num_steps=1)
     if config["mask_sampler"] not in SAMPLERS:
-        raise ValueError(f"mask_sampler={config['sampler']!r} must be one of {', '.join(SAMPLERS)}")
+        raise ValueError(f"mask_sampler={config['mask_sampler']!r} must be one of {', '.join(SAMPLERS)}")
     smoothing = config["smoothing"]
     number = isinstance(smoothing, int | float) and not isinstance(smoothing, bool) and smoothing > 0
     if smoothing not in (None, "paper") and not number:
@@ -251,6 +260,9 @@ def _check_settings(config: dict) -> None:
             raise ValueError(f"{key}={config[key]} must be a number, a range [low, high], or null")
     if not _is_range(config["heights"], config["heights"] is None):
         raise ValueError(f"heights={config['heights']} must be a range [low, high] from 0 to 1, or null")
+    for key in ("separate", "paint", "overwrite", "skip_bad_cases"):
+        if not isinstance(config[key], bool):
+            raise ValueError(f"{key}={config[key]} must be true or false")
     for key in ("inside_share", "vessel_share"):
         if not isinstance(config[key], int | float) or not 0 <= config[key] <= 1:
             raise ValueError(f"{key}={config[key]} must be a number from 0 to 1")
@@ -297,6 +309,15 @@ def _write(draft: Draft, labels: np.ndarray, source: Volume, layout: Layout, pat
         whole[draft.box] = labels * layout.lesion_labels[0]
         labels = whole
     write_label_like(source, from_depth_first(labels, axis), path)
+
+
+def _refuse_others(output_dir: Path, names: set[str]) -> None:
+    """Painting takes all masks of the folder, so those of another run must not be among them."""
+    for path in sorted((output_dir / "Mask").glob("*.nii*")):
+        if path.name.removesuffix(".gz").removesuffix(".nii") not in names:
+            raise ValueError(
+                f"{path} is not of this run and would be painted; move it away, or give another output_dir"
+            )
 
 
 def _forget_painted(output_dir: Path, draft: Draft) -> None:

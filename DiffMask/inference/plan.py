@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from DiffMask.grid import MaskGrid
 from DiffMask.placement import (
@@ -19,6 +20,7 @@ from DiffMask.placement import (
     sector_mask,
     sphere_around,
 )
+from DiffMask.postprocess import CORNERS
 from LeFusion.commandline import given_path
 from LeFusion.dataset.cases import GENERATED, Layout, find_cases, find_images
 from LeFusion.dataset.nifti import Volume, read_volume
@@ -66,14 +68,19 @@ class Draft:
 def find_scans(config: dict, layout: Layout) -> list[Scan]:
     """The scans of dataset_root_dir: a folder with the layout's image folder in it, of images, or one image.
 
-    A mask is looked for where the settings need one: a heart's labels, the masks of spheres=masks.
+    A mask is looked for where the settings need one: a heart's labels, the masks of spheres=masks. Raises
+    ValueError when what is to be written lies among the scans, where it would be taken for one later.
     """
     root = given_path(config["dataset_root_dir"])
+    folder = root / layout.image_folder
+    folder = folder if folder.is_dir() else root
+    output_dir = given_path(config["output_dir"]).resolve()
+    if output_dir.is_relative_to(folder.resolve()):
+        raise ValueError(f"output_dir={output_dir} lies in the folder of the scans, {folder}; choose another")
     if layout.myocardium_label is not None or config["spheres"] == FROM_MASKS:
         cases = find_cases(root, layout, mask_dir=given_path(config["masks_from"]))
         return [Scan(case.name, case.image_path, case.mask_path) for case in cases]
-    folder = root / layout.image_folder
-    images = find_images(folder if folder.is_dir() else root)
+    images = find_images(folder)
     if not images:
         raise FileNotFoundError(f"{root}: no NIfTI file in it; give a folder of scans, or one scan")
     return [Scan(name, path) for name, path in images.items()]
@@ -89,17 +96,20 @@ class SphereDrafts:
     `masks`, or a CSV file of them. Raises ValueError, naming the scan, where that does not work out.
     """
 
-    def __init__(self, config: dict, layout: Layout, scans: int, size: Sequence[int], spacing_mm):
+    def __init__(self, config: dict, layout: Layout, scans: Sequence[Scan], size: Sequence[int], spacing_mm):
         self.layout, self.size, self.spacing_mm = layout, tuple(size), tuple(spacing_mm)
         self.count, self.seed, self.spheres = config["masks_per_scan"], config["seed"], config["spheres"]
         self.options = {k: config[k] for k in ("diameter_mm", "border_mm", "inside_share", "vessel_share")}
         self.separate = config["separate"]
         self.organs, self.lesions = (
-            _beside(given_path(config[key]), key, scans) for key in ("organ_masks", "lesion_masks")
+            _beside(given_path(config[key]), key, len(scans)) for key in ("organ_masks", "lesion_masks")
         )
         self.table = None
         if self.spheres not in (PLACED, FROM_MASKS):
-            self.table = read_spheres(given_path(self.spheres), scans)
+            self.table = read_spheres(given_path(self.spheres), len(scans))
+            unknown = sorted(set(self.table) - {"", *(scan.name for scan in scans)})
+            if unknown:
+                raise ValueError(f"{self.spheres}: there is no scan {unknown[0]}, of which it has spheres")
 
     def __call__(self, scan: Scan) -> list[Draft]:
         volume = read_volume(scan.path)
@@ -110,26 +120,36 @@ class SphereDrafts:
             for path in (self.organs(scan), self.lesions(scan))
         )
         try:
+            own = None
+            if self.spheres == FROM_MASKS:  # they lie in the organ, even where it does not look like it
+                own = self._mask(scan.mask_path, volume, self.layout.lesion_labels)
+                organ = None if organ is None else organ | own
+                lesions = own if lesions is None else lesions | own
             scene = LungScene(image, spacing, organ, lesions)
             return [
                 self._draft(scan, number, spacing, placement, scene.lung)
-                for number, placement in enumerate(self._placements(scan, scene, volume), start=1)
+                for number, placement in enumerate(self._placements(scan, scene, volume, own), start=1)
             ]
         except ValueError as error:
             raise ValueError(f"{scan.path}: {error}") from None
 
-    def _placements(self, scan: Scan, scene: LungScene, volume: Volume) -> list[Placement]:
+    def _placements(
+        self, scan: Scan, scene: LungScene, volume: Volume, own: np.ndarray | None
+    ) -> list[Placement]:
         if self.spheres == PLACED:
             address = (self.seed, "placement", scan.name)
             return place_lesions(scene, self.count, address, self.separate, **self.options)
         if self.spheres == FROM_MASKS:
-            labels = self._mask(scan.mask_path, volume, self.layout.lesion_labels)
-            if not labels.any():
+            parts, count = ndimage.label(own, CORNERS)
+            if count == 0:
                 raise ValueError(f"its mask {scan.mask_path} has no lesion to take a sphere from")
-            around = sphere_around(labels, scene.spacing_mm)
-            found = [scene.place(around.centre_dhw, max(around.diameter_mm, 2 * min(scene.spacing_mm)))]
+            found = []
+            for part in range(1, count + 1):
+                around = sphere_around(parts == part, scene.spacing_mm)
+                diameter = max(around.diameter_mm, 2 * min(scene.spacing_mm))
+                found.append(scene.place(around.centre_dhw, diameter, may_overhang=True))
         else:
-            rows = self.table.get(scan.name, self.table.get("", []))
+            rows = [*self.table.get(scan.name, []), *self.table.get("", [])]
             if not rows:
                 raise ValueError(f"{self.spheres} has no sphere for it")
             found = []

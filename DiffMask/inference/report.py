@@ -143,7 +143,7 @@ def save_preview(
         rows.append([scaled[0], *scaled])
         outlines.append([None, *(mask[part] for (_, mask), part in zip(planes, parts, strict=True))])
         names.append(_short(draft))
-    titles = ["scan", "apical", "middle", "basal"] if hearts else ["scan", "axial", "coronal", "sagittal"]
+    titles = ["scan", "first slice", "middle", "last slice"] if hearts else ["scan", "slice", "row", "column"]
     save_contact_sheet(path, rows, outlines, titles, names, (0, 1))
     return path
 
@@ -174,7 +174,12 @@ def save_surface_sheet(
 def _read(draft: Draft, paths: dict[str, Path], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     image = to_depth_first(read_volume(draft.scan.path).values, layout.depth_axis)
     mask = read_volume(paths[draft.name])
-    assert spacing_depth_first(mask.affine, layout.depth_axis) == draft.spacing_mm
+    spacing = spacing_depth_first(mask.affine, layout.depth_axis)
+    if to_depth_first(mask.raw, layout.depth_axis).shape != image.shape or spacing != draft.spacing_mm:
+        raise ValueError(
+            f"{mask.path}: is not on the grid of {draft.scan.path}: made for another scan of "
+            "that name; overwrite=true makes it again"
+        )
     return image, to_depth_first(mask.raw, layout.depth_axis)
 
 

@@ -67,6 +67,10 @@ def run(config: dict) -> Path:
     _report(dataset, "to train on")
     validate, shown = None, dataset
     if config["validation_masks"]:
+        if config["split"] != "train":
+            raise ValueError(
+                f"split={config['split']} would train on the masks to validate on; set validation_masks=0"
+            )
         shown = MaskDataset(find_masks(root, layout, test_txt, "test"), layout, **given)
         _report(shown, "held out")
         validate = ShapeValidation(

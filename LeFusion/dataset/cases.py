@@ -85,6 +85,7 @@ def find_cases(
     split: str = "all",
     skipped: list[str] | None = None,
     mask_dir: str | os.PathLike | None = None,
+    generated: bool = False,
 ) -> list[Case]:
     """List the cases of a data set, sorted by name.
 
@@ -96,7 +97,8 @@ def find_cases(
     skipped: a list to which images without a mask are reported; None makes them an error.
     mask_dir: where the masks are, if not in the layout's mask folder.
 
-    An image is a case with its mask, and with each mask that DiffMask made for it (<name>_GenMask_<number>).
+    generated: an image is also a case with each mask that DiffMask made for it (<name>_GenMask_<number>), and
+        then needs no other. Otherwise these are no masks: they mark no lesion that is there.
 
     Raises FileNotFoundError for a missing folder, file, image or mask, ValueError for anything else. Each
     message is one line.
@@ -105,15 +107,15 @@ def find_cases(
     images = _choose(find_images(image_dir), image_dir, test_txt, split)
     image_dir = image_dir if image_dir.is_dir() else image_dir.parent
     masks = _index_by_name(mask_dir)
-    generated = _generated(masks)
+    made_for = _generated(masks) if generated else {}
     cases = []
     for name, image in images.items():
-        made = generated.get(name, [])
+        made = made_for.get(name, [])
         cases += [Case(_stem(path.name), image, path) for path in made]
         try:
             cases.append(Case(name, image, _find_mask(image, image_dir, mask_dir, masks, layout)))
         except (FileNotFoundError, ValueError) as error:
-            if made and isinstance(error, FileNotFoundError):
+            if made:
                 continue
             if skipped is None:
                 raise
@@ -144,9 +146,11 @@ def find_images(folder: str | os.PathLike) -> dict[str, Path]:
 def output_mask_name(case_file_name: str, layout: Layout) -> str:
     """File name of the label map written for an image, e.g. `A_CVol_1.nii.gz` -> `A_Mask_1.nii.gz`.
 
-    Raises ValueError for a name that has none of the layout's image parts.
+    Raises ValueError for a name that has none of the layout's image parts, unless DiffMask made its mask.
     """
-    if not layout.mask_names:
+    if not layout.mask_names or (
+        GENERATED in case_file_name and not any(part in case_file_name for part, _ in layout.mask_names)
+    ):
         return case_file_name
     return _swap(
         case_file_name, [(image_part, layout.output_mask_infix) for image_part, _ in layout.mask_names]

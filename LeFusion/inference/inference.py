@@ -63,7 +63,7 @@ def run(config: dict) -> Path:
     split = config["split"] or ("train" if test_txt else "all")
     skipped = [] if config["skip_bad_cases"] else None  # reasons, where the user asked for skipping
     root, mask_dir = required_path(config, "dataset_root_dir"), given_path(config["mask_dir"])
-    cases = find_cases(root, job.layout, test_txt, split, skipped, mask_dir)
+    cases = find_cases(root, job.layout, test_txt, split, skipped, mask_dir, generated=True)
     outputs = _plan(cases, job, config["types"], image_root, label_root, skipped)
     settings = {
         "seed": job.seed,

@@ -335,24 +335,26 @@ def test_an_image_is_a_case_with_each_mask_made_for_it(lidc, tmp_path):
         "deeper/C_CVol_1_GenMask_1.nii.gz",
         "D_Vol_1_GenMask_1.nii.gz",  # of no image here
     )
-    assert pairs(find_cases(lidc, LIDC, mask_dir=made)) == [
+    assert pairs(find_cases(lidc, LIDC, mask_dir=made, generated=True)) == [
         ("A_Vol_1_GenMask_1", "A_Vol_1.nii.gz", "A_Vol_1_GenMask_1.nii.gz"),
         ("A_Vol_1_GenMask_2", "A_Vol_1.nii.gz", "A_Vol_1_GenMask_2.nii.gz"),
         ("B_Vol_2_GenMask_10", "B_Vol_2.nii.gz", "B_Vol_2_GenMask_10.nii"),
         ("C_CVol_1_GenMask_1", "C_CVol_1.nii", "C_CVol_1_GenMask_1.nii.gz"),
     ]
     (lidc / "test.txt").write_text("A_Vol_1\n")  # names images
-    assert names(find_cases(lidc, LIDC, lidc / "test.txt", "test", mask_dir=made)) == [
+    assert names(find_cases(lidc, LIDC, lidc / "test.txt", "test", mask_dir=made, generated=True)) == [
         "A_Vol_1_GenMask_1",
         "A_Vol_1_GenMask_2",
     ]
     (made / "A_Vol_1_GenMask_1.nii.gz").rename(lidc / "Mask" / "A_Vol_1_GenMask_1.nii.gz")
-    assert names(find_cases(lidc, LIDC)) == ["A_Vol_1", "A_Vol_1_GenMask_1", "B_Vol_2", "C_CVol_1"]
+    found = ["A_Vol_1", "A_Vol_1_GenMask_1", "B_Vol_2", "C_CVol_1"]
+    assert names(find_cases(lidc, LIDC, generated=True)) == found
+    assert names(find_cases(lidc, LIDC)) == ["A_Vol_1", "B_Vol_2", "C_CVol_1"]  # no lesion is there
 
 
 def test_masks_made_for_images_that_carry_their_names(tmp_path):
     make(tmp_path, "images/H.nii.gz", "images/H2.nii.gz", "m/H_GenMask_1.nii.gz", "m/H2.nii.gz")
-    assert pairs(find_cases(tmp_path / "images", EMIDEC, mask_dir=tmp_path / "m")) == [
+    assert pairs(find_cases(tmp_path / "images", EMIDEC, mask_dir=tmp_path / "m", generated=True)) == [
         ("H2", "H2.nii.gz", "H2.nii.gz"),
         ("H_GenMask_1", "H.nii.gz", "H_GenMask_1.nii.gz"),
     ]
@@ -361,20 +363,31 @@ def test_masks_made_for_images_that_carry_their_names(tmp_path):
 def test_only_a_number_makes_a_made_mask(lidc, tmp_path):
     made = make(tmp_path / "made", "A_Vol_1_GenMask_1b.nii.gz", "A_Vol_1_GenMask_.nii.gz", "_GenMask_1.nii")
     with refused(FileNotFoundError, "A_Vol_1.nii.gz", made / "A_Mask_1.nii.gz"):
-        find_cases(lidc, LIDC, mask_dir=made)
+        find_cases(lidc, LIDC, mask_dir=made, generated=True)
 
 
 def test_images_without_any_mask_are_reported(lidc, tmp_path):
     made = make(tmp_path / "made", "B_Vol_2_GenMask_1.nii.gz")
     skipped = []
-    assert names(find_cases(lidc, LIDC, skipped=skipped, mask_dir=made)) == ["B_Vol_2_GenMask_1"]
+    assert names(find_cases(lidc, LIDC, skipped=skipped, mask_dir=made, generated=True)) == [
+        "B_Vol_2_GenMask_1"
+    ]
     assert len(skipped) == 2 and "A_Vol_1.nii.gz" in skipped[0] and "C_CVol_1.nii" in skipped[1]
 
 
 def test_a_made_mask_that_lies_twice_is_refused(lidc):
     make(lidc, "Mask/A_Vol_1_GenMask_1.nii.gz", "Mask/old/A_Vol_1_GenMask_1.nii.gz")
     with refused(ValueError, lidc / "Mask", lidc / "Mask" / "old", "A_Vol_1_GenMask_1", "keep one"):
-        find_cases(lidc, LIDC)
+        find_cases(lidc, LIDC, generated=True)
+
+
+def test_made_masks_of_images_of_any_name(tmp_path):
+    make(tmp_path, "scans/pat1.nii.gz", "m/pat1_GenMask_1.nii.gz")
+    (case,) = find_cases(tmp_path / "scans", LIDC, mask_dir=tmp_path / "m", generated=True)
+    assert case.name == "pat1_GenMask_1"
+    assert output_mask_name("pat1_GenMask_1.nii.gz", LIDC) == "pat1_GenMask_1.nii.gz"
+    with refused(ValueError, "pat1", "_Vol_"):
+        find_cases(tmp_path / "scans", LIDC, mask_dir=tmp_path / "m")
 
 
 def test_the_label_of_a_painted_made_mask():

@@ -521,6 +521,9 @@ def test_a_bad_scan_stops_the_run_before_anything_is_made_or_is_skipped(make, sc
         ("model_path=", ["model_path"]),
         ("model_path=nowhere.pt", ["nowhere.pt", "does not exist"]),
         ("diameter_mm=large", ["diameter_mm", "large"]),
+        ("mask_sampler=euler", ["mask_sampler='euler'", "dpmpp"]),
+        ("overwrite=no", ["overwrite=no", "true or false"]),
+        ("paint=off", ["paint=off", "true or false"]),
         ("diameter_mm=[4,5,6]", ["diameter_mm", "[4, 5, 6]"]),
         ("diameter_mm=100", ["100", "larger than the volume"]),
         ("border_mm=near", ["border_mm", "near"]),
@@ -879,3 +882,28 @@ def test_a_network_that_wants_ellipsoids_gets_those_of_its_training(
     before = masks(files(tmp_path / "out"))
     assert make(f"model_path={model}", "overwrite=true", "batch_size=1")[0] == 0
     assert masks(files(tmp_path / "out")) == before
+
+
+@pytest.mark.usefixtures("quick")
+def test_nothing_is_written_among_the_scans(make, scans):
+    for folder in (scans / "Image", scans / "Image" / "out"):
+        assert_refused(make(f"output_dir={folder}"), folder, "output_dir", "choose another")
+    assert sorted(path.name for path in (scans / "Image").iterdir()) == [f"{name}.nii.gz" for name in SCANS]
+
+
+@pytest.mark.usefixtures("quick")
+def test_masks_of_another_run_are_not_painted(make, tmp_path, monkeypatch):
+    painted = []
+    monkeypatch.setattr(inference, "_paint", lambda *arguments: painted.append(arguments))
+    assert make("masks_per_scan=2")[0] == 0
+    result = make("masks_per_scan=1", "paint=true")
+    assert_refused(result, tmp_path / "out" / "Mask", "_GenMask_2", "move it away")
+    assert not painted and make("masks_per_scan=2", "paint=true")[0] == 0 and len(painted) == 1
+
+
+def test_a_mask_of_another_scan_of_that_name_is_noticed(make, scans):
+    assert make()[0] == 0
+    path = scans / "Image" / f"{SCANS[0]}.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj)[:-1], image.affine), path)
+    assert_refused(make(), f"{SCANS[0]}_GenMask_1.nii.gz", path, "overwrite=true")

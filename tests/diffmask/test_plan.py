@@ -80,7 +80,7 @@ def plan(settings):
         if layout.myocardium_label is not None:
             drafts_of = SectorDrafts(config, layout)
         else:
-            drafts_of = SphereDrafts(config, layout, len(found), size, ONE_MM)
+            drafts_of = SphereDrafts(config, layout, found, size, ONE_MM)
         return [draft for scan in found for draft in drafts_of(scan)]
 
     return drafts
@@ -564,3 +564,32 @@ def test_an_infarct_without_a_place_is_an_error_with_draws_and_seed(heart, plan)
         plan(heart(labels), HEART, angle_deg=0, half_angle_deg=20, max_redraws=2, seed=5)
     drafts = plan(heart(labels), HEART, half_angle_deg=20, masks_per_scan=6, max_redraws=20)
     assert any(draft.facts["attempt"] > 0 for draft in drafts) and len(drafts) == 6
+
+
+def test_a_lesion_on_the_pleura_stays_in_the_organ_and_may_be_cut_by_the_volume(tmp_path, plan):
+    # Dense, half in the lung's place, and reaching out of the first slices
+    lesion = ball((2, 20, 12), 6)
+    image = lung_hu()
+    image[lesion] = 40
+    save(tmp_path / "Image" / "A_Vol_1.nii.gz", image)
+    save(tmp_path / "Mask" / "A_Mask_1.nii.gz", lesion.astype(np.uint8))
+    (draft,) = plan(tmp_path, spheres="masks")
+    whole = np.zeros(SHAPE, bool)
+    whole[draft.box] = draft.organ
+    assert whole[lesion].all()
+
+
+def test_every_lesion_of_a_mask_has_its_sphere(tmp_path, plan):
+    lesions = ball((8, 12, 24), 3) | ball((15, 30, 34), 4)
+    save(tmp_path / "Image" / "A_Vol_1.nii.gz", lung_hu())
+    save(tmp_path / "Mask" / "A_Mask_1.nii.gz", lesions.astype(np.uint8))
+    drafts = plan(tmp_path, spheres="masks")
+    assert [draft.number for draft in drafts] == [1, 2]
+    assert [draft.placement.centre_dhw for draft in drafts] == [(8, 12, 24), (15, 30, 34)]
+    assert [draft.placement.diameter_mm for draft in drafts] == pytest.approx([6, 8])
+
+
+def test_spheres_of_no_scan_are_refused(tmp_path, scans, plan):
+    rows = ("A,12,20,27,6", "C,12,20,27,6")
+    with pytest.raises(ValueError, match="places.csv.*no scan C"):
+        plan(scans, spheres=table(tmp_path / "places.csv", *rows))

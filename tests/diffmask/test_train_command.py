@@ -130,6 +130,8 @@ def test_without_validation_no_test_masks_are_needed(train, tmp_path):
         (["sphere=uint8"], ["sphere='uint8'"]),
         (["turns=some"], ["turns='some'"]),
         (["crop_size=[8,15,16]"], ["[8, 15, 16]", "multiples of 2"]),
+        (["crop_size=16"], ["size 16", "three whole numbers"]),
+        (["split=all"], ["split=all", "validation_masks=0"]),
         (["crop_size=[2,2,2]"], ["no lesion fits into (2, 2, 2)"]),
         (["timesteps=0"], ["timesteps=0"]),
         (["validation_masks=-1"], ["validation_masks=-1"]),
