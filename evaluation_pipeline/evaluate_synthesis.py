@@ -38,8 +38,14 @@ from evaluation_pipeline.fidelity.lesions import (
 from evaluation_pipeline.fidelity.memorisation import memorisation
 from evaluation_pipeline.fidelity.report import summary_rows, write_report
 from evaluation_pipeline.fidelity.seeds import address_generator
-from evaluation_pipeline.fidelity.texture import pooled, read_manifest, requested_against_obtained
-from evaluation_pipeline.synthetic import find_synthetic
+from evaluation_pipeline.fidelity.texture import (
+    names_requests,
+    pooled,
+    read_manifest,
+    requested_against_obtained,
+)
+from evaluation_pipeline.patients import patient_of
+from evaluation_pipeline.synthetic import MANIFEST, find_synthetic
 from LeFusion.commandline import run_command
 
 WORST = 10  # cases listed whose background differs
@@ -50,7 +56,8 @@ def run(arguments: argparse.Namespace) -> dict:
     data_type = data_type_of(arguments, arguments.real_dir)
     scale, layout = scale_of(data_type), data_type.layout
     files = _synthetic_files(arguments)
-    requested = read_manifest(arguments.manifest) if arguments.manifest else None
+    manifest = arguments.manifest or _manifest_beside(files[0][2])
+    requested = read_manifest(manifest) if manifest else None
     sources = images_by_name(arguments.source_dir, layout.image_folder) if arguments.source_dir else None
 
     left_out_cases: list[str] = []
@@ -144,22 +151,27 @@ def _synthetic_files(arguments: argparse.Namespace) -> list[tuple[str, int, Path
     return [(image.name, image.kind, image.image, image.label) for image in found]
 
 
+def _manifest_beside(image: Path) -> Path | None:
+    """The manifest beside Image_1, ..., if it says what was requested; those of the baselines do not."""
+    path = image.parent.parent / MANIFEST
+    return path if path.is_file() and names_requests(path) else None
+
+
 def _read_real(
     arguments: argparse.Namespace, data_type: DataType, without_lesion: list[str]
 ) -> tuple[list[Lesion], list[Lesion], list[Lesion]]:
-    """(training, held-out, all of real_dir) lesions."""
+    """(training, held-out, all of real_dir) lesions. Held out is what is not of a training patient."""
     train, test = training_cases(arguments.real_dir, data_type.layout, arguments.test_txt_path)
-    if not arguments.training_dir:
-        lesions = read_real([*train, *test], data_type, without_lesion)
+    lesions = read_real([*train, *test], data_type, without_lesion)
+    if arguments.training_dir:
+        of_training = data_type_of(arguments, arguments.training_dir)
+        train, _ = training_cases(arguments.training_dir, of_training.layout, arguments.test_txt_path)
+        training = read_real(train, of_training, without_lesion)
+    else:
         names = {case.name for case in train}
         training = [lesion for lesion in lesions if lesion.case in names]
-        return training, [lesion for lesion in lesions if lesion.case not in names], lesions
-    lesions = read_real([*train, *test], data_type, without_lesion)
-    of_training = data_type_of(arguments, arguments.training_dir)
-    train, _ = training_cases(arguments.training_dir, of_training.layout, arguments.test_txt_path)
-    training = read_real(train, of_training, without_lesion)
-    names = {case.name for case in train}
-    return training, [lesion for lesion in lesions if lesion.case not in names], lesions
+    seen = {patient_of(case.name) for case in train}
+    return training, [lesion for lesion in lesions if lesion.patient not in seen], lesions
 
 
 def _background(backgrounds: list[Background], sources: dict | None) -> dict:
@@ -273,7 +285,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="names of the real cases that no method has seen, one a line (default: test.txt in --real_dir)",
     )
     parser.add_argument(
-        "--manifest", help="CSV with case, type and requested_histogram, as LeFusion writes it"
+        "--manifest",
+        help="CSV with case, type and requested_histogram, as LeFusion writes it (default: manifest.csv "
+        "beside Image_1, if it has these)",
     )
     parser.add_argument("--types", type=int, help="judge the first so many types (default: all)")
     parser.add_argument("--output_dir", default="fidelity_report", help="(default: %(default)s)")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains and judges segmenters on real data alone and with several synthetic data sets, over several seeds: the table behind
-# "what is the synthetic data worth?". Finished runs are not repeated. Every training makes the same number of updates.
+# "what is the synthetic data worth?". What is trained and judged is not trained and judged again; other settings or data in the same WORK_DIR
+# are refused. Every training makes the same number of updates.
 #
 #   REAL_DIR=datasets/real ARMS="P=none P+N'=datasets/N P+P'+N'=datasets/P,datasets/N" ./run_comparison.sh
 set -euo pipefail
@@ -29,7 +30,6 @@ for seed in $SEEDS; do
       folder="$WORK_DIR/models/${model}_${run}"
       options="$TRAINING_OPTIONS"
       if [[ "${folders[0]}" != none ]]; then options="$options $SYNTHETIC_OPTIONS"; fi
-      if [[ -f "$folder/judged" ]]; then continue; fi
       echo "== $model, $run"
       # shellcheck disable=SC2086  # options are several words
       "$PYTHON" "$here/run_segmentation_training.py" --real_data_dir "$REAL_DIR" --synthetic_data_dir "${folders[@]}" \
@@ -41,7 +41,6 @@ for seed in $SEEDS; do
         --trained_model_path "$folder/best_model.pt" --model_name "$model" --experiment_name "$run" \
         --output_pred_dir "$WORK_DIR/predictions/${model}_${run}" --results_csv "$WORK_DIR/results.csv" $EVALUATION_OPTIONS \
         2>&1 | tee -a "$WORK_DIR/logs/${model}_${run}.log" | tail -n 1
-      touch "$folder/judged"
     done
   done
 done

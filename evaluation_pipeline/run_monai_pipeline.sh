@@ -8,7 +8,8 @@ MODEL_NAME="${MODEL_NAME:-SwinUNETR}"            # SwinUNETR, nnUNet, UNet, nnUN
 MAX_EPOCHS="${MAX_EPOCHS:-100}"
 BATCH_SIZE="${BATCH_SIZE:-2}"
 LEARNING_RATE="${LEARNING_RATE:-}"               # empty: the model's own
-METHOD_NAME="${METHOD_NAME:-LeFusion_H_N_prime}" # folder of the synthetic data and name of the row
+METHOD_NAME="${METHOD_NAME:-}"                   # folder of the synthetic data, name of the rows; empty: LeFusion_H_N_prime, or
+                                                 # P for TYPES=0. A row is <METHOD_NAME>_fold<FOLD>_seed<SEED>
 TYPES="${TYPES:-3}"                              # synthetic images of each case; 0: real data only
 VAL_OVERLAP="${VAL_OVERLAP:-0.5}"                # of sliding windows
 CACHE_RATE="${CACHE_RATE:-1.0}"                  # share of the cases held in memory
@@ -28,6 +29,9 @@ EVALUATION_OPTIONS="${EVALUATION_OPTIONS:-}"     # and of run_segmentation_evalu
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ../setup_env.sh
 
+if [ -z "$METHOD_NAME" ]; then
+    if [ "$TYPES" = 0 ]; then METHOD_NAME=P; else METHOD_NAME=LeFusion_H_N_prime; fi
+fi
 real="$WORK_DIR/datasets/${DATA_TYPE}_real"
 synthetic="$WORK_DIR/datasets/$METHOD_NAME"
 run="$METHOD_NAME/${MODEL_NAME}_fold${FOLD}_seed${SEED}"
@@ -44,7 +48,7 @@ step prepare "$PYTHON" prepare_real_dataset.py --source_image_dir "$REAL_IMAGE_D
     --test_txt_path "$TEST_TXT" --output_dir "$real" --data_type "$DATA_TYPE"
 
 if [ "$TYPES" != 0 ]; then
-    # Test cases are never painted into, wherever the images come from
+    # Test cases are never painted into. Other scans of their patients are noticed in training, which then stops
     step generate "$PYTHON" ../LeFusion/inference/inference.py data_type="$DATA_TYPE" dataset_root_dir="$SOURCE_DIR" \
         test_txt_dir="$TEST_TXT" target_img_path="$synthetic/imagesTr" target_label_path="$synthetic/labelsTr" \
         types="$TYPES" $GENERATION_OPTIONS
@@ -60,6 +64,6 @@ step train "$PYTHON" run_segmentation_training.py --real_data_dir "$real" --synt
 step evaluate "$PYTHON" run_segmentation_evaluation.py --test_data_dir "$real/imagesTs" --gt_dir "$real/labelsTs" \
     --trained_model_path "$model/best_model.pt" --model_name "$MODEL_NAME" \
     --output_pred_dir "$WORK_DIR/predictions/$run" --results_csv "$WORK_DIR/evaluation_results.csv" \
-    --experiment_name "$METHOD_NAME" --val_overlap "$VAL_OVERLAP" $EVALUATION_OPTIONS
+    --experiment_name "${METHOD_NAME}_fold${FOLD}_seed${SEED}" --val_overlap "$VAL_OVERLAP" $EVALUATION_OPTIONS
 
 echo "results: $WORK_DIR/evaluation_results.csv, logs: $logs"

@@ -116,6 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
         checkpoint = arguments.trained_model_path
         segmenter = load_segmenter(checkpoint, model, arguments.device)
         check_segmenter(segmenter, scheme, checkpoint)
+        check_patients(segmenter.metadata.get("real_cases", ()), cases, checkpoint)
         check_references(cases, scheme)
         settings = {"overlap": arguments.val_overlap, "mirror": not arguments.no_mirroring}
         anew = predict_cases(segmenter, cases, predictions, checkpoint, model, **settings)
@@ -130,6 +131,17 @@ def run(arguments: argparse.Namespace) -> None:
     print(results.results_markdown(table, results.metric_columns(arguments.tolerance_mm)))
     print(f"\nwrote {results_csv} (row of {experiment}, {model}), {cases_csv}, {picture}")
     print(f"predictions: {predictions}")
+
+
+def check_patients(trained_on: Sequence[str], cases: Sequence[EvaluationCase], checkpoint: Path) -> None:
+    """Raises ValueError when a case is of a patient that the segmenter was trained on."""
+    known = {patient_of(name) for name in trained_on}
+    seen = [case.name for case in cases if patient_of(case.name) in known]
+    if seen:
+        raise ValueError(
+            f"{checkpoint}: was trained on patients of {len(seen)} of the {len(cases)} cases to judge, such as "
+            f"{seen[0]}; judge it on others"
+        )
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:

@@ -64,13 +64,15 @@ def run(arguments: argparse.Namespace) -> Path:
     patch_size = tuple(arguments.patch_size or default_patch_size(name, median_shape, spacing_mm, size))
     preprocessing = Preprocessing(data.real.modality, spacing_mm, resample, patch_size)
     batch_size = arguments.batch_size
+    steps_per_epoch, val_every = arguments.steps_per_epoch, arguments.val_every
+    learning_rate = arguments.learning_rate
     settings = TrainingSettings(
         name,
         arguments.max_epochs,
         batch_size,
-        arguments.steps_per_epoch or math.ceil(len(data.items) / max(1, batch_size)),
-        arguments.learning_rate or default_learning_rate(name),
-        arguments.val_every or math.ceil(arguments.max_epochs / VALIDATIONS),
+        math.ceil(len(data.items) / max(1, batch_size)) if steps_per_epoch is None else steps_per_epoch,
+        default_learning_rate(name) if learning_rate is None else learning_rate,
+        math.ceil(arguments.max_epochs / VALIDATIONS) if val_every is None else val_every,
         arguments.val_overlap,
         arguments.seed,
         arguments.amp,

@@ -41,7 +41,7 @@ def find_synthetic(folders: Sequence[Path]) -> list[SyntheticImage]:
 
     A folder holds imagesTr/Image_1..T and labelsTr/Mask_1..T, or Image/Image_k and Mask/Mask_k, or Image_k
     and Mask_k. Raises FileNotFoundError for missing folders, a folder without synthetic images, images
-    without a mask and masks without an image.
+    without a mask and masks without an image; ValueError for an image that the manifest there does not list.
     """
     return [image for folder in folders for image in _find_in(Path(folder))]
 
@@ -91,41 +91,51 @@ def _find_in(folder: Path) -> list[SyntheticImage]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of synthetic images")
     roots = [(folder / images, folder / masks) for images, masks in ROOTS]
-    image_root, mask_root = next((pair for pair in roots if _numbered(pair[0], "Image_")), (None, None))
+    image_root, mask_root = next(
+        (pair for pair in roots if numbered_folders(pair[0], "Image_")), (None, None)
+    )
     if image_root is None:
         raise FileNotFoundError(
             f"{folder}: has no synthetic images; expected imagesTr/Image_1, "
             "Image/Image_1 or Image_1, as LeFusion/inference/inference.py writes them"
         )
-    kinds = _numbered(image_root, "Image_")
-    mask_kinds = _numbered(mask_root, "Mask_")
+    kinds = numbered_folders(image_root, "Image_")
+    mask_kinds = numbered_folders(mask_root, "Mask_")
     donors = _donors(image_root / MANIFEST)
     found = []
     for kind in sorted(kinds):
         if kind not in mask_kinds:
             raise FileNotFoundError(f"{kinds[kind]}: has no counterpart {mask_root / f'Mask_{kind}'}")
-        masks = {case_name(path): path for path in _nifti_files(mask_kinds[kind])}
-        images = {case_name(path): path for path in _nifti_files(kinds[kind])}
+        masks = {case_name(path): path for path in nifti_files(mask_kinds[kind])}
+        images = {case_name(path): path for path in nifti_files(kinds[kind])}
         if not images:
             raise FileNotFoundError(f"{kinds[kind]}: holds no image (.nii.gz); generate again")
         for name, path in sorted(images.items()):
-            label = masks.pop(_mask_name(name), None)
+            label = masks.pop(_mask_name(name), None) or masks.pop(name, None)
             if label is None:
                 missing = mask_kinds[kind] / f"{_mask_name(name)}.nii.gz"
                 raise FileNotFoundError(f"{path}: its mask {missing} is missing; generate again")
-            found.append(SyntheticImage(name, kind, path, label, donors.get((name, kind), "")))
+            if donors is not None and (name, kind) not in donors:
+                raise ValueError(
+                    f"{path}: {image_root / MANIFEST} has no row for it, without which it is unknown whose "
+                    "lesion it holds; generate it again, or remove it with its mask"
+                )
+            donor = "" if donors is None else donors[name, kind]
+            found.append(SyntheticImage(name, kind, path, label, donor))
         if masks:
             lone = min(masks.values())
             raise FileNotFoundError(f"{lone}: has no image in {kinds[kind]}; generate again")
     return found
 
 
-def _numbered(root: Path, prefix: str) -> dict[int, Path]:
+def numbered_folders(root: Path, prefix: str) -> dict[int, Path]:
+    """The folders <prefix><number> in a folder, by number."""
     found = {path.name.removeprefix(prefix): path for path in root.glob(f"{prefix}*") if path.is_dir()}
     return {int(number): path for number, path in found.items() if number.isdigit()}
 
 
-def _nifti_files(folder: Path) -> list[Path]:
+def nifti_files(folder: Path) -> list[Path]:
+    """The NIfTI files in a folder, sorted."""
     files = (path for ending in ("*.nii.gz", "*.nii") for path in folder.glob(ending))
     return sorted(path for path in files if not path.name.startswith("."))
 
@@ -138,13 +148,15 @@ def _mask_name(image_name: str) -> str:
     return image_name
 
 
-def _donors(manifest: Path) -> dict[tuple[str, int], str]:
-    """(case, type) -> the case that lent the lesion, where the manifest names it."""
+def _donors(manifest: Path) -> dict[tuple[str, int], str] | None:
+    """(case, type) -> the case that lent the lesion, "" for none. None without a manifest."""
     if not manifest.is_file():
-        return {}
+        return None
     with open(manifest, newline="", encoding="utf-8") as file:
         try:
-            return {(row["case"], int(row["type"])): row["donor"] or "" for row in csv.DictReader(file)}
+            return {
+                (case_name(row["case"]), int(row["type"])): row["donor"] or "" for row in csv.DictReader(file)
+            }
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{manifest}: needs columns case, type and donor ({error!r}), without which it is unknown "

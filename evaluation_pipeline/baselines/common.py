@@ -13,6 +13,7 @@ from tqdm import tqdm
 from evaluation_pipeline.fidelity.data_types import DataType, add_data_flags, data_type_of, training_cases
 from evaluation_pipeline.fidelity.lesions import read_pair
 from evaluation_pipeline.fidelity.seeds import address_generator
+from evaluation_pipeline.synthetic import MANIFEST, nifti_files, numbered_folders
 from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
 from LeFusion.dataset.nifti import Volume, atomic_file, write_label_like, write_volume_like
 from LeFusion.dataset.transforms import from_depth_first, spacing_depth_first, to_depth_first
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
     """Paints every case `--types` times. What is drawn depends on (seed, case, type) alone.
 
     Raises ValueError and FileNotFoundError for the user's mistakes; all cases are read and checked first.
+    The manifest names an image's donor before the image is there, also in a run that is killed.
     """
     if arguments.types < 1 or arguments.blend_mm < 0:
         raise ValueError("--types must be at least 1 and --blend_mm at least 0")
@@ -92,37 +94,32 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
         )
     cases = find_cases(arguments.dataset_root_dir, data_type.layout)
     outputs = _plan(cases, arguments, data_type.layout)
+    _check_targets(arguments, outputs)
     donors, _ = training_cases(arguments.lesions_from, donor_type.layout, arguments.test_txt_path)
     lesions = _read_scans(donors, donor_type, "reading lesions")
     lesions = [scan for scan in lesions if scan.lesion(donor_type.layout).any()]
     if not lesions:
         raise ValueError(f"{arguments.lesions_from}: no training case holds a lesion")
     scans = _read_scans(cases, data_type, "checking scans")
-    rows, axis = [], data_type.layout.depth_axis
+    manifest, rows = Path(arguments.target_img_path) / MANIFEST, []
     with tqdm(total=len(outputs), unit="image", desc="painting") as progress:
         for scan in scans:
+            made = []
             for kind in range(1, arguments.types + 1):
                 generator = address_generator(arguments.seed, scan.case.name, kind)
                 try:
                     painted = paint(scan, lesions, data_type, generator, arguments.blend_mm)
                 except ValueError as error:
                     raise ValueError(f"{scan.case.mask_path}: {error}") from error
-                image_path, label_path = outputs[scan.case.name, kind]
-                inside = np.isin(painted.labels, data_type.layout.lesion_labels)
-                labels, values, mask = (
-                    from_depth_first(array, axis) for array in (painted.labels, painted.values, inside)
-                )
-                write_label_like(scan.volume, labels, label_path)
-                write_volume_like(scan.volume, values, np.ascontiguousarray(mask), image_path)
-                sources = painted.donor, painted.intensities_from
-                row = (scan.case.name, kind, *sources, str(image_path), str(label_path))
+                paths = outputs[scan.case.name, kind]
+                paths[0].unlink(missing_ok=True)  # of an earlier run: the new row is not about it
+                row = (scan.case.name, kind, painted.donor, painted.intensities_from, *map(str, paths))
                 rows.append(dict(zip(COLUMNS, row, strict=True)))
+                made.append((painted, *paths))
+            _write_manifest(manifest, rows)
+            for painted, image_path, label_path in made:
+                _write_painted(scan, painted, data_type.layout, image_path, label_path)
                 progress.update()
-    manifest = Path(arguments.target_img_path) / "manifest.csv"
-    with atomic_file(manifest) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
     print(
         f"wrote {len(rows)} images ({len(cases)} cases x {arguments.types} types, {len(lesions)} training "
         f"lesions) below {arguments.target_img_path}, labels below {arguments.target_label_path}, {manifest}"
@@ -135,6 +132,22 @@ def read_scan(case: Case, data_type: DataType) -> Scan:
     axis = data_type.layout.depth_axis
     values = np.ascontiguousarray(to_depth_first(volume.values, axis)).astype(np.float64)
     return Scan(case, volume, values, labels, spacing_depth_first(volume.affine, axis))
+
+
+def _write_manifest(path: Path, rows: list[dict]) -> None:
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_painted(scan: Scan, painted: Painted, layout: Layout, image_path: Path, label_path: Path) -> None:
+    inside = np.isin(painted.labels, layout.lesion_labels)
+    labels, values, mask = (
+        from_depth_first(array, layout.depth_axis) for array in (painted.labels, painted.values, inside)
+    )
+    write_label_like(scan.volume, labels, label_path)
+    write_volume_like(scan.volume, values, np.ascontiguousarray(mask), image_path)
 
 
 def _read_scans(cases: list[Case], data_type: DataType, what: str) -> list[Scan]:
@@ -182,3 +195,19 @@ def _plan(
                     raise ValueError(f"{target} is a source file; choose another target")
             outputs[case.name, kind] = image_path, label_path
     return outputs
+
+
+def _check_targets(arguments: argparse.Namespace, outputs: dict[tuple[str, int], tuple[Path, Path]]) -> None:
+    """ValueError when a target holds what this run does not write: it would be taken for a part of it."""
+    expected = {path for paths in outputs.values() for path in paths}
+    targets = (arguments.target_img_path, "Image_"), (arguments.target_label_path, "Mask_")
+    for target, prefix in targets:
+        for kind, folder in sorted(numbered_folders(Path(target), prefix).items()):
+            if not 1 <= kind <= arguments.types:
+                raise ValueError(
+                    f"{folder}: is of another run than one of --types {arguments.types}; remove it or choose "
+                    "another target"
+                )
+            for path in nifti_files(folder):
+                if path not in expected:
+                    raise ValueError(f"{path}: is not of this run; remove it or choose another target")

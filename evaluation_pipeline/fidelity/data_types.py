@@ -7,7 +7,12 @@ from pathlib import Path
 
 from LeFusion.dataset.cases import Case, Layout, find_cases
 
-NNUNET_FOLDERS = {"image_folder": "imagesTr", "mask_folder": "labelsTr", "mask_names": (("_0000", ""),)}
+NNUNET_FOLDERS = {
+    "image_folder": "imagesTr",
+    "mask_folder": "labelsTr",
+    "mask_names": (("_0000", ""),),
+    "output_mask_infix": "",
+}
 
 
 @dataclass(frozen=True)

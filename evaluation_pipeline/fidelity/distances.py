@@ -1,6 +1,6 @@
 """Distances between two sets of feature vectors, and what they are between two halves of the real set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -71,13 +71,10 @@ def realism(
         )
     real, synthetic = standardise(real, synthetic)
     found = {name: {"synthetic": [], "real": []} for name in ("frechet", "kernel")}
-    for _ in range(repeats):
-        order = random_order_by_patient(real_patients, generator)
-        halves = real[order[:size]], real[order[-size:]]
-        drawn = synthetic[generator.permutation(len(synthetic))[:size]]
+    for first, second, drawn in equal_sets(size, real_patients, len(synthetic), generator, repeats):
         for name, distance in (("frechet", frechet_distance), ("kernel", kernel_distance)):
-            found[name]["real"].append(distance(*halves))
-            found[name]["synthetic"].append(distance(halves[0], drawn))
+            found[name]["real"].append(distance(real[first], real[second]))
+            found[name]["synthetic"].append(distance(real[first], synthetic[drawn]))
     summary = {name: {whose: spread_of(values) for whose, values in by.items()} for name, by in found.items()}
     return {"lesions_per_set": size, "repeats": repeats, **summary}
 
@@ -100,18 +97,14 @@ def spread_of(values: Sequence[float]) -> dict:
     }
 
 
-def halves_floor(
-    count: int,
-    patients: Sequence[str],
-    distance: Callable[[np.ndarray, np.ndarray], float],
-    generator: np.random.Generator,
-    repeats: int = REPEATS,
-) -> dict:
-    """`distance` (of two index arrays) between random halves of `count` real lesions, drawn by patient."""
-    if count < 2:
-        raise TooLittleData(f"too few real lesions for two halves: {count}")
-    orders = [random_order_by_patient(patients, generator) for _ in range(repeats)]
-    return spread_of([distance(order[: count // 2], order[-(count // 2) :]) for order in orders])
+def equal_sets(
+    size: int, real_patients: Sequence[str], synthetic: int, generator: np.random.Generator, repeats: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Random (real, other real, synthetic) indices, `size` of each; the real ones drawn by patient, and
+    disjoint where size is at most half their number. synthetic: how many there are."""
+    for _ in range(repeats):
+        order = random_order_by_patient(real_patients, generator)
+        yield order[:size], order[-size:], generator.permutation(synthetic)[:size]
 
 
 def feature_rows(real: np.ndarray, synthetic: np.ndarray, names: Sequence[str]) -> list[dict]:

@@ -1,5 +1,6 @@
 """Read real and synthetic lesions: each cut out with its surroundings, in one scale of intensities."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from LeFusion.dataset.cases import NIFTI_ENDINGS
 from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
 
+GENERATED_MASK = re.compile(r"_GenMask_\d+$")  # ends the name of an image painted into such a mask
 MARGIN_MM = 20.0  # of surroundings that are kept: enough for border profiles and pictures
 
 
@@ -158,7 +160,7 @@ def read_synthetic(
     """Lesions of synthetic images, and what changed outside them where sources are given.
 
     files: (case, type, image, mask). painted_labels: everything under these labels may differ from the
-    source. sources: the scan painted into, by case. Raises ValueError for a case without source.
+    source. sources: the scan painted into, by its name. Raises ValueError for a case without source.
     """
     lesions, backgrounds = [], []
     with tqdm(files, unit="image", desc="reading synthetic lesions") as progress:
@@ -169,11 +171,12 @@ def read_synthetic(
             else:
                 lesions.append(lesion)
             if sources is not None:
-                if case not in sources:
+                scan = GENERATED_MASK.sub("", case)
+                if scan not in sources:
                     raise ValueError(
                         f"{image_path}: --source_dir has no image of this name; check the folder"
                     )
-                source = read_volume(sources[case])
+                source = read_volume(sources[scan])
                 check_same_grid(volume, source)
                 painted = np.isin(labels, painted_labels)
                 backgrounds.append(background_difference(case, kind, volume.values, source.values, painted))

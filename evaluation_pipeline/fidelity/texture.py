@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from evaluation_pipeline.fidelity.data_types import DataType
-from evaluation_pipeline.fidelity.distances import halves_floor
-from evaluation_pipeline.fidelity.lesions import Lesion
+from evaluation_pipeline.fidelity.distances import REPEATS, equal_sets, spread_of
+from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
+from evaluation_pipeline.patients import case_name
 
 FINE_BINS = 140  # over the scale, for the distance between pooled intensities: 10 HU each for lungs
 
@@ -40,29 +41,38 @@ def pooled(
 ) -> dict:
     """Distance between the intensities of all synthetic and all real lesions, each lesion weighing the same.
 
-    `real`: the same between two halves of the real lesions. `histograms`: shares over the scale.
+    -> {"lesions_per_set", "synthetic", "real": {mean, sd, low, high of 95 %}, "histograms"}. `real`: the same
+    between two halves of the real lesions; both are taken over random subsets of one size, as in `realism`.
+    histograms: shares over the scale, of all lesions. Raises TooLittleData for fewer than two real lesions.
     """
+    size = min(len(real) // 2, len(synthetic))
+    if size < 1:
+        raise TooLittleData(f"too few lesions: {len(real)} real and {len(synthetic)} synthetic")
     shares = {
         name: np.array([histogram(lesion.values, scale, FINE_BINS) for lesion in lesions])
         for name, lesions in (("real", real), ("synthetic", synthetic))
     }
-    means = {name: part.mean(axis=0) for name, part in shares.items()}
-
-    def distance(first: np.ndarray, second: np.ndarray) -> float:
-        return wasserstein(shares["real"][first].mean(axis=0), shares["real"][second].mean(axis=0), scale)
-
-    floor = None
-    if len(real) >= 2:
-        floor = halves_floor(len(real), [lesion.patient for lesion in real], distance, generator)
+    found = {"synthetic": [], "real": []}
+    patients = [lesion.patient for lesion in real]
+    for first, second, drawn in equal_sets(size, patients, len(synthetic), generator, REPEATS):
+        half = shares["real"][first].mean(axis=0)
+        found["real"].append(wasserstein(half, shares["real"][second].mean(axis=0), scale))
+        found["synthetic"].append(wasserstein(half, shares["synthetic"][drawn].mean(axis=0), scale))
     return {
-        "wasserstein": wasserstein(means["synthetic"], means["real"], scale),
-        "real": floor,
-        "histograms": {name: mean.tolist() for name, mean in means.items()},
+        "lesions_per_set": size,
+        **{whose: spread_of(distances) for whose, distances in found.items()},
+        "histograms": {name: part.mean(axis=0).tolist() for name, part in shares.items()},
     }
 
 
+def names_requests(path: Path) -> bool:
+    """Whether a manifest says which histograms were asked for: by its header."""
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        return "requested_histogram" in next(csv.reader(file), [])
+
+
 def read_manifest(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
-    """The histograms that were asked for, (K * bins,), by case and type.
+    """The histograms that were asked for, (K * bins,), by case (without nnU-Net's _0000) and type.
 
     The CSV needs the columns case, type and requested_histogram (numbers, blanks between them), as LeFusion's
     manifest.csv has them. Raises FileNotFoundError and ValueError.
@@ -76,7 +86,7 @@ def read_manifest(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
             rows = list(csv.DictReader(file))
         for row in rows:
             numbers = np.array([float(v) for v in row["requested_histogram"].split()])
-            requested[row["case"], int(row["type"])] = numbers
+            requested[case_name(row["case"]), int(row["type"])] = numbers
     except KeyError as error:
         raise ValueError(
             f"{path}: has no column {error}; a manifest needs case, type, requested_histogram"

@@ -1,13 +1,14 @@
 """The baselines: what they write, what they keep, what they refuse."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from evaluation_pipeline.baselines import copy_paste, hand_crafted
+from evaluation_pipeline.baselines import common, copy_paste, hand_crafted
 from evaluation_pipeline.baselines.common import centroid, fade
 from evaluation_pipeline.synthetic import find_synthetic
 from LeFusion.dataset.nifti import read_volume
@@ -237,3 +238,68 @@ def test_sources_are_never_overwritten(lidc, tmp_path, capsys):
     with pytest.raises(SystemExit):
         copy_paste.main(argv)
     assert "is a source file" in capsys.readouterr().err
+
+
+@BOTH
+def test_folders_of_nnunet(baseline, lidc, tmp_path):
+    """Also names with _Vol_, as prepare_real_dataset.py keeps them."""
+    for part, names in (("Normal", ("_CVol_", "_CMask_")), ("Pathological", ("_Vol_", "_Mask_"))):
+        for path in sorted((lidc / part / "Image").rglob("*.nii.gz")):
+            name = path.name.removesuffix(".nii.gz")
+            mask = next((lidc / part / "Mask").rglob(path.name.replace(*names)))
+            for source, target in ((path, f"imagesTr/{name}_0000"), (mask, f"labelsTr/{name}")):
+                (tmp_path / part / target).parent.mkdir(parents=True, exist_ok=True)
+                source.rename(tmp_path / part / f"{target}.nii.gz")
+    baseline.main(arguments(tmp_path, tmp_path / "out"))
+    found = find_synthetic([tmp_path / "out"])
+    assert len(found) == 6 and {image.name for image in found} == {
+        f"N-000{number}_CVol_2" for number in (1, 2, 3)
+    }
+    for image in found:
+        assert read_volume(image.image).raw.shape == read_volume(image.label).raw.shape
+        assert {"P"} == {image.donor[0]} if baseline is copy_paste else image.donor == ""
+
+
+def test_a_killed_run_has_named_its_donors(lidc, tmp_path, monkeypatch):
+    """In a folder with the images of an earlier run, of other donors."""
+    copy_paste.main(arguments(lidc, tmp_path, "--seed", "5"))
+    earlier = manifest(tmp_path)
+    written = []
+
+    def killed_at_the_fourth(scan, painted, layout, image_path, label_path, write=common._write_painted):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append((image_path, painted.donor))
+        write(scan, painted, layout, image_path, label_path)
+
+    monkeypatch.setattr(common, "_write_painted", killed_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        common.run(common.parse(arguments(lidc, tmp_path), ""), copy_paste.paint)
+    rows = manifest(tmp_path)
+    assert [(Path(row["image"]), row["donor"]) for row in rows[:3]] == written
+    assert [row["donor"] for row in rows] != [row["donor"] for row in earlier[:4]]
+    assert len(rows) == 4 and not Path(rows[3]["image"]).exists()
+    assert Path(earlier[4]["image"]).exists()
+    for row in rows[3:]:
+        Path(row["label"]).unlink()
+    with pytest.raises(ValueError, match="has no row for it"):  # the images of the earlier run
+        find_synthetic([tmp_path])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "more, name", [(("--types", "1"), "Image_2"), (("--dataset_root_dir", "{fewer}"), "N-0001_CVol_2.nii.gz")]
+)
+def test_targets_with_other_images_are_refused(baseline, more, name, lidc, tmp_path, capsys, files):
+    out = tmp_path / "out"
+    baseline.main(arguments(lidc, out))
+    before = files(out)
+    shutil.copytree(lidc / "Normal", tmp_path / "fewer")
+    for path in (tmp_path / "fewer").rglob("N-0001*.nii.gz"):
+        path.unlink()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        baseline.main(arguments(lidc, out, *(text.format(fewer=tmp_path / "fewer") for text in more)))
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and name in error and "choose another target" in error
+    assert files(out) == before

@@ -53,7 +53,7 @@ def data(tmp_path_factory) -> Path:
         save(root / f"real/Image/R-{number}_Vol_1.nii.gz", image)
         save(root / f"real/Mask/R-{number}_Mask_1.nii.gz", mask.astype(np.uint8))
     (root / "real/test.txt").write_text("R-9_Vol_1\nR-10_Vol_1\nR-11_Vol_1\n")
-    rows = ["case,type,requested_histogram"]
+    rows, made = ["case,type,requested_histogram"], ["case,type,donor"]
     for number in range(5):
         source, mask = lung(generator).astype(np.int16), blob(generator)
         save(root / f"normal/Image/N-{number}_CVol_1.nii.gz", source)
@@ -63,11 +63,12 @@ def data(tmp_path_factory) -> Path:
             save(root / f"good/labelsTr/Mask_{kind}/N-{number}_Mask_1.nii.gz", mask.astype(np.uint8))
             counts = np.histogram(image[mask].clip(-1000, 399), 16, (-1000, 400))[0]
             rows.append(f"N-{number}_CVol_1,{kind},{' '.join(map(str, counts))}")
+            made.append(f"N-{number}_CVol_1,{kind},")
             lesion, its_mask = (np.flip(a, axis=2) for a in real[number])
             image = np.where(its_mask, lesion, source + 5)
             save(root / f"copies/Image_{kind}/N-{number}_CVol_1.nii.gz", image.astype(np.int16))
             save(root / f"copies/Mask_{kind}/N-{number}_Mask_1.nii.gz", its_mask.astype(np.uint8))
-    (root / "good/imagesTr/manifest.csv").write_text("case,type,donor\n")
+    (root / "good/imagesTr/manifest.csv").write_text("\n".join(made))
     (root / "requested.csv").write_text("\n".join(rows))
     return root
 
@@ -100,7 +101,7 @@ def test_good_lesions(good):
     }
     assert (found["background"]["max"], found["background"]["images_changed"]) == (0, 0)
     assert found["requested_texture"]["mean"] == pytest.approx(0, abs=1e-6)
-    assert found["texture"]["wasserstein"] < 2 * found["texture"]["real"]["high"]
+    assert found["texture"]["synthetic"]["low"] < found["texture"]["real"]["high"]
     assert abs(found["seam"]["difference"]) < 1.5
     for distance in ("frechet", "kernel"):
         assert found["realism"][distance]["synthetic"]["low"] < found["realism"][distance]["real"]["high"]
@@ -142,7 +143,7 @@ def test_lesions_of_other_intensity_are_told_apart(data, tmp_path):
     assert report["lesions"]["synthetic"] == 5
     assert found["discriminator"]["features"]["all"]["auc"] == 1
     assert found["realism"]["frechet"]["synthetic"]["low"] > found["realism"]["frechet"]["real"]["high"]
-    assert found["texture"]["wasserstein"] == pytest.approx(450, abs=100)
+    assert found["texture"]["synthetic"]["mean"] == pytest.approx(450, abs=100)
     assert found["diversity"]["psnr_within_case_db"] is None  # one type
 
 
@@ -269,6 +270,32 @@ def test_training_lesions_of_another_folder(data, tmp_path):
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert (report["lesions"]["training"], report["lesions"]["held_out"]) == (9, 3)
     assert report["sections"]["memorisation"]["copies"] == 10
+
+
+def test_training_lesions_in_the_layout_of_nnunet(data, tmp_path):
+    """--real_dir holds them too, under their own names: they are not held out, and copies are copies."""
+    for number in range(9):
+        for source, target in (
+            ("Image/R-{}_Vol_1", "imagesTr/R-{}_Vol_1_0000"),
+            ("Mask/R-{}_Mask_1", "labelsTr/R-{}_Vol_1"),
+        ):
+            path = tmp_path / "nnunet" / f"{target.format(number)}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / "real" / f"{source.format(number)}.nii.gz", path)
+    report = judge(data, tmp_path / "out", "copies", "--training_dir", str(tmp_path / "nnunet"))
+    assert (report["lesions"]["training"], report["lesions"]["held_out"]) == (9, 3)
+    assert report["sections"]["memorisation"]["copies"] == 10
+
+
+def test_the_manifest_beside_the_images_is_read(data, good, tmp_path):
+    folder = tmp_path / "good"
+    shutil.copytree(data / "good", folder)
+    rows = (data / "requested.csv").read_text().splitlines()
+    rows = [f"{row},{donor}" for row, donor in zip(rows, ["donor"] + [""] * 10, strict=True)]
+    (folder / "imagesTr/manifest.csv").write_text("\n".join(rows))
+    report = judge(data, tmp_path / "out", "", "--synthetic_dir", str(folder))
+    assert report["sections"]["requested_texture"] == good[1]["sections"]["requested_texture"]
+    assert "requested_texture" not in report["left_out"]
 
 
 def test_as_a_script(data):

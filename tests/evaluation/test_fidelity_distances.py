@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from evaluation_pipeline.fidelity.distances import (
+    equal_sets,
     feature_rows,
     frechet_distance,
-    halves_floor,
     kernel_distance,
     random_order_by_patient,
     realism,
@@ -92,14 +92,13 @@ def test_a_patient_stays_in_one_half():
         assert not halves[0] & halves[1]
 
 
-def test_halves_floor():
-    def distance(first, second):
+def test_equal_sets():
+    sets = list(equal_sets(3, names(7), 5, np.random.default_rng(0), 20))
+    assert len(sets) == 20
+    for first, second, drawn in sets:
         assert not set(first) & set(second)
-        return len(first) + len(second)
-
-    assert halves_floor(7, names(7), distance, np.random.default_rng(0), 5)["mean"] == 6
-    with pytest.raises(TooLittleData):
-        halves_floor(1, names(1), distance, np.random.default_rng(0))
+        assert [len(set(part)) for part in (first, second, drawn)] == [3, 3, 3]
+    assert [set().union(*(s[i] for s in sets)) for i in range(3)] == [set(range(7))] * 2 + [set(range(5))]
 
 
 def test_standardise_and_rows():

@@ -116,6 +116,14 @@ def test_a_source_that_is_missing_or_lies_elsewhere(tmp_path, pair):
         read_synthetic(files, LIDC, [1], {"A_Vol_1": other}, [])
 
 
+def test_the_source_of_an_image_painted_into_a_generated_mask(tmp_path, pair):
+    image = np.zeros((4, 50, 60), np.int16)
+    source = save(tmp_path / "s" / "A_CVol_2.nii.gz", image)
+    files = [(f"A_CVol_2_GenMask_{n}", 1, *pair(image, block())) for n in (1, 12)]
+    _, backgrounds = read_synthetic(files, LIDC, [1], {"A_CVol_2": source}, [])
+    assert [(b.case, b.largest) for b in backgrounds] == [(name, 0) for name, *_ in files]
+
+
 def test_images_by_name(tmp_path):
     for name in ("Image/x/A_CVol_1.nii.gz", "Image/B_0000.nii", "Mask/A_CMask_1.nii.gz", "Image/.C.nii"):
         save(tmp_path / name, np.zeros((2, 2, 2), np.int16))

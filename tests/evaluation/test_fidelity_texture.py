@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation_pipeline.fidelity.data_types import EMIDEC, LIDC
-from evaluation_pipeline.fidelity.lesions import Lesion
+from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
 from evaluation_pipeline.fidelity.texture import (
     FINE_BINS,
     histogram,
@@ -40,14 +40,26 @@ def test_wasserstein_is_the_way_that_intensities_move():
 
 def test_pooled_weighs_each_lesion_the_same():
     real = [lesion([-500] * 100), lesion([-300]), lesion([-500] * 9), lesion([-300] * 2)]
-    synthetic = [lesion([-500] * 3), lesion([-300] * 50)]
-    found = pooled(synthetic, real, SCALE, np.random.default_rng(0))
-    assert found["wasserstein"] == pytest.approx(0)
-    assert found["real"]["high"] <= 200
-    shifted = [lesion([-400] * 3), lesion([-200] * 50)]
-    assert pooled(shifted, real, SCALE, np.random.default_rng(0))["wasserstein"] == pytest.approx(100)
+    found = pooled([lesion([-500] * 3), lesion([-300] * 50)], real, SCALE, np.random.default_rng(0))
     assert len(found["histograms"]["real"]) == FINE_BINS
-    assert pooled(synthetic, real[:1], SCALE, np.random.default_rng(0))["real"] is None
+    assert found["histograms"]["real"] == found["histograms"]["synthetic"]
+    assert wasserstein(*map(np.array, found["histograms"].values()), SCALE) == 0
+    with pytest.raises(TooLittleData, match="1 real and 4 synthetic"):
+        pooled(real, real[:1], SCALE, np.random.default_rng(0))
+
+
+def test_pooled_distances_are_of_equally_large_sets():
+    """The real lesions themselves, as synthetic ones, are about as far from a half of them as the other half
+    is, however often each is repeated (sets of all lesions would be at 0); a shift adds to that."""
+    levels = np.random.default_rng(1).normal(-400, 150, 20)
+    real = [lesion([level], f"P{i}_Vol_1") for i, level in enumerate(levels)]
+    for times in (1, 20):
+        found = pooled(times * real, real, SCALE, np.random.default_rng(0))
+        assert found["lesions_per_set"] == 10
+        assert 0.55 < found["synthetic"]["mean"] / found["real"]["mean"] < 1.2
+    shifted = [lesion([level + 400]) for level in levels]
+    assert pooled(shifted, real, SCALE, np.random.default_rng(0))["synthetic"]["low"] > found["real"]["high"]
+    assert pooled(real[:6], real, SCALE, np.random.default_rng(0))["lesions_per_set"] == 6
 
 
 def test_obtained_as_requested():
@@ -83,6 +95,8 @@ def test_manifests(tmp_path):
     path = tmp_path / "manifest.csv"
     path.write_text("case,type,other,requested_histogram\nA,2,x,0 1 3\n")
     assert {key: value.tolist() for key, value in read_manifest(path).items()} == {("A", 2): [0, 1, 3]}
+    path.write_text("case,type,requested_histogram\nN0_0000,1,0 1 3\n")
+    assert set(read_manifest(path)) == {("N0", 1)}
     with pytest.raises(FileNotFoundError):
         read_manifest(tmp_path / "other.csv")
 

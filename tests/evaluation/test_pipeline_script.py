@@ -51,7 +51,9 @@ def test_the_pipeline_ends_in_a_table_of_results_and_repeats_nothing(pipeline, t
     assert len(list((work / "datasets/tiny/imagesTr/Image_1").glob("*.nii.gz"))) == 3  # not of the test case
     with open(work / "evaluation_results.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["Experiment Name"], row["Model"]) == ("tiny", "UNet") and 0 <= float(row["Dice"]) <= 1
+    assert (row["Experiment Name"], row["Model"]) == ("tiny_fold0_seed0", "UNet") and 0 <= float(
+        row["Dice"]
+    ) <= 1
     logs = work / "logs/tiny/UNet_fold0_seed0"
     assert {path.stem for path in logs.iterdir()} == {"prepare", "generate", "train", "evaluate"}
     assert "2 real and 2 synthetic training cases (1 left out" in (logs / "train.log").read_text()

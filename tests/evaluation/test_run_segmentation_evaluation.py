@@ -38,8 +38,8 @@ class Stub:
 
     labels = {"lesion": 1}
 
-    def __init__(self):
-        self.calls = []
+    def __init__(self, **metadata):
+        self.calls, self.metadata = [], metadata
 
     def predict(self, image_path, overlap=0.5, mirror=True):
         self.calls.append((Path(image_path).name, overlap, mirror))
@@ -417,3 +417,13 @@ def test_help(capsys):
         main(["--help"])
     out = capsys.readouterr().out
     assert stopped.value.code == 0 and "default 1 2" in out and "--trained_model_path none" in out
+
+
+def test_patients_that_were_trained_on_are_not_judged(data, evaluate):
+    before = (data / "predictions" / f"{CASES[0]}.nii.gz").read_bytes()
+    stub = Stub(real_cases=["A-1_Vol_7", "C-3_Vol_1"])  # another nodule of the first patient
+    code, _, error = evaluate(data, stub=stub)
+    assert code == 1 and "checkpoint.pt" in error and "2 of the 3 cases" in error and CASES[0] in error
+    assert not stub.calls and not (data / "results.csv").exists()
+    assert (data / "predictions" / f"{CASES[0]}.nii.gz").read_bytes() == before
+    assert evaluate(data, stub=Stub(real_cases=["C-3_Vol_1"]))[0] == 0

@@ -84,6 +84,32 @@ def test_the_donor_of_a_lesion_counts_as_its_source(tmp_path):
         find_synthetic([folder])
 
 
+def test_the_manifest_is_read_by_case_names_without_the_channel(tmp_path):
+    folder = make(tmp_path, ["N0"], kinds=1)
+    image = folder / "imagesTr/Image_1/N0.nii.gz"
+    image.rename(image.with_name("N0_0000.nii.gz"))  # nnU-Net's layout
+    (folder / "imagesTr/manifest.csv").write_text("case,type,donor\nN0_0000,1,T_Vol_1_0000\n")
+    (found,) = find_synthetic([folder])
+    assert (found.name, found.patients) == ("N0", {"N0", "T"})
+
+
+def test_an_image_that_the_manifest_lacks_is_refused(tmp_path):
+    folder = make(tmp_path)
+    (folder / "imagesTr/manifest.csv").write_text(
+        "case,type,donor\nA_CVol_1,1,\nB_Vol_2,1,\nB_Vol_2,2,T_Vol_1\n"
+    )
+    with pytest.raises(ValueError, match="Image_2/A_CVol_1.nii.gz: .*manifest.csv has no row.*generate it"):
+        find_synthetic([folder])
+
+
+def test_masks_may_carry_the_names_of_their_images(tmp_path):
+    """As nnU-Net's layout has them."""
+    image = touch(tmp_path / "imagesTr/Image_1/A_Vol_1_0000.nii.gz")
+    label = touch(tmp_path / "labelsTr/Mask_1/A_Vol_1.nii.gz")
+    (found,) = find_synthetic([tmp_path])
+    assert (found.name, found.image, found.label) == ("A_Vol_1", image, label)
+
+
 def test_draws_are_nested_seeded_and_bounded(tmp_path):
     found = find_synthetic([make(tmp_path, [f"P{i}_Vol_1" for i in range(10)], 3)])
     small, large = draw_synthetic(found, 5, 1), draw_synthetic(found, 12, 1)
