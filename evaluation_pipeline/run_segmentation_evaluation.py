@@ -139,8 +139,8 @@ def check_patients(trained_on: Sequence[str], cases: Sequence[EvaluationCase], c
     seen = [case.name for case in cases if patient_of(case.name) in known]
     if seen:
         raise ValueError(
-            f"{checkpoint}: was trained on patients of {len(seen)} of the {len(cases)} cases to judge, such as "
-            f"{seen[0]}; judge it on others"
+            f"{checkpoint}: was trained on patients of {len(seen)} of the {len(cases)} cases to judge, such "
+            f"as {seen[0]}; judge it on others"
         )
 
 
