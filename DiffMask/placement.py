@@ -1,4 +1,4 @@
-"""Where lesions go: spheres in the lung, sectors of the heart's wall with a sphere around them.
+"""Where lesions go: spheres in the lung, and around lesions that are there.
 
 All draws come from the torch.Generator that the caller gives; `place_lesions` addresses one for each lesion.
 Arrays are depth first (D, H, W), centres are voxel indices in that order, `spacing_mm` is the size of a voxel
@@ -13,10 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from DiffMask.lungs import depth_mm, lung_mask, vessel_mask
-from LeFusion.dataset.transfer import Anatomy, wall_coordinates
 from LeFusion.diffusion import address_seed
 
 STATISTICS = Path(__file__).parent / "statistics"
@@ -26,10 +24,6 @@ TRIES = 45  # distances drawn for one lesion
 KEPT_DIAMETER = 15  # tries with one diameter, then another is drawn, so that large ones are not at a loss
 DRAWN, PICKS = 300, 20  # centres drawn at one distance, and how many of those that fit the volume are tried
 TOLERANCE_MM = 1.0  # of the distance to the border
-
-WAVES = 24  # of the noise of a lesion's border in the wall
-FINEST_WAVE = 6  # round the heart
-STRETCH = 0.1  # of an infarct that goes on over the apex or the base: so much more of its height lies there
 
 
 @dataclass(frozen=True)
@@ -190,11 +184,11 @@ def place_lesions(
 def draw_diameter(generator: torch.Generator, given: Given = None) -> float:
     """A diameter in mm: the number given, uniform in a range, or that of a sphere around a LIDC nodule."""
     if given is None:
-        return _quantile(load_statistics("lidc")["sphere_diameter_mm"]["quantiles"], _uniform(generator))
-    low, high = _bounds(given, "diameter_mm")
+        return _quantile(load_statistics("lidc")["sphere_diameter_mm"]["quantiles"], uniform(generator))
+    low, high = bounds(given, "diameter_mm")
     if low <= 0:
         raise ValueError(f"diameter_mm {given} must be above 0")
-    return low if low == high else low + (high - low) * _uniform(generator)
+    return low if low == high else low + (high - low) * uniform(generator)
 
 
 def draw_border(generator: torch.Generator, radius_mm: float, given: Given = None) -> tuple[float, float]:
@@ -204,12 +198,12 @@ def draw_border(generator: torch.Generator, radius_mm: float, given: Given = Non
     distance of the others is not. The deepest are only known to be deeper than the regions show: high is inf.
     """
     if given is not None:
-        low, high = _bounds(given, "border_mm")
+        low, high = bounds(given, "border_mm")
         if low < high:
-            low = high = low + (high - low) * _uniform(generator)
+            low = high = low + (high - low) * uniform(generator)
         return low - TOLERANCE_MM, high + TOLERANCE_MM
     border = load_statistics("lidc")["border"]
-    which, rank = _uniform(generator), _uniform(generator)
+    which, rank = uniform(generator), uniform(generator)
     if which < border["share_at_border"]:
         distance = (_quantile(border["depth_at_border_radii"]["quantiles"], rank) - 1) * radius_mm
     elif rank < border["share_known"]:
@@ -263,173 +257,6 @@ def _judge(
     return None, share
 
 
-# --- hearts ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sector:
-    """An infarct in the addresses of `wall_coordinates`.
-
-    angle: of its middle, radians as stored (septal angle plus the angle from the septum).
-    half_angle: to its edge where it is widest; pi: round the heart, but thin opposite to the middle.
-    transmurality: share of the wall in its middle, from the endocardium; above 1: the whole wall nearly to
-        its edge.
-    heights: (low, high), 0 at the apex, 1 at the base.
-    no_reflow_share: of its volume.
-    """
-
-    angle: float
-    half_angle: float
-    transmurality: float
-    heights: tuple[float, float]
-    no_reflow_share: float = 0.0
-
-    def __post_init__(self):
-        low, high = self.heights
-        for name, value, fine in (
-            ("half_angle", self.half_angle, 0 < self.half_angle <= np.pi),
-            ("transmurality", self.transmurality, 0 < self.transmurality <= 1.5),
-            ("heights", self.heights, 0 <= low < high <= 1),
-            ("no_reflow_share", self.no_reflow_share, 0 <= self.no_reflow_share < 1),
-        ):
-            if not fine:
-                raise ValueError(f"{name} {value} of an infarct is out of range; see Sector")
-
-
-def draw_sector(
-    generator: torch.Generator,
-    septal_angle: float | None,
-    angle: Given = None,
-    half_angle: Given = None,
-    transmurality: Given = None,
-    heights: tuple[float, float] | None = None,
-    no_reflow_share: Given = None,
-) -> Sector:
-    """Draw an infarct: one of the 44 measured ones, each number a little changed, but for those given.
-
-    septal_angle: of the heart; None: not known, then all angles are equally likely. angle: from the septum,
-    or as stored where the septal angle is None. In radians. What is given may be a number or a range, but
-    heights are those of the Sector.
-    """
-    infarcts = load_statistics("emidec")["infarcts"]
-    row = infarcts[int(torch.randint(len(infarcts), (), generator=generator))]
-    noise = torch.randn(6, generator=generator, dtype=torch.float64).tolist()
-    shares = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-    low = min(max(row["low"] + 0.04 * noise[3], 0.0), 0.9)
-    high = min(max(row["high"] + 0.04 * noise[4], low + 0.1), 1.0)
-    measured = (
-        np.radians(row["angle_deg"] + 15 * noise[0]),
-        min(np.radians(row["half_angle_deg"]) * np.exp(0.1 * noise[1]), np.pi),
-        min(row["transmurality"] * np.exp(0.1 * noise[2]), 1.5),
-        min(row["no_reflow_share"] * np.exp(0.2 * noise[5]), 0.6),
-    )
-    if septal_angle is None:
-        measured = (2 * np.pi * _uniform(generator), *measured[1:])
-    given = (
-        ("angle", angle),
-        ("half_angle", half_angle),
-        ("transmurality", transmurality),
-        ("no_reflow_share", no_reflow_share),
-    )
-    drawn = []
-    for (name, value), real, share in zip(given, measured, shares, strict=True):
-        first, last = _bounds(value, name) if value is not None else (real, real)
-        drawn.append(float(first + (last - first) * share))
-    drawn[0] = float(np.angle(np.exp(1j * (drawn[0] + (septal_angle or 0.0)))))
-    heights = (float(low), float(high)) if heights is None else (float(heights[0]), float(heights[1]))
-    return Sector(*drawn[:3], heights, drawn[3])
-
-
-def heights_of_slices(
-    labels_dhw: np.ndarray, anatomy: Anatomy, slices: Sequence[int], lesion_labels: Sequence[int] = ()
-) -> tuple[float, float]:
-    """The heights of a Sector that spans these slices (indices along D). ValueError when one has no wall."""
-    heights = wall_coordinates(labels_dhw, anatomy, lesion_labels).height
-    known = [z for z in slices if 0 <= z < len(heights) and np.isfinite(heights[z]).any()]
-    if len(known) < len(slices) or not known:
-        raise ValueError(f"slices {list(slices)} do not all show the myocardium")
-    middles = [np.nanmax(heights[z]) for z in known]
-    half = 0.5 / _wall_slices(heights)
-    return float(max(min(middles) - half, 0)), float(min(max(middles) + half, 1))
-
-
-def sector_mask(
-    labels_dhw: np.ndarray,
-    anatomy: Anatomy,
-    sector: Sector,
-    generator: torch.Generator,
-    roughness: float = 0.12,
-    lesion_labels: Sequence[int] = (),
-) -> np.ndarray:
-    """An infarct in the wall, bool (D, H, W): one part, with an irregular smooth border.
-
-    It narrows and thins towards its ends, but not where it goes on over the apex or the base. roughness: sd
-    of the waves of its border, a share of its size and of the wall's thickness; 0: none. lesion_labels: what
-    of the labels is wall besides the myocardium. Raises ValueError when the heart has no wall there.
-    """
-    wall = wall_coordinates(labels_dhw, anatomy, lesion_labels)
-    inside = np.isfinite(wall.angle)
-    angle, depth, height = (values[inside] for values in wall)
-    half_slice = 0.5 / _wall_slices(wall.height)
-    low, high = sector.heights
-    # An end at the apex or the base is no end: the ellipse goes on behind it
-    bottom = low - STRETCH * (high - low) if low < half_slice else low
-    top = high + STRETCH * (high - low) if high > 1 - half_slice else high
-    across = np.abs(np.angle(np.exp(1j * (angle - sector.angle)))) / sector.half_angle
-    along = np.abs(height - (bottom + top) / 2) / ((top - bottom) / 2)
-    to_edge = np.hypot(across, along) + roughness * _waves(angle, depth, height, generator)
-    limit = sector.transmurality * np.sqrt(np.clip(1 - to_edge.clip(0) ** 4, 0, None))
-    limit = np.where(limit > 0, limit + roughness / 2 * _waves(angle, depth, height, generator), 0)
-    mask = np.zeros(labels_dhw.shape, bool)
-    mask[inside] = (depth < limit) & (height > low - half_slice) & (height < high + half_slice)
-    mask = _largest_part(mask)
-    if not mask.any():
-        raise ValueError(
-            f"the heart has no wall where the infarct should be: angle {np.degrees(sector.angle):.0f} +- "
-            f"{np.degrees(sector.half_angle):.0f} degrees, heights {low:.2f} to {high:.2f}"
-        )
-    return mask
-
-
-def no_reflow_mask(
-    infarct: np.ndarray,
-    labels_dhw: np.ndarray,
-    anatomy: Anatomy,
-    share: float,
-    spacing_mm: Sequence[float],
-    generator: torch.Generator,
-    roughness: float = 0.12,
-) -> np.ndarray:
-    """The core of an infarct, bool (D, H, W), one part: at most `share` of it, next to the endocardium.
-
-    What lies farthest from healthy tissue, the cavity not being one. Empty when the share is 0 or the infarct
-    too small. Raises ValueError for a share out of range.
-    """
-    if not 0 <= share < 1:
-        raise ValueError(f"no_reflow_share {share} must be at least 0 and below 1")
-    core = np.zeros(infarct.shape, bool)
-    voxels = np.argwhere(infarct)
-    count = int(round(share * len(voxels)))
-    if count == 0:
-        return core
-    cavity = labels_dhw == anatomy.cavity
-    dead_or_blood = infarct | cavity
-    far = ndimage.distance_transform_edt(dead_or_blood, spacing_mm)
-    plane = (0, 1.5, 1.5)  # voxels: the ridge of the distance is thin and breaks
-    smooth = ndimage.gaussian_filter(far, plane) / (
-        ndimage.gaussian_filter(dead_or_blood.astype(float), plane) + 1e-6
-    )
-    far, smooth = far[infarct], smooth[infarct]
-    centre = np.argwhere(cavity).mean(axis=0)
-    angle = np.arctan2(voxels[:, 1] - centre[1], voxels[:, 2] - centre[2])
-    height = voxels[:, 0] / len(infarct)
-    score = smooth / smooth.max() + roughness * _waves(angle, np.zeros_like(angle), height, generator)
-    score[far <= min(spacing_mm) + 1e-6] = -np.inf  # no-reflow lies within the infarct
-    chosen = np.argsort(-score, kind="stable")[:count]
-    core[tuple(voxels[chosen[np.isfinite(score[chosen])]].T)] = True
-    return _largest_part(core)
-
-
 def sphere_around(
     mask: np.ndarray, spacing_mm: Sequence[float], organ: np.ndarray | None = None
 ) -> Placement:
@@ -451,46 +278,6 @@ def sphere_around(
     return Placement(tuple(float(c) for c in centre), 2 * radius, distance, share)
 
 
-def place_in_wall(
-    labels_dhw: np.ndarray,
-    anatomy: Anatomy,
-    sector: Sector,
-    spacing_mm: Sequence[float],
-    diameter_mm: float | None = None,
-    lesion_labels: Sequence[int] = (),
-) -> Placement:
-    """A sphere whose centre lies in the wall, in the middle of a sector.
-
-    diameter_mm None: so that the sphere holds the sector, but at most as large as the volume in the plane.
-    The second, smaller one for no-reflow is `sphere_around` its mask. Raises ValueError when the heart has no
-    wall there, and when the diameter given is not above 0 or larger than the volume in the plane.
-    """
-    smooth = sector_mask(labels_dhw, anatomy, sector, torch.Generator(), 0.0, lesion_labels)
-    wall = wall_coordinates(labels_dhw, anatomy, lesion_labels)
-    voxels = np.argwhere(smooth)
-    angle, depth, height = (values[smooth] for values in wall)
-    middle = (sum(sector.heights) / 2, min(sector.transmurality, 1) / 2)
-    off = np.abs(np.angle(np.exp(1j * (angle - sector.angle)))), depth - middle[1], height - middle[0]
-    # Slices are few: first the nearest slice, then the place in it
-    cost = 100 * np.abs(off[2]) + np.hypot(off[0], off[1])
-    centre = voxels[cost.argmin()]
-    extent = [n * s for n, s in zip(labels_dhw.shape[1:], spacing_mm[1:], strict=True)]
-    if diameter_mm is None:
-        farthest = float(np.linalg.norm((voxels - centre) * spacing_mm, axis=1).max())
-        diameter_mm = min(max(2 * farthest + 1e-6, min(spacing_mm)), min(extent))
-    if not 0 < diameter_mm <= min(extent):
-        raise ValueError(
-            f"the sphere of {diameter_mm:g} mm must be above 0 and not larger than the volume, "
-            f"{' x '.join(f'{e:g}' for e in extent)} mm in the plane"
-        )
-    inside = np.isfinite(wall.angle)
-    radius = diameter_mm / 2
-    box, ball = _ball(centre, radius, labels_dhw.shape, spacing_mm)
-    share = float(inside[box][ball].mean())
-    distance = float(depth_mm(inside, spacing_mm)[tuple(centre)]) - radius
-    return Placement(tuple(float(c) for c in centre), diameter_mm, distance, share)
-
-
 # --- helpers --------------------------------------------------------------------
 
 
@@ -507,29 +294,7 @@ def _ball(
     return box, squared <= radius_mm**2
 
 
-def _waves(
-    angle: np.ndarray, depth: np.ndarray, height: np.ndarray, generator: torch.Generator
-) -> np.ndarray:
-    """Smooth noise of mean 0 and sd 1, periodic in the angle. What is drawn does not depend on the voxels."""
-    around = torch.randint(1, FINEST_WAVE + 1, (WAVES,), generator=generator).numpy()
-    numbers = torch.rand(3, WAVES, generator=generator, dtype=torch.float64).numpy()
-    noise = np.zeros(angle.shape)
-    for m, up, out, phase in zip(around, 2 * np.pi * numbers[0], np.pi * numbers[1], numbers[2], strict=True):
-        noise += np.cos(m * angle + up * height + out * depth + 2 * np.pi * phase)
-    return noise * np.sqrt(2 / WAVES)
-
-
-def _wall_slices(heights: np.ndarray) -> int:
-    """The number of slices from apex to base, read off wall_coordinates: the lowest height is 1 / 2n."""
-    return int(round(0.5 / np.nanmin(heights)))
-
-
-def _largest_part(mask: np.ndarray) -> np.ndarray:
-    parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    return parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count > 1 else mask
-
-
-def _uniform(generator: torch.Generator) -> float:
+def uniform(generator: torch.Generator) -> float:
     return float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
@@ -538,7 +303,7 @@ def _quantile(quantiles: Sequence[float], rank: float) -> float:
     return float(np.interp(rank, np.linspace(0, 1, len(quantiles)), quantiles))
 
 
-def _bounds(given: float | Sequence[float], name: str) -> tuple[float, float]:
+def bounds(given: float | Sequence[float], name: str) -> tuple[float, float]:
     low, high = (given, given) if np.ndim(given) == 0 else given
     if not (np.isfinite([low, high]).all() and low <= high):
         raise ValueError(f"{name} {given} must be a number or a range [low, high]")

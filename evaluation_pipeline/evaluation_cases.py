@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation_pipeline.patients import NIFTI_ENDINGS, case_name
-from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 
 ANATOMY = ("background", "cavity", "myocardium", "ignore")  # labels that are no lesion, by their names
 MYOCARDIUM = "myocardium"
@@ -139,28 +139,13 @@ def check_references(cases: Sequence[EvaluationCase], scheme: LabelScheme) -> No
     seen: set[int] = set()
     for case in cases:
         volume, labels = read_label_map(case.label, scheme)
-        check_geometry(volume, read_volume(case.image))
+        check_same_grid(volume, read_volume(case.image))
         seen.update(np.unique(labels).tolist())
     absent = set(scheme.lesions.values()) - seen
     if scheme.allowed is None and absent:
         raise ValueError(
             f"{cases[0].label.parent}: no label map holds lesion label {_list(absent)}; there are "
             f"{_list(seen)}"
-        )
-
-
-def check_geometry(volume: Volume, image: Volume) -> None:
-    """Raises ValueError, naming both files, unless shape and affine (to 1e-3 mm) are equal."""
-    if volume.raw.shape != image.raw.shape:
-        raise ValueError(
-            f"{volume.path}: has shape {volume.raw.shape} but {image.path} has {image.raw.shape}; resample "
-            "it to the image's grid"
-        )
-    difference = np.abs(volume.affine - image.affine).max()
-    if not difference <= 1e-3:
-        raise ValueError(
-            f"{volume.path}: its affine differs from that of {image.path} by up to {difference:.4g} mm; "
-            "write it in the image's geometry"
         )
 
 

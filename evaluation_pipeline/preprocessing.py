@@ -31,7 +31,7 @@ from monai.transforms import (
 from nibabel.affines import voxel_sizes
 from torch import Tensor
 
-from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 
 CT_WINDOW = (-1000.0, 400.0)  # HU, mapped to [0, 1]; padding is 0, so air
 SAME_SPACING = 0.02  # spacings that differ by less from the median are left as they are
@@ -100,16 +100,7 @@ def check_pair(
     not among label_values.
     """
     image, label = read_volume(image_path), read_volume(label_path)
-    if image.raw.shape != label.raw.shape:
-        raise ValueError(
-            f"{label_path}: has shape {label.raw.shape} but its image {image_path} has {image.raw.shape}; "
-            "draw or resample the mask on the grid of the image"
-        )
-    if not np.allclose(image.affine, label.affine, rtol=1e-3, atol=1e-3):
-        raise ValueError(
-            f"{label_path}: lies elsewhere than its image {image_path}: their affines differ by up to "
-            f"{np.abs(image.affine - label.affine).max():.3g} mm; resample the mask on the grid of the image"
-        )
+    check_same_grid(label, image)
     found = np.unique(label.values)
     unknown = found[~np.isin(found, label_values)]
     if unknown.size:

@@ -26,7 +26,6 @@ from evaluation_pipeline.comparison_figures import (
 from evaluation_pipeline.evaluation_cases import (
     EvaluationCase,
     LabelScheme,
-    check_geometry,
     check_references,
     find_cases,
     find_predictions,
@@ -39,6 +38,7 @@ from evaluation_pipeline.metrics import TOLERANCES_MM, case_metrics, wall_metric
 from evaluation_pipeline.patients import patient_of
 from evaluation_pipeline.predictions import check_origin, check_segmenter, predict_cases
 from LeFusion.commandline import run_command
+from LeFusion.dataset.nifti import check_same_grid
 
 
 def evaluate(
@@ -58,7 +58,7 @@ def evaluate(
         path = prediction_path(predictions, case)
         volume, reference = read_label_map(case.label, scheme)
         predicted_volume, prediction = read_label_map(path, scheme)
-        check_geometry(predicted_volume, volume)
+        check_same_grid(predicted_volume, volume)
         values = list(scheme.lesions.values())
         metrics = case_metrics(prediction, reference, spacing_mm(volume), values, tolerances_mm)
         if scheme.wall:

@@ -27,10 +27,10 @@ from evaluation_pipeline.models import (
     default_patch_size,
 )
 from evaluation_pipeline.preprocessing import AddressedDataset, Preprocessing, augmentation, cached_dataset
-from evaluation_pipeline.segmenter import assemble, pick_device
+from evaluation_pipeline.segmenter import assemble
 from evaluation_pipeline.training import SampleOrder, TrainingSettings, train
 from evaluation_pipeline.training_data import SPLITS_FILE, TrainingData, inspect, select_data
-from LeFusion.commandline import git_commit, run_command
+from LeFusion.commandline import choose_device, git_commit, run_command
 
 ORIGINAL = "nnUNetv2"
 VALIDATIONS = 10  # of a training, unless --val_every says otherwise
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> Path:
         data.items, preprocessing, data.real.lesion_labels, arguments.cache_rate, progress=True
     )
     dataset = AddressedDataset(cached, augmentation(preprocessing), arguments.seed)
-    segmenter = assemble(network, content, pick_device("cpu"))  # training moves the network
+    segmenter = assemble(network, content, choose_device("cpu"))  # training moves the network
     parameters = sum(p.numel() for p in network.parameters())
     say(
         f"{name} ({size}, {parameters:,} parameters), patches of {' x '.join(map(str, patch_size))} voxels, "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evaluation_pipeline.models import MODEL_NAMES, build_model, patch_multiple
 from evaluation_pipeline.preprocessing import Preprocessing
+from LeFusion.commandline import choose_device
 from LeFusion.dataset.nifti import atomic_file, read_volume
 
 FORMAT = "lefusion segmenter 1"
@@ -97,7 +98,7 @@ def load_segmenter(path: str | os.PathLike, model_name: str, device: str = "auto
     if stored not in MODEL_NAMES:
         from evaluation_pipeline.nnunet_original import OriginalSegmenter  # needs nnunetv2
 
-        return OriginalSegmenter(path, content, pick_device(device))
+        return OriginalSegmenter(path, content, choose_device(device))
     model = content["model"]
     network = build_model(**model)
     try:
@@ -105,7 +106,7 @@ def load_segmenter(path: str | os.PathLike, model_name: str, device: str = "auto
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: its weights do not fit the {stored} that it names: {reason}") from None
-    return assemble(network, content, pick_device(device))
+    return assemble(network, content, choose_device(device))
 
 
 def assemble(network: nn.Module, content: dict[str, Any], device: torch.device) -> Segmenter:
@@ -145,16 +146,3 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not known:
         raise ValueError(f"{path}: is of another version ({content['format']}); train it again")
     return content
-
-
-def pick_device(name: str) -> torch.device:
-    """auto: a GPU where there is one. Raises ValueError for a device that cannot be used."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"--device {name} cannot be used ({reason}); try auto, cpu or cuda") from None
-    return device

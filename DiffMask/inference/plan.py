@@ -10,17 +10,9 @@ import torch
 from scipy import ndimage
 
 from DiffMask.grid import MaskGrid
-from DiffMask.placement import (
-    LungScene,
-    Placement,
-    Sector,
-    draw_sector,
-    no_reflow_mask,
-    place_lesions,
-    sector_mask,
-    sphere_around,
-)
+from DiffMask.placement import LungScene, Placement, place_lesions, sphere_around
 from DiffMask.postprocess import CORNERS
+from DiffMask.sectors import Sector, draw_sector, no_reflow_mask, sector_mask
 from LeFusion.commandline import given_path
 from LeFusion.dataset.cases import GENERATED, Layout, find_cases, find_images
 from LeFusion.dataset.nifti import Volume, read_volume

@@ -80,6 +80,21 @@ def read_volume(path: str | os.PathLike) -> Volume:
     return volume
 
 
+def check_same_grid(volume: Volume, other: Volume) -> None:
+    """Raises ValueError, naming both files, unless shape and affine (to 1e-3 mm) are equal."""
+    if volume.raw.shape != other.raw.shape:
+        raise ValueError(
+            f"{volume.path}: has shape {volume.raw.shape} but {other.path} has {other.raw.shape}; "
+            "resample it to that grid"
+        )
+    difference = np.abs(volume.affine - other.affine).max()
+    if not difference <= 1e-3:
+        raise ValueError(
+            f"{volume.path}: its affine differs from that of {other.path} by up to {difference:.4g} mm; "
+            "resample it to that grid"
+        )
+
+
 def write_volume_like(source: Volume, values: np.ndarray, mask: np.ndarray, path: str | os.PathLike) -> None:
     """Write a copy of `source` in which only the voxels under `mask` are new.
 

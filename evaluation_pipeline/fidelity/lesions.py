@@ -11,7 +11,7 @@ from tqdm import tqdm
 from evaluation_pipeline.fidelity.data_types import DataType
 from evaluation_pipeline.patients import case_name, patient_of
 from LeFusion.dataset.cases import NIFTI_ENDINGS
-from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
 
 GENERATED_MASK = re.compile(r"_GenMask_\d+$")  # ends the name of an image painted into such a mask
@@ -99,17 +99,6 @@ def read_pair(
         raise ValueError(f"{mask_path}: is empty; a mask needs the lesion's voxels")
     stored = stored.astype(np.uint8)
     return volume, np.ascontiguousarray(to_depth_first(stored, data_type.layout.depth_axis)), stored
-
-
-def check_same_grid(volume: Volume, other: Volume) -> None:
-    """ValueError when two volumes differ in shape or affine; the message names both."""
-    if volume.raw.shape != other.raw.shape:
-        raise ValueError(
-            f"{volume.path}: has shape {volume.raw.shape} but {other.path} has {other.raw.shape}; "
-            "both must lie on one grid"
-        )
-    if not np.allclose(volume.affine, other.affine, atol=1e-3):
-        raise ValueError(f"{volume.path}: has another affine than {other.path}; both must lie on one grid")
 
 
 def intensities(volume: Volume, labels_dhw: np.ndarray, data_type: DataType) -> tuple[np.ndarray, float]:

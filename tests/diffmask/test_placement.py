@@ -1,4 +1,4 @@
-"""Spheres lie where they may; infarcts have the angle, depth and height asked for; draws are addressed."""
+"""Spheres lie where they may; draws are addressed."""
 
 import os
 from pathlib import Path
@@ -10,29 +10,20 @@ from scipy import ndimage
 
 from DiffMask.placement import (
     LungScene,
-    Sector,
     draw_border,
     draw_diameter,
-    draw_sector,
-    heights_of_slices,
     load_statistics,
-    no_reflow_mask,
     place_in_lung,
-    place_in_wall,
     place_lesions,
     require_fit,
-    sector_mask,
     sphere_around,
 )
 from LeFusion.dataset.nifti import read_volume
-from LeFusion.dataset.transfer import Anatomy, wall_coordinates
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("LEFUSION_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 ONE_MM = (1.0, 1.0, 1.0)
 SHAPE = (32, 64, 64)
-ANATOMY = Anatomy(cavity=1, myocardium=2)
-HEART_MM = (8.0, 1.5, 1.5)
 
 
 def seeded(seed=0):
@@ -47,24 +38,6 @@ def scene(lesions=None, vessel=False, spacing=ONE_MM):
         hu[np.hypot(d - 16, h - 32) < 5] = 40
     hu[w < 10] = 40
     return LungScene(hu, spacing, lung=w >= 10, lesions=lesions)
-
-
-def heart(slices=6, inner=12.0, outer=20.0):
-    """Concentric rings, the apex first and smaller."""
-    y, x = np.mgrid[:64, :64] - 32.0
-    labels = np.zeros((slices, 64, 64), np.uint8)
-    for z in range(slices):
-        size = 0.6 + 0.4 * (z + 0.5) / slices
-        labels[z][np.hypot(y, x) < outer * size] = 2
-        labels[z][np.hypot(y, x) < inner * size] = 1
-    return labels
-
-
-def of(angle=0.5, half_angle=0.8, transmurality=0.6, heights=(0.0, 1.0), share=0.0):
-    return Sector(angle, half_angle, transmurality, heights, share)
-
-
-# --- lungs ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("diameter, border", [(6, 0), (6, 20), (12, -1), (12, 5), (20, (3, 8))])
@@ -192,138 +165,6 @@ def test_drawn_sizes_and_distances_are_those_of_real_lesions():
     assert np.isinf(lows[:, 1]).mean() == pytest.approx(deep, abs=0.03)
 
 
-# --- hearts ---------------------------------------------------------------------
-
-
-def test_wall_coordinates_of_rings():
-    labels = heart()
-    wall = wall_coordinates(labels, ANATOMY, ())
-    assert np.array_equal(np.isfinite(wall.depth), labels == 2)
-    y, x = np.mgrid[:64, :64] - 32.0
-    size = 0.6 + 0.4 * 5.5 / 6
-    known = labels[5] == 2
-    expected = (np.hypot(y, x)[known] / size - 12) / 8
-    assert abs(wall.depth[5][known] - expected).max() < 0.2
-    turned = np.angle(np.exp(1j * (wall.angle[5][known] - np.arctan2(y, x)[known])))
-    assert abs(turned).max() < 0.05
-    assert np.nanmax(wall.height[0]) == pytest.approx(1 / 12) and np.nanmin(wall.height[5]) == pytest.approx(
-        11 / 12
-    )
-    upside_down = wall_coordinates(labels[::-1], ANATOMY, ())
-    assert np.nanmax(upside_down.height[5]) == pytest.approx(1 / 12)
-
-
-@pytest.mark.parametrize("transmurality", [0.4, 0.8])
-def test_a_smooth_sector_has_the_numbers_asked_for(transmurality):
-    labels = heart()
-    sector = of(3.0, 0.7, transmurality, (0.3, 0.9))  # across the seam of the angle
-    mask = sector_mask(labels, ANATOMY, sector, seeded(), roughness=0)
-    wall = wall_coordinates(labels, ANATOMY, ())
-    assert (labels[mask] == 2).all() and ndimage.label(mask, np.ones((3, 3, 3)))[1] == 1
-    off = np.angle(np.exp(1j * (wall.angle - 3.0)))
-    middle = abs(off) < 0.2
-    assert wall.depth[3][mask[3] & middle[3]].max() == pytest.approx(transmurality, abs=0.1)
-    assert wall.depth[mask].min() < 0.1  # from the endocardium
-    assert abs(off[mask]).max() == pytest.approx(0.7, abs=0.1) and np.mean(off[mask]) == pytest.approx(
-        0, abs=0.03
-    )
-    assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == [2, 3, 4]
-
-
-def test_a_rough_border_is_irregular_and_addressed():
-    labels = heart()
-    masks = [sector_mask(labels, ANATOMY, of(), seeded(seed)) for seed in (0, 0, 1)]
-    smooth = sector_mask(labels, ANATOMY, of(), seeded(), roughness=0)
-    assert np.array_equal(masks[0], masks[1]) and not np.array_equal(masks[0], masks[2])
-    assert not np.array_equal(masks[0], smooth)
-    for mask in masks:
-        assert ndimage.label(mask, np.ones((3, 3, 3)))[1] == 1 and (labels[mask] == 2).all()
-        assert 0.5 < mask.sum() / smooth.sum() < 1.7
-
-
-def test_no_reflow_is_a_core_by_the_endocardium():
-    labels = heart()
-    infarct = sector_mask(labels, ANATOMY, of(half_angle=1.2, transmurality=0.9), seeded())
-    core = no_reflow_mask(infarct, labels, ANATOMY, 0.2, HEART_MM, seeded())
-    depth = wall_coordinates(labels, ANATOMY, ()).depth
-    assert infarct[core].all() and 0.12 < core.sum() / infarct.sum() < 0.202
-    assert ndimage.label(core, np.ones((3, 3, 3)))[1] == 1
-    assert depth[core].mean() < depth[infarct].mean() - 0.1
-    healthy = ndimage.binary_dilation(core, np.ones((1, 3, 3))) & ~infarct
-    assert (labels[healthy] == 1).all()  # it touches no healthy wall
-    assert not no_reflow_mask(infarct, labels, ANATOMY, 0.0, HEART_MM, seeded()).any()
-    with pytest.raises(ValueError, match="no_reflow_share 1.5"):
-        no_reflow_mask(infarct, labels, ANATOMY, 1.5, HEART_MM, seeded())
-
-
-def test_drawn_sectors_are_like_the_measured_ones():
-    rows = load_statistics("emidec")["infarcts"]
-    assert len(rows) == 44
-    drawn = [draw_sector(seeded(seed), 0.0) for seed in range(400)]
-    for name, real in (
-        ("transmurality", [row["transmurality"] for row in rows]),
-        ("half_angle", np.radians([row["half_angle_deg"] for row in rows])),
-        ("no_reflow_share", [row["no_reflow_share"] for row in rows]),
-    ):
-        values = [getattr(sector, name) for sector in drawn]
-        assert np.quantile(values, (0.25, 0.5, 0.75)) == pytest.approx(
-            np.quantile(real, (0.25, 0.5, 0.75)), rel=0.2, abs=0.02
-        ), name
-
-
-def test_what_is_given_is_not_drawn_and_the_rest_stays():
-    free = draw_sector(seeded(5), 1.0)
-    given = draw_sector(seeded(5), 1.0, angle=0.5, transmurality=(0.3, 0.4), heights=(0.2, 0.6))
-    assert (
-        given.angle == pytest.approx(1.5)
-        and 0.3 <= given.transmurality <= 0.4
-        and given.heights == (0.2, 0.6)
-    )
-    assert (given.half_angle, given.no_reflow_share) == (free.half_angle, free.no_reflow_share)
-    turned = draw_sector(seeded(5), 1.4)
-    assert np.angle(np.exp(1j * (turned.angle - free.angle))) == pytest.approx(0.4)
-    anywhere = [draw_sector(seeded(seed), None).angle for seed in range(300)]
-    assert abs(np.exp(1j * np.array(anywhere)).mean()) < 0.15  # no direction preferred
-
-
-def test_heights_of_slices():
-    labels = heart()
-    heights = heights_of_slices(labels, ANATOMY, [2, 3])
-    assert heights == pytest.approx((2 / 6, 4 / 6))
-    mask = sector_mask(labels, ANATOMY, of(heights=heights), seeded(), roughness=0)
-    assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == [2, 3]
-    with pytest.raises(ValueError, match=r"slices \[5, 6\]"):
-        heights_of_slices(labels, ANATOMY, [5, 6])
-
-
-@pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_sphere_in_the_wall_has_its_centre_there(share):
-    labels = heart()
-    sector = of(2.0, 0.6, share, (0.2, 0.8))
-    placed = place_in_wall(labels, ANATOMY, sector, HEART_MM)
-    voxel = tuple(int(c) for c in placed.centre_dhw)
-    wall = wall_coordinates(labels, ANATOMY, ())
-    assert labels[voxel] == 2 and voxel[0] in (2, 3)
-    assert wall.angle[voxel] == pytest.approx(2.0, abs=0.15)
-    assert wall.depth[voxel] == pytest.approx(share / 2, abs=0.15)
-    assert placed.mask(labels.shape, HEART_MM)[sector_mask(labels, ANATOMY, sector, seeded(), 0)].all()
-    assert place_in_wall(labels, ANATOMY, sector, HEART_MM, 10).diameter_mm == 10
-    with pytest.raises(ValueError, match="sphere of 200 mm .*96 x 96 mm"):
-        place_in_wall(labels, ANATOMY, sector, HEART_MM, 200)
-
-
-def test_errors_of_hearts():
-    with pytest.raises(ValueError, match="no myocardium"):
-        sector_mask(np.where(heart() == 1, 1, 0), ANATOMY, of(), seeded())
-    open_ring = heart()
-    open_ring[:, :, 32:][open_ring[:, :, 32:] == 2] = 0  # no wall on the right
-    with pytest.raises(ValueError, match="no wall where the infarct should be: angle 0 \\+- 29 degrees"):
-        sector_mask(open_ring, ANATOMY, of(0.0, 0.5), seeded())
-    for wrong in ({"half_angle": 4.0}, {"transmurality": 0}, {"heights": (0.5, 0.5)}, {"share": 1}):
-        with pytest.raises(ValueError, match="out of range"):
-            of(**wrong)
-
-
 def test_the_sphere_of_a_mask():
     mask = np.zeros((10, 20, 20), bool)
     mask[4, 5:16, 8] = True
@@ -337,9 +178,6 @@ def test_the_sphere_of_a_mask():
         sphere_around(mask & False, ONE_MM)
 
 
-# --- real data ------------------------------------------------------------------
-
-
 def test_normal_regions_take_lesions():
     folder = DATA / "LIDC" / "Normal" / "Image"
     if not folder.is_dir():
@@ -349,15 +187,3 @@ def test_normal_regions_take_lesions():
         for sphere in place_lesions(place, 2, (0, path.name)):
             ball = sphere.mask(place.lung.shape, ONE_MM)
             assert place.lung[ball].mean() >= 0.9 and place.vessels[ball].mean() <= 0.03
-
-
-def test_normal_hearts_take_infarcts():
-    folder = DATA / "EMIDEC" / "Normal" / "labels"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}; set LEFUSION_SHARED_DATA to the data's folder")
-    for path in sorted(folder.rglob("*.nii.gz"))[:2]:
-        labels = np.moveaxis(read_volume(path).raw, 2, 0)
-        sector = draw_sector(seeded(), None)
-        infarct = sector_mask(labels, ANATOMY, sector, seeded())
-        core = no_reflow_mask(infarct, labels, ANATOMY, 0.15, (10.0, 1.458, 1.458), seeded())
-        assert (labels[infarct] == 2).all() and infarct[core].all() and core.any()

@@ -157,7 +157,7 @@ def broken(prepare, what):
         ("no label", "P-0002_Vol_1.nii.gz: its mask"),
         ("label value", "P-0002_Mask_1.nii.gz: holds the label 3; expected only 0, 1"),
         ("shape", "P-0002_Mask_1.nii.gz: has shape"),
-        ("affine", "P-0002_Mask_1.nii.gz: lies elsewhere"),
+        ("affine", "P-0002_Mask_1.nii.gz: its affine differs"),
         ("empty test", "no case found (split test"),
         ("empty train", "no case found (split train"),
         ("unknown test case", "lists P-0009_Vol_1, not found"),

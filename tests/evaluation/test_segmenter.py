@@ -113,7 +113,7 @@ def test_what_is_no_checkpoint_is_refused(checkpoint, tmp_path):
         load_segmenter(tmp_path / "absent.pt", "UNet")
     with pytest.raises(ValueError, match="--val_overlap 1.0"):
         load_segmenter(path, "UNet").predict(image(tmp_path, (16, 16, 16)), overlap=1.0)
-    with pytest.raises(ValueError, match="--device nonsense cannot be used"):
+    with pytest.raises(ValueError, match="device='nonsense' cannot be used"):
         load_segmenter(path, "UNet", "nonsense")
     save_checkpoint(path, content | {"weights": {}})
     with pytest.raises(ValueError, match="weights do not fit the UNet"):
