@@ -32,6 +32,7 @@ from LeFusion.dataset.nifti import atomic_file
 RUN_ENDINGS = r"[_-](seed|fold|run)_?\d+$"
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
 LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"<": "$<$", ">": "$>$", "|": "$|$"}  # other signs in LaTeX's default fonts
 
 
 def shown_table(
@@ -63,16 +64,25 @@ def shown_table(
 
 
 def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A tabular for the package booktabs, its text escaped."""
+    """A tabular for the package booktabs, its text escaped, minus signs as such."""
 
     def line(cells: Sequence[str]) -> str:
-        return "  " + " & ".join("".join(LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
+        return "  " + " & ".join(map(latex_text, cells)) + r" \\"
 
     columns = "l" + "r" * (len(header) - 1)
     body = [line(header), r"  \midrule", *map(line, rows)]
     return "\n".join(
         [rf"\begin{{tabular}}{{{columns}}}", r"  \toprule", *body, r"  \bottomrule", r"\end{tabular}"]
     )
+
+
+def latex_text(text: str) -> str:
+    """Text for a cell of a LaTeX table. A lone `-` becomes a dash, one before a number or a blank a minus."""
+    if text == "-":
+        return "--"
+    escaped = re.sub(r"(?<![^\s\[])-(?=[\d\s])", "$-$", "".join(LATEX.get(c, c) for c in text))
+    # a row that starts with these would be read as an option of the line break before it
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
 def p_text(p_value: float) -> str:

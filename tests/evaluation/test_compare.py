@@ -130,6 +130,18 @@ def test_latex(table, command, tmp_path):
     )
 
 
+def test_latex_shows_minus_and_less_than_as_such():
+    """In LaTeX's default fonts a `<` of the text is an inverted exclamation mark, a `-` a hyphen."""
+    shown = {
+        "< 0.001": "$<$ 0.001",
+        "-0.02 [-0.04, -0.01]": "$-$0.02 [$-$0.04, $-$0.01]",
+        "Dice - P-1_seed0": r"Dice $-$ P-1\_seed0",
+        "-": "--",
+        "[P]": "{}[P]",  # after a line break of the table it would be the break's option
+    }
+    assert {text: compare.latex_text(text) for text in shown} == shown
+
+
 def test_chosen_experiments_and_metric(table, command):
     code, out, _ = command(table, "--experiments", "R", "P", "--metric", "HD95 mm", "--baseline", "R")
     assert code == 0 and "Q_" not in out and "HD95 mm - R" in out
