@@ -245,6 +245,8 @@ def _figures(report: dict, features: dict, real: list[Lesion], synthetic: list[L
         figures["realism/1"] = plots.feature_figure(found["realism"]["features"])
         of_realism = [features[name][:, columns(REALISM)] for name in ("real", "synthetic")]
         figures["realism/2"] = plots.scatter_figure(*of_realism, kinds)
+    if found["diversity"]:
+        figures["diversity"] = plots.diversity_figure(found["diversity"])
     if found["memorisation"]:
         figures["memorisation"] = plots.memorisation_figure(found["memorisation"])
     if found["discriminator"]:

@@ -82,7 +82,8 @@ def groups_for(
     if len(set(synthetic_patients)) >= LEAST_GROUPS:
         return [*real_patients, *synthetic_patients], "by patient"
     number = len(set(synthetic_patients))
-    words = f"real by patient; synthetic by case, as all of them come from {number} patient(s)"
+    patients = "1 patient" if number == 1 else f"{number} patients"
+    words = f"real by patient; synthetic by case, as all of them come from {patients}"
     return [*real_patients, *(f"case {name}" for name in synthetic_cases)], words
 
 

@@ -10,6 +10,8 @@ from scipy.spatial.distance import pdist
 from evaluation_pipeline.fidelity.distances import standardise
 from evaluation_pipeline.fidelity.lesions import Lesion
 
+BINS = 40  # of the distributions of distances
+
 
 def psnr(first: np.ndarray, second: np.ndarray, span: float) -> float:
     """Peak signal-to-noise ratio in dB of two arrays of intensities; infinite when they are equal."""
@@ -43,7 +45,8 @@ def diversity(
     features: (lesions, d) of the synthetic ones. real_features: (n, d); distances are standardised on them.
     span: width of the intensity scale. PSNR is taken over the voxels that both masks hold; pairs that are
     equal there are counted, not averaged. Distances over cases are between lesions of one type (the mean over
-    the types). A value that cannot be had (one type, one case) is None.
+    the types). A value that cannot be had (one type, one case) is None. distances: shares of the pairs in
+    BINS bins from 0 to the largest distance; [] where there are no pairs.
     """
     real, scaled = standardise(real_features, features)
     by_case, by_type = defaultdict(list), defaultdict(list)
@@ -63,13 +66,24 @@ def diversity(
                 identical += 1
             else:
                 ratios.append(ratio)
-    over = [pdist(scaled[indices]).mean() for indices in by_type.values() if len(indices) > 1]
+    over = [pdist(scaled[indices]) for indices in by_type.values() if len(indices) > 1]
+    of_real = pdist(real)
+    pairs = {"within_case": np.array(within), "over_cases": np.concatenate([*over, []]), "real": of_real}
+    largest = max((float(values.max()) for values in pairs.values() if values.size), default=0.0) or 1.0
     return {
         "psnr_within_case_db": float(np.mean(ratios)) if ratios else None,
         "psnr_pairs": len(ratios),
         "identical_pairs": identical,
         "pairs_without_common_voxels": apart,
         "feature_distance_within_case": float(np.mean(within)) if within else None,
-        "feature_distance_over_cases": float(np.mean(over)) if over else None,
-        "feature_distance_real": float(pdist(real).mean()) if len(real) > 1 else None,
+        "feature_distance_over_cases": float(np.mean([values.mean() for values in over])) if over else None,
+        "feature_distance_real": float(of_real.mean()) if of_real.size else None,
+        "largest_distance": largest,
+        "distances": {name: _shares(values, largest) for name, values in pairs.items()},
     }
+
+
+def _shares(values: np.ndarray, largest: float) -> list[float]:
+    if not values.size:
+        return []
+    return (np.histogram(values, BINS, (0, largest))[0] / values.size).round(6).tolist()

@@ -1,14 +1,18 @@
 """The figures of the report about synthetic data."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from evaluation_pipeline.fidelity.distances import standardise
+from evaluation_pipeline.fidelity.diversity import BINS
 from evaluation_pipeline.fidelity.lesions import Lesion
 
 REAL, SYNTHETIC = "#33658a", "#d1495b"
+# Lines beside one in the colour SYNTHETIC: no other red, and to be told apart by the colour-blind
+OTHERS = ("#0072b2", "#e69f00", "#009e73", "#444444")
 SIDE_MM = 44.0  # of the pictures in the grid
 COLUMNS = 8
 
@@ -36,7 +40,7 @@ def requested_figure(requested: dict, unit: str) -> Figure:
         edges = np.linspace(*scale, len(wanted) + 1)
         axis.stairs(wanted, edges, color="0.4", fill=True, alpha=0.4, label="requested")
         axis.stairs(obtained, edges, color=SYNTHETIC, linewidth=1.5, label="obtained")
-        axis.set_title(f"type {kind}", fontsize=9)
+        axis.set_title(f"texture type {kind}", fontsize=9)
         axis.set(xlabel=unit, xlim=scale)
         _bare(axis)
     figure.axes[0].legend(frameon=False, fontsize=8)
@@ -92,13 +96,34 @@ def scatter_figure(real: np.ndarray, synthetic: np.ndarray, kinds: Sequence[int]
     for number, kind in enumerate(sorted(set(kinds))):
         chosen = synthetic[np.asarray(kinds) == kind] @ directions[:2].T
         axis.scatter(
-            *chosen.T, s=16, marker="^", color=f"C{number}", label=f"synthetic, type {kind}", alpha=0.8
+            *chosen.T,
+            s=16,
+            marker="^",
+            color=OTHERS[number % len(OTHERS)],
+            label=f"synthetic, type {kind}",
+            alpha=0.8,
         )
     shares = sizes**2 / max((sizes**2).sum(), 1e-12)
     axis.set(
         xlabel=f"component 1 ({shares[0]:.0%} of the real variance)",
         ylabel=f"component 2 ({shares[1]:.0%})" if len(shares) > 1 else "",
     )
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def diversity_figure(diversity: dict) -> Figure:
+    """How far apart the features of two lesions lie: of one case, of several cases, and of real ones."""
+    figure, axis = _one(6, 3)
+    edges = np.linspace(0, diversity["largest_distance"], BINS + 1)
+    for name, label, style in (
+        ("real", "real", {"color": REAL, "fill": True, "alpha": 0.3}),
+        ("over_cases", "synthetic, two cases and one type", {"color": SYNTHETIC, "fill": True, "alpha": 0.3}),
+        ("within_case", "synthetic, two types of one case", {"color": "0.25", "linewidth": 1.3}),
+    ):
+        if diversity["distances"][name]:
+            axis.stairs(diversity["distances"][name], edges, label=label, **style)
+    axis.set(xlabel="distance of the features", ylabel="share of pairs", xlim=(0, edges[-1]))
     axis.legend(frameon=False, fontsize=8)
     return figure
 
@@ -123,9 +148,13 @@ def memorisation_figure(memorisation: dict) -> Figure:
 
 def roc_figure(discriminator: dict[str, dict]) -> Figure:
     """The classifier's ROC curve for each group of features."""
-    figure, axis = _one(4.4, 4)
+    figure, axis = _one(4.8, 4.4)
+    colours = cycle(OTHERS)
     for name, found in discriminator.items():
-        style = {"linewidth": 2.2, "color": SYNTHETIC} if name == "all" else {"linewidth": 1.1}
+        every = name == "all"
+        style = (
+            {"linewidth": 2.2, "color": SYNTHETIC} if every else {"linewidth": 1.3, "color": next(colours)}
+        )
         axis.plot(*found["roc"], label=f"{name}: {found['auc']:.2f}", **style)
     axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8)
     axis.set(xlabel="real taken for synthetic", ylabel="synthetic recognised", aspect="equal")
@@ -145,9 +174,9 @@ def grid_figure(
         window = tuple(np.percentile(np.concatenate([lesion.image.ravel() for lesion in real]), (1, 99)))
     chosen = [_spread_out(lesions, rows * COLUMNS // 2) for lesions in (real, synthetic)]
     counts = [max(1, -(-len(part) * 2 // COLUMNS)) for part in chosen]
-    figure = Figure(figsize=(1.35 * COLUMNS, 1.6 * sum(counts)))
+    figure = Figure(figsize=(1.35 * COLUMNS, 1.65 * sum(counts)))
     axes = figure.subplots(sum(counts), COLUMNS, squeeze=False)
-    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.22 / sum(counts), wspace=0.04, hspace=0.27)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.25 / sum(counts), wspace=0.04, hspace=0.3)
     for axis in axes.flat:
         axis.set_axis_off()
     for part, first, name in zip(chosen, (0, counts[0]), ("real", "synthetic"), strict=True):
@@ -160,7 +189,7 @@ def grid_figure(
             if not mask.all():
                 outlined.contour(mask, levels=[0.5], colors="#ffb000", linewidths=0.9)
             label = name if name == "real" else f"synthetic, type {lesion.kind}"
-            plain.set_title(f"{label}\n{_shorten(lesion.case)}", fontsize=6.5, loc="left")
+            plain.set_title(f"{label}\n{_shorten(lesion.case)}", fontsize=7.5, loc="left")
     return figure
 
 
@@ -197,3 +226,4 @@ def _one(width: float, height: float) -> tuple[Figure, object]:
 def _bare(axis) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
+    axis.set_axisbelow(True)  # no grid lines over bars

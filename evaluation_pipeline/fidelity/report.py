@@ -16,10 +16,11 @@ COLUMNS = ("question", "measure", "synthetic", "real", "ideal")
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
-body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
+body { margin: 2rem auto; max-width: 68rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; }
 th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left; vertical-align: top; }
+.summary td:nth-child(n+4) { white-space: nowrap; } .summary td:nth-child(3) { min-width: 12em; }
 th { background: #f4f4f4; } img { max-width: 100%; height: auto; } code { overflow-wrap: anywhere; }
 .note { color: #666; } .bad { color: #b3202c; font-weight: 600; }
 """
@@ -140,7 +141,7 @@ def html(report: dict, rows: Sequence[dict], figures: dict[str, Figure]) -> str:
                 ]
             ],
         ),
-        _table(COLUMNS, [[escape(row[name]) for name in COLUMNS] for row in rows]),
+        _table(COLUMNS, [[escape(row[name]) for name in COLUMNS] for row in rows], "summary"),
         *(f'<p class="note"><b>{escape(k)}</b>: {escape(v)}</p>' for k, v in report["notes"].items()),
         "<h2>Lesions</h2>",
         _image(figures.get("grid"), "Real and synthetic lesions"),
@@ -228,6 +229,13 @@ def _details(name: str, section: dict) -> str:
         names = ("real_mean", "real_sd", "synthetic_mean", "synthetic_sd", "difference_in_sd")
         rows = [[row["feature"], *(f"{row[key]:.4g}" for key in names)] for row in section["features"]]
         return _table(("feature", *(key.replace("_", " ") for key in names)), rows)
+    if name == "diversity":
+        counts = (
+            ("pairs of types of a case that were compared", section["psnr_pairs"]),
+            ("pairs that are equal", section["identical_pairs"]),
+            ("pairs whose masks do not meet", section["pairs_without_common_voxels"]),
+        )
+        return _table(("PSNR", ""), [[text, str(number)] for text, number in counts])
     if name == "memorisation":
         ranked = sorted(
             (row for row in section["nearest"] if row["correlation"] is not None),
@@ -256,11 +264,11 @@ def _image(figure: Figure | None, title: str) -> str:
     return f'<p><img alt="{escape(title)}" src="data:image/png;base64,{coded}"></p>'
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already."""
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """Cells are HTML already. kind: the class of the table in STYLE."""
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<table class="{kind}"><tr>{head}</tr>{body}</table>'
 
 
 def _counts(report: dict) -> str:

@@ -34,7 +34,7 @@ def test_identical_types_are_counted():
     found = diversity(lesions, features, np.array([[0.0, 0], [2, 2]]), 1000)
     assert (found["identical_pairs"], found["psnr_pairs"], found["psnr_within_case_db"]) == (3, 0, None)
     assert found["feature_distance_within_case"] == 0
-    assert found["feature_distance_over_cases"] is None
+    assert found["feature_distance_over_cases"] is None and found["distances"]["over_cases"] == []
 
 
 def test_distances_within_and_over_cases():
@@ -44,6 +44,9 @@ def test_distances_within_and_over_cases():
     found = diversity(lesions, features, real, 1000)
     assert found["psnr_within_case_db"] == pytest.approx(40)
     assert found["feature_distance_within_case"] == pytest.approx(1)
+    assert found["largest_distance"] == 4
+    shares = {name: np.flatnonzero(values).tolist() for name, values in found["distances"].items()}
+    assert shares == {"within_case": [10], "over_cases": [39], "real": [20]}  # 1, 4 and 2 of 4, in 40 bins
     assert found["feature_distance_over_cases"] == pytest.approx(4)
     assert found["feature_distance_real"] == pytest.approx(2)
 
