@@ -41,11 +41,7 @@ def train_original(
     Raises ValueError when nnunetv2 is not installed, has no trainer for this number of epochs, fails, or the
     folder holds another training.
     """
-    if max_epochs not in TRAINERS:
-        raise ValueError(
-            f"--max_epochs {max_epochs}: nnU-Net has trainers for {', '.join(map(str, sorted(TRAINERS)))}"
-        )
-    programs = {name: _program(name) for name in ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train")}
+    programs = find_programs(max_epochs)
     root = (output_dir / "nnunet").absolute()
     folders = {f"nnUNet_{part}": str(root / part) for part in ("raw", "preprocessed", "results")}
     environment = os.environ | folders
@@ -79,6 +75,15 @@ def train_original(
     }
     save_checkpoint(output_dir / BEST_MODEL, content)
     return output_dir / BEST_MODEL
+
+
+def find_programs(max_epochs: int) -> dict[str, str]:
+    """nnU-Net's commands by name. Raises ValueError without them, or a trainer for so many epochs."""
+    if max_epochs not in TRAINERS:
+        raise ValueError(
+            f"--max_epochs {max_epochs}: nnU-Net has trainers for {', '.join(map(str, sorted(TRAINERS)))}"
+        )
+    return {name: _program(name) for name in ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train")}
 
 
 class OriginalSegmenter:

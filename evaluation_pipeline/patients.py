@@ -81,13 +81,12 @@ def patient_share(names: Sequence[str], share: float, seed: int = 0) -> list[str
     return [name for name in names if patient_of(name) in kept]
 
 
-def stored_folds(path: Path, names: Iterable[str], num_folds: int = 5, seed: int = 0) -> list[list[str]]:
-    """The folds in the file `path`; dealt and written there if there is no such file.
+def checked_folds(path: Path, names: Iterable[str], num_folds: int = 5, seed: int = 0) -> list[list[str]]:
+    """The folds of the cases, after a check that the file `path`, if there is one, holds the same.
 
-    Every training of a study reads the same file, so that their folds are the same.
     Raises ValueError when the file is damaged or was made from other cases, folds or another seed.
     """
-    made = {"num_folds": num_folds, "seed": seed, "validation": split_folds(names, num_folds, seed)}
+    made = _described_folds(names, num_folds, seed)
     if path.exists():
         try:
             stored = json.loads(path.read_text())
@@ -98,7 +97,22 @@ def stored_folds(path: Path, names: Iterable[str], num_folds: int = 5, seed: int
                 f"{path}: holds the folds of other cases, another --num_folds or --split_seed; train into "
                 "another --output_model_dir, or delete the file"
             )
-        return made["validation"]
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(made, indent=1) + "\n")
     return made["validation"]
+
+
+def stored_folds(path: Path, names: Iterable[str], num_folds: int = 5, seed: int = 0) -> list[list[str]]:
+    """The folds in the file `path`; dealt and written there if there is no such file.
+
+    It says beside a model which cases it was validated on, and that runs of one study had the same folds.
+    Raises ValueError when the file is damaged or was made from other cases, folds or another seed.
+    """
+    names = list(names)
+    folds = checked_folds(path, names, num_folds, seed)
+    if not path.exists():
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(_described_folds(names, num_folds, seed), indent=1) + "\n")
+    return folds
+
+
+def _described_folds(names: Iterable[str], num_folds: int, seed: int) -> dict:
+    return {"num_folds": num_folds, "seed": seed, "validation": split_folds(names, num_folds, seed)}

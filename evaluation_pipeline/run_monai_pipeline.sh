@@ -10,7 +10,8 @@ BATCH_SIZE="${BATCH_SIZE:-2}"
 LEARNING_RATE="${LEARNING_RATE:-}"               # empty: the model's own
 METHOD_NAME="${METHOD_NAME:-}"                   # folder of the synthetic data, name of the rows; empty: LeFusion_H_N_prime, or
                                                  # P for TYPES=0. A row is <METHOD_NAME>_fold<FOLD>_seed<SEED>
-TYPES="${TYPES:-3}"                              # synthetic images of each case; 0: real data only
+TYPES="${TYPES:-3}"                              # synthetic images of each case, one for each texture of the data type; 0: real
+                                                 # data only. More than textures: GENERATION_OPTIONS=condition=mixture
 VAL_OVERLAP="${VAL_OVERLAP:-0.5}"                # of sliding windows
 CACHE_RATE="${CACHE_RATE:-1.0}"                  # share of the cases held in memory
 
@@ -44,26 +45,45 @@ step() {  # step <name> <command...>: shows and logs it; a failure ends the pipe
     "${@:2}" 2>&1 | tee "$logs/$1.log"
 }
 
+hydra() {  # a path as a value of Hydra: quoted, for names such as P+N'
+    printf "'%s'" "${1//\'/\\\'}"
+}
+
+# No lesion is painted into test cases and other scans of their patients; training would refuse the images
+held_out="$synthetic/held_out.txt"
+generation=()
+synthetic_data="$synthetic"
+if [ "$TYPES" != 0 ]; then
+    # shellcheck disable=SC2206  # options are several words, here and below
+    generation=(data_type="$DATA_TYPE" dataset_root_dir="$(hydra "$SOURCE_DIR")" test_txt_dir="$(hydra "$held_out")"
+        target_img_path="$(hydra "$synthetic/imagesTr")" target_label_path="$(hydra "$synthetic/labelsTr")"
+        types="$TYPES" $GENERATION_OPTIONS)
+else
+    synthetic_data=none
+fi
+# shellcheck disable=SC2206
+training=(--real_data_dir "$real" --synthetic_data_dir "$synthetic_data"
+    --model_name "$MODEL_NAME" --output_model_dir "$model" --fold "$FOLD" --seed "$SEED" --max_epochs "$MAX_EPOCHS"
+    --batch_size "$BATCH_SIZE" ${LEARNING_RATE:+--learning_rate "$LEARNING_RATE"} --cache_rate "$CACHE_RATE"
+    --val_overlap "$VAL_OVERLAP" $TRAINING_OPTIONS)
+# shellcheck disable=SC2206
+evaluation=(--test_data_dir "$real/imagesTs" --gt_dir "$real/labelsTs"
+    --trained_model_path "$model/best_model.pt" --model_name "$MODEL_NAME"
+    --output_pred_dir "$WORK_DIR/predictions/$run" --results_csv "$WORK_DIR/evaluation_results.csv"
+    --experiment_name "${METHOD_NAME}_fold${FOLD}_seed${SEED}" --val_overlap "$VAL_OVERLAP" $EVALUATION_OPTIONS)
+
+step check "$PYTHON" check_knobs.py ${generation[@]+"${generation[@]}"} -- "${training[@]}" -- "${evaluation[@]}"
+
 step prepare "$PYTHON" prepare_real_dataset.py --source_image_dir "$REAL_IMAGE_DIR" --source_mask_dir "$REAL_MASK_DIR" \
     --test_txt_path "$TEST_TXT" --output_dir "$real" --data_type "$DATA_TYPE"
 
 if [ "$TYPES" != 0 ]; then
-    # Test cases are never painted into. Other scans of their patients are noticed in training, which then stops
-    step generate "$PYTHON" ../LeFusion/inference/inference.py data_type="$DATA_TYPE" dataset_root_dir="$SOURCE_DIR" \
-        test_txt_dir="$TEST_TXT" target_img_path="$synthetic/imagesTr" target_label_path="$synthetic/labelsTr" \
-        types="$TYPES" $GENERATION_OPTIONS
-else
-    synthetic=none
+    step hold_out "$PYTHON" held_out_sources.py --source_dir "$SOURCE_DIR" --test_txt_path "$TEST_TXT" --output_txt "$held_out"
+    step generate "$PYTHON" ../LeFusion/inference/inference.py "${generation[@]}"
 fi
 
-step train "$PYTHON" run_segmentation_training.py --real_data_dir "$real" --synthetic_data_dir "$synthetic" \
-    --model_name "$MODEL_NAME" --output_model_dir "$model" --fold "$FOLD" --seed "$SEED" --max_epochs "$MAX_EPOCHS" \
-    --batch_size "$BATCH_SIZE" ${LEARNING_RATE:+--learning_rate "$LEARNING_RATE"} --cache_rate "$CACHE_RATE" \
-    --val_overlap "$VAL_OVERLAP" $TRAINING_OPTIONS
+step train "$PYTHON" run_segmentation_training.py "${training[@]}"
 
-step evaluate "$PYTHON" run_segmentation_evaluation.py --test_data_dir "$real/imagesTs" --gt_dir "$real/labelsTs" \
-    --trained_model_path "$model/best_model.pt" --model_name "$MODEL_NAME" \
-    --output_pred_dir "$WORK_DIR/predictions/$run" --results_csv "$WORK_DIR/evaluation_results.csv" \
-    --experiment_name "${METHOD_NAME}_fold${FOLD}_seed${SEED}" --val_overlap "$VAL_OVERLAP" $EVALUATION_OPTIONS
+step evaluate "$PYTHON" run_segmentation_evaluation.py "${evaluation[@]}"
 
 echo "results: $WORK_DIR/evaluation_results.csv, logs: $logs"

@@ -26,10 +26,11 @@ from evaluation_pipeline.models import (
     default_learning_rate,
     default_patch_size,
 )
+from evaluation_pipeline.patients import stored_folds
 from evaluation_pipeline.preprocessing import AddressedDataset, Preprocessing, augmentation, cached_dataset
 from evaluation_pipeline.segmenter import assemble
-from evaluation_pipeline.training import SampleOrder, TrainingSettings, train
-from evaluation_pipeline.training_data import SPLITS_FILE, TrainingData, inspect, select_data
+from evaluation_pipeline.training import SampleOrder, TrainingSettings, check_precision, train
+from evaluation_pipeline.training_data import SPLITS_FILE, TrainingData, check_fold, inspect, select_data
 from LeFusion.commandline import choose_device, git_commit, run_command
 
 ORIGINAL = "nnUNetv2"
@@ -53,9 +54,11 @@ def run(arguments: argparse.Namespace) -> Path:
     (median_shape, spacing_mm, resample), data_sha256 = inspect(data)
     describe(data, arguments.fold)
     if arguments.model_name == ORIGINAL:
-        from evaluation_pipeline.nnunet_original import train_original
+        from evaluation_pipeline.nnunet_original import find_programs, train_original
 
+        find_programs(arguments.max_epochs)
         metadata = described(data, arguments, data_sha256)
+        store_folds(data, arguments)
         best = train_original(data, arguments.fold, arguments.max_epochs, output_dir, metadata)
         print(f"wrote {best}, which stands for nnU-Net's own files in {output_dir / 'nnunet'}")
         return best
@@ -63,22 +66,7 @@ def run(arguments: argparse.Namespace) -> Path:
     name, size = arguments.model_name, arguments.model_size
     patch_size = tuple(arguments.patch_size or default_patch_size(name, median_shape, spacing_mm, size))
     preprocessing = Preprocessing(data.real.modality, spacing_mm, resample, patch_size)
-    batch_size = arguments.batch_size
-    steps_per_epoch, val_every = arguments.steps_per_epoch, arguments.val_every
-    learning_rate = arguments.learning_rate
-    settings = TrainingSettings(
-        name,
-        arguments.max_epochs,
-        batch_size,
-        math.ceil(len(data.items) / max(1, batch_size)) if steps_per_epoch is None else steps_per_epoch,
-        default_learning_rate(name) if learning_rate is None else learning_rate,
-        math.ceil(arguments.max_epochs / VALIDATIONS) if val_every is None else val_every,
-        arguments.val_overlap,
-        arguments.seed,
-        arguments.amp,
-        arguments.num_workers,
-        arguments.device,
-    )
+    settings = training_settings(arguments, len(data.items))
     order = SampleOrder(len(data.train), len(data.synthetic), arguments.synthetic_share, arguments.seed)
     model = {
         "name": name,
@@ -105,11 +93,48 @@ def run(arguments: argparse.Namespace) -> Path:
     parameters = sum(p.numel() for p in network.parameters())
     say(
         f"{name} ({size}, {parameters:,} parameters), patches of {' x '.join(map(str, patch_size))} voxels, "
-        f"{settings.max_epochs} epochs of {settings.steps_per_epoch} steps of {batch_size} samples"
+        f"{settings.max_epochs} epochs of {settings.steps_per_epoch} steps of {settings.batch_size} samples"
     )
+    store_folds(data, arguments)  # only now: a run that is refused leaves nothing behind
     best = train(network, dataset, order, data.validation, segmenter, settings, output_dir, content)
     say(f"wrote {best}, last_model.pt, curves.csv, curves.png and tensorboard/ in {output_dir}")
     return best
+
+
+def training_settings(arguments: argparse.Namespace, num_cases: int) -> TrainingSettings:
+    """What the options say, with defaults that depend on the model and on the number of training cases."""
+    name, batch_size = arguments.model_name, arguments.batch_size
+    steps_per_epoch, val_every = arguments.steps_per_epoch, arguments.val_every
+    learning_rate = arguments.learning_rate
+    return TrainingSettings(
+        name,
+        arguments.max_epochs,
+        batch_size,
+        math.ceil(num_cases / max(1, batch_size)) if steps_per_epoch is None else steps_per_epoch,
+        default_learning_rate(name) if learning_rate is None else learning_rate,
+        math.ceil(arguments.max_epochs / VALIDATIONS) if val_every is None else val_every,
+        arguments.val_overlap,
+        arguments.seed,
+        arguments.amp,
+        arguments.num_workers,
+        arguments.device,
+    )
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for options that no data would make good, before there are any."""
+    check_fold(arguments.fold, arguments.num_folds)
+    if arguments.model_name == ORIGINAL:
+        from evaluation_pipeline.nnunet_original import find_programs
+
+        find_programs(arguments.max_epochs)
+        return
+    check_precision(training_settings(arguments, 1), choose_device(arguments.device).type)
+
+
+def store_folds(data: TrainingData, arguments: argparse.Namespace) -> None:
+    names = [case.name for case in data.real.train]
+    stored_folds(arguments.output_model_dir / SPLITS_FILE, names, arguments.num_folds, arguments.split_seed)
 
 
 def say(text: str) -> None:

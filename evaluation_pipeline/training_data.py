@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from evaluation_pipeline.nnunet_layout import LabelledImage, RealDataset, read_dataset
-from evaluation_pipeline.patients import patient_of, patient_share, stored_folds
+from evaluation_pipeline.patients import checked_folds, patient_of, patient_share
 from evaluation_pipeline.preprocessing import check_pair, fingerprint
 from evaluation_pipeline.synthetic import SyntheticImage, check_leakage, draw_synthetic, find_synthetic
 
@@ -43,7 +43,7 @@ def select_data(
     synthetic_ratio: float | None = None,
     seed: int = 0,
 ) -> TrainingData:
-    """The cases of one training.
+    """The cases of one training. Writes nothing; splits_path: where the folds are or will be stored.
 
     fold: which part of the patients is for validation; None: none, all real training cases are trained on.
     real_fraction: the share of the patients of the fold's training part that is used. synthetic_ratio:
@@ -53,9 +53,8 @@ def select_data(
     """
     real = read_dataset(real_data_dir)
     cases = {case.name: case for case in real.train}
-    folds = stored_folds(splits_path, cases, num_folds, split_seed)
-    if fold is not None and not 0 <= fold < num_folds:
-        raise ValueError(f"--fold {fold} must be 0 to {num_folds - 1}, or all")
+    check_fold(fold, num_folds)
+    folds = checked_folds(splits_path, cases, num_folds, split_seed)
     validation = [] if fold is None else folds[fold]
     shared = sorted({patient_of(name) for name in cases} & {patient_of(case.name) for case in real.test})
     if shared:
@@ -84,6 +83,12 @@ def select_data(
         kept = draw_synthetic(kept, max(1, round(synthetic_ratio * len(train))), seed)
     chosen = ([cases[name] for name in names] for names in (train, validation))
     return TrainingData(real, *chosen, kept, len(left_out))
+
+
+def check_fold(fold: int | None, num_folds: int) -> None:
+    """Raises ValueError for a fold that is none of so many; None stands for all."""
+    if fold is not None and not 0 <= fold < num_folds:
+        raise ValueError(f"--fold {fold} must be 0 to {num_folds - 1}, or all")
 
 
 def inspect(data: TrainingData) -> tuple[tuple, str]:

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,13 +188,23 @@ def test_leakage_of_the_test_set_stops_the_run(run, tmp_path):
     folder = synthesise(tmp_path / "p", ["P3_Vol_1", "T0_Vol_4"])
     code, _, err = run("--synthetic_data_dir", folder)
     assert code == 1 and "T0_Vol_4.nii.gz: was made from a test case" in err
-    assert not (tmp_path / "model/last_model.pt").exists()
+    assert "held_out_sources.py" in err and not (tmp_path / "model").exists()
+
+
+def test_normal_regions_belong_to_the_patient_of_the_nodules(run, tmp_path):
+    """P6_CVol_9 is another region of the scan that P6_Vol_1 was cut from."""
+    code, out, err = run("--synthetic_data_dir", synthesise(tmp_path / "n", ["T0_CVol_9", "N1_CVol_1"]))
+    assert code == 1 and "T0_CVol_9.nii.gz: was made from a test case" in err and "patients T0" in err
+    folder = synthesise(tmp_path / "p", [f"P{n}_CVol_9" for n in range(8)])
+    code, out, err = run("--synthetic_data_dir", folder, epochs="1")
+    assert code == 0 and "6 real and 6 synthetic training cases (2 left out" in out, err
 
 
 def test_bad_input_is_one_line(run, tmp_path, real):
     def fails(message, *options, **settings):
         code, _, err = run(*options, **settings)
         assert code == 1 and err.startswith("error: ") and message in err, err
+        assert not list((tmp_path / "model").glob("*.pt"))
 
     fails("no such folder", "--synthetic_data_dir", tmp_path / "absent")
     fails("--fold 7 must be 0 to 3, or all", fold="7")
@@ -207,9 +218,17 @@ def test_bad_input_is_one_line(run, tmp_path, real):
     fails("--learning_rate 0.0 must be above 0", "--learning_rate", "0")
     folder = synthesise(tmp_path / "s", ["N1_CVol_1"])
     write(folder / "labelsTr/Mask_1/N1_Mask_1.nii.gz", np.full((16, 16, 16), 2, np.uint8))
+    shutil.rmtree(tmp_path / "model")
     fails("N1_Mask_1.nii.gz: holds the label 2", "--synthetic_data_dir", folder)
+    image = nibabel.load(real / "labelsTr/P3_Vol_1.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata(), np.diag([2, 1, 1, 1])), tmp_path / "moved.nii.gz")
+    (tmp_path / "moved.nii.gz").replace(real / "labelsTr/P3_Vol_1.nii.gz")
+    fails("P3_Vol_1.nii.gz: its affine differs from that of")
     (real / "labelsTr/P2_Vol_1.nii.gz").unlink()
     fails("P2_Vol_1_0000.nii.gz: has no counterpart")
+    assert not (
+        tmp_path / "model"
+    ).exists()  # bad data leave no splits behind, which better data would not fit
 
 
 def test_the_order_of_samples_visits_all_cases_in_turns():

@@ -1,0 +1,99 @@
+"""Checks the knobs of run_monai_pipeline.sh before its first step: a wrong one would be noticed after hours.
+
+    python check_knobs.py <overrides of inference.py> -- <options of run_segmentation_training.py> \\
+        -- <options of run_segmentation_evaluation.py>
+
+Reads no image and writes nothing. No overrides: nothing is to be generated.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation_pipeline import run_segmentation_evaluation, run_segmentation_training
+from evaluation_pipeline.patients import case_name
+from evaluation_pipeline.synthetic import nifti_files, numbered_folders
+from LeFusion.commandline import (
+    PROJECT_ROOT,
+    check_whole_numbers,
+    given_path,
+    plain,
+    required_path,
+    run_command,
+)
+from LeFusion.conditions import choose_conditions, load_palette
+from LeFusion.dataset.cases import Layout, find_cases
+
+
+def check_generation(overrides: Sequence[str]) -> None:
+    """Raises ValueError and FileNotFoundError for what inference.py would refuse, as far as no image is
+    needed to see it, and for a target that holds images which this run does not write."""
+    config = composed(overrides)
+    check_whole_numbers(config, types=1)
+    layout, types = Layout(**config["layout"]), config["types"]
+    palette = load_palette(config["textures"], config["cond_dim"], config["histogram_bins"])
+    if config["condition"] == "textures" and types > len(palette.names) > 0:
+        raise ValueError(
+            f"TYPES={types}: data_type={config['data_type']} has {len(palette.names)} textures, one for each "
+            f"image of a case; set TYPES to at most {len(palette.names)}, or have a texture drawn for each "
+            "image: GENERATION_OPTIONS=condition=mixture"
+        )
+    choose_conditions(config, layout, config["window"])
+    root, mask_dir = required_path(config, "dataset_root_dir"), given_path(config["mask_dir"])
+    cases = find_cases(root, layout, split="all", skipped=[], mask_dir=mask_dir, generated=True)
+    check_target(
+        required_path(config, "target_img_path"), types, {case_name(case.name) for case in cases}, root
+    )
+
+
+def composed(overrides: Sequence[str]) -> dict:
+    """inference.py's configuration with these overrides, as plain Python."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
+            return plain(compose("inference", list(overrides)))
+    except HydraException as error:
+        raise ValueError(f"GENERATION_OPTIONS and other knobs of generation: {error}") from None
+
+
+def check_target(image_root: Path, types: int, cases: set[str], source: Path) -> None:
+    """A training takes all images below a folder, also those that an earlier run left there."""
+    for kind, folder in sorted(numbered_folders(image_root, "Image_").items()):
+        for path in nifti_files(folder):
+            if kind > types:
+                reason = f"is of an earlier run with more types than TYPES={types}"
+            elif case_name(path) not in cases:
+                reason = f"is of an earlier run on other scans than {source}"
+            else:
+                continue
+            raise ValueError(
+                f"{path}: {reason}, and would be trained on; choose another METHOD_NAME, or remove "
+                f"{image_root.parent}"
+            )
+
+
+def run(argv: Sequence[str]) -> None:
+    parts: list[list[str]] = [[]]
+    for argument in argv:
+        if argument == "--":
+            parts.append([])
+        else:
+            parts[-1].append(argument)
+    if len(parts) != 3:
+        raise ValueError("give overrides, options of the training and options of the evaluation, -- between")
+    overrides, training, evaluation = parts
+    run_segmentation_training.check_options(run_segmentation_training.parser().parse_args(training))
+    run_segmentation_evaluation.check_arguments(run_segmentation_evaluation.parser().parse_args(evaluation))
+    if overrides:
+        check_generation(overrides)
+    print("the knobs are in order")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Lists the scans that nothing may be painted into, for test_txt_dir= of LeFusion/inference/inference.py.
+
+    python held_out_sources.py --source_dir ../data/LIDC/Normal \\
+        --test_txt_path ../data/LIDC/Pathological/test.txt --output_txt datasets/held_out.txt
+
+These are the test cases and all other scans of their patients, such as normal regions cut from the same CT:
+A_Vol_1 in the list holds back A_CVol_1 as well. A training refuses images that were made from them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation_pipeline.patients import patient_of
+from LeFusion.commandline import run_command
+from LeFusion.dataset.cases import find_images
+from LeFusion.dataset.nifti import atomic_file
+
+IMAGE_FOLDERS = ("Image", "images", "imagesTr")  # of lungs, hearts and nnU-Net's layout
+
+
+def held_out(scans: Sequence[str], test_names: Sequence[str]) -> list[str]:
+    """Those of the scans that are of a patient in test_names, in their order."""
+    patients = {patient_of(name) for name in test_names}
+    return [name for name in scans if patient_of(name) in patients]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    source_dir, test_txt = arguments.source_dir, arguments.test_txt_path
+    folder = next((source_dir / name for name in IMAGE_FOLDERS if (source_dir / name).is_dir()), source_dir)
+    if not test_txt.is_file():
+        raise FileNotFoundError(f"--test_txt_path {test_txt}: no such file; it lists the test images")
+    lines = test_txt.read_text(encoding="utf-8-sig").splitlines()
+    test_names = [line.strip() for line in lines if line.strip()]
+    scans = list(find_images(folder))
+    found = held_out(scans, test_names)
+    if len(found) == len(scans):
+        raise ValueError(
+            f"{folder}: all {len(scans)} scans are of patients of {test_txt}; nothing is left to paint into"
+        )
+    with atomic_file(arguments.output_txt) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in sorted({*found, *test_names})), encoding="utf-8")
+    print(
+        f"{len(found)} of {len(scans)} scans in {folder} are of patients of {test_txt}; "
+        f"wrote {arguments.output_txt}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = described.add_argument
+    add("--source_dir", type=Path, required=True, help="dataset_root_dir of inference.py")
+    add("--test_txt_path", type=Path, required=True, help="names of the test images, one a line")
+    add("--output_txt", type=Path, required=True, help="where the list goes")
+    return described
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parser().parse_args(argv)
+    run_command(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()
