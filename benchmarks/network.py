@@ -1,19 +1,272 @@
-"""Times one call of a network on one region: the cost that everything else multiplies.
+"""Times one call of the network on one region, with each of its optimisations and without.
 
-python benchmarks/network.py --dim 64 --precision bf16 --threads 2
+    python benchmarks/network.py --dim 64 --threads 2 --allocator both --out outputs/network
+    python benchmarks/network.py --device cuda --batch 8
+    python benchmarks/network.py --variants plain ours --size 16 64 64 --runs 3
+    python benchmarks/network.py --variant ours --json
+
+Every variant runs in a fresh process (the last form is such a process; it writes no table): a call to warm
+up, three where something is compiled or recorded, then --runs calls. `ours-out-of-place` takes the path with
+gradients, which works neither in place nor in pieces: compare it with `ours-unchunked`. The table (Markdown,
+CSV) goes to --out:
+
+- ratio to plain: median over that of `plain` with the first allocator; smaller is faster.
+- GFLOP: of the convolutions and matrix products that plain needs, whatever the variant does.
+- of peak: these a second, over what a large matrix product of the same dtype reaches in the same process.
+- MiB: on a GPU the most that was allocated, weights included; on a CPU how much the process grew in all calls
+  beyond its size with weights and inputs (for a compiled variant, compiling included).
+- difference: largest |variant - plain| over largest |plain|.
+
+Float32 means float32: TF32 is off unless --tf32. --allocator tuned runs with the settings of glibc's malloc
+that keep freed memory in the process. A variant that fails is a row that says why, and the exit code is 1.
 """
 
 import argparse
-import platform
+import json
+import os
+import resource
+import signal
 import statistics
+import subprocess
+import sys
 import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from plain_unet import PlainUNet3D
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from LeFusion.diffusion import UNet3D
+from LeFusion.diffusion import UNet3D, unet
+
+MALLOC = {  # freed blocks up to 1 GiB stay in the heap, so the next layer need not fault its pages in again
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+BINS = 16  # length of the condition
+NO_LIMIT = 1 << 60
+CUDA_GRAPHS = "reduce-overhead"
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Variant:
+    """plain: options of PlainUNet3D, None for ours. compile: mode of torch.compile, None for eager."""
+
+    plain: dict | None = None
+    dtype: torch.dtype = torch.float32
+    chunked: bool = True
+    in_place: bool = True
+    compile: str | None = None
+
+
+VARIANTS = {
+    "plain": Variant({}),
+    "plain+sdpa": Variant({"sdpa": True}),
+    "plain+complex-rotary": Variant({"complex_rotary": True}),
+    "ours-out-of-place": Variant(in_place=False),
+    "ours-unchunked": Variant(chunked=False),
+    "ours": Variant(),
+    "ours-bf16": Variant(dtype=torch.bfloat16),
+    "ours-compiled": Variant(compile="default"),
+    "ours-bf16-compiled": Variant(dtype=torch.bfloat16, compile="default"),
+    "ours-cuda-graphs": Variant(compile=CUDA_GRAPHS),
+}
+
+
+def chosen_variants(arguments: argparse.Namespace) -> list[str]:
+    """Those of --variants, in the table's order; else all that suit the device."""
+    cuda = is_cuda(arguments.device)
+    if arguments.variants:
+        return [name for name in VARIANTS if name in arguments.variants]
+    fits = {None: True, "default": cuda or arguments.compile, CUDA_GRAPHS: cuda}
+    return [name for name, variant in VARIANTS.items() if fits[variant.compile]]
+
+
+def is_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+# --- one variant, in a process of its own
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict:
+    """-> milliseconds of each call, gflop of a call, peak_gflops a second, mib, difference."""
+    variant, device = VARIANTS[name], arguments.device
+    if variant.compile == CUDA_GRAPHS and not is_cuda(device):
+        raise ValueError(f"{name} needs a CUDA device, got --device {device}")
+    torch.set_num_threads(arguments.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arguments.tf32
+    inputs = make_inputs(arguments)
+    network = make_network(variant, arguments)
+
+    start_of_peak = restart_peak(device)
+    for _ in range(1 if variant.compile is None else 3):
+        out = timed(network, inputs, variant, device)[1].float().clone()  # CUDA graphs reuse their output
+    seconds = [timed(network, inputs, variant, device)[0] for _ in range(arguments.runs)]
+    mib = peak_mib(device) - start_of_peak
+    del network
+
+    plain = make_network(VARIANTS["plain"], arguments)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        expected = plain(*inputs)
+    return {
+        "milliseconds": [1e3 * s for s in seconds],
+        "gflop": counter.get_total_flops() / 1e9,
+        "peak_gflops": matmul_gflops(device, variant.dtype),
+        "mib": mib,
+        "difference": float((out - expected).abs().max() / expected.abs().max()),
+    }
+
+
+def make_inputs(arguments: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x_t (B, 1, D, H, W), t (B,), condition (B, BINS)."""
+    generator, batch = torch.Generator().manual_seed(1), arguments.batch
+    x_t = torch.randn(batch, 1, *arguments.size, generator=generator)
+    t, condition = torch.full((batch,), 100), torch.rand(batch, BINS, generator=generator)
+    return tuple(value.to(arguments.device) for value in (x_t, t, condition))
+
+
+def make_network(variant: Variant, arguments: argparse.Namespace) -> nn.Module:
+    """The same random weights every time."""
+    torch.manual_seed(0)
+    heads = {"attn_heads": arguments.heads, "attn_dim_head": arguments.dim_head}
+    network = UNet3D(arguments.dim, 1, None, BINS, arguments.mults, **heads).eval()
+    if variant.plain is not None:
+        network = PlainUNet3D.like(network, **variant.plain)
+    if not variant.chunked:
+        unet.CHUNK_BYTES = unet.GPU_CHUNK_BYTES = NO_LIMIT
+    network = network.to(arguments.device, variant.dtype).requires_grad_(False)
+    return network if variant.compile is None else torch.compile(network, mode=variant.compile, dynamic=False)
+
+
+def timed(network: nn.Module, inputs: tuple, variant: Variant, device: str) -> tuple[float, torch.Tensor]:
+    """-> seconds of a call, and its output. No weight needs gradients, so gradient mode records nothing here:
+    all it does is to keep the network from working in place and in pieces."""
+    with torch.set_grad_enabled(not variant.in_place):
+        wait_for(device)
+        start = time.perf_counter()
+        out = network(*inputs)
+        wait_for(device)
+        return time.perf_counter() - start, out
+
+
+def wait_for(device: str) -> None:
+    if is_cuda(device):
+        torch.cuda.synchronize(device)
+
+
+def restart_peak(device: str) -> float:
+    """Forgets earlier peaks of memory -> MiB to subtract from later ones."""
+    if is_cuda(device):
+        torch.cuda.reset_peak_memory_stats(device)
+        return 0.0
+    with suppress(OSError):  # Linux only; elsewhere what making the network took at most is the start
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_mib(device)
+
+
+def peak_mib(device: str) -> float:
+    if is_cuda(device):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")  # of Linux, whose ru_maxrss starts with the peak of the parent
+    if status.exists() and "VmHWM:" in (text := status.read_text()):
+        return int(text.split("VmHWM:")[1].split()[0]) / 2**10
+    units = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
+
+
+def matmul_gflops(device: str, dtype: torch.dtype) -> float:
+    """-> a second, in the fastest of three large matrix products after one to warm up."""
+    size = 8192 if is_cuda(device) else 2048
+    product = nn.Linear(size, size, bias=False).to(device, dtype)
+    factor = torch.randn(size, size).to(device, dtype)
+    seconds = [timed(product, (factor,), Variant(), device)[0] for _ in range(4)]
+    return 2e-9 * size**3 / min(seconds[1:])
+
+
+# --- the table
+
+
+def measure_apart(name: str, allocator: str, arguments: argparse.Namespace) -> dict:
+    """`measure` in a fresh process under an allocator's settings; RuntimeError says why that failed."""
+    environment = {key: value for key, value in os.environ.items() if key not in MALLOC}
+    if allocator == "tuned":
+        environment |= MALLOC
+    command = [sys.executable, str(Path(__file__).resolve()), "--variant", name, "--json"]
+    try:
+        done = subprocess.run(
+            [*command, *network_options(arguments)],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+        killed = error.returncode < 0
+        reason = f"killed by {signal.Signals(-error.returncode).name}" if killed else lines[-1]
+        raise RuntimeError(reason) from None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def network_options(arguments: argparse.Namespace) -> list[str]:
+    """What a process of one variant has to be told."""
+    names = ("dim", "heads", "dim_head", "mults", "size", "batch", "device", "threads", "runs")
+    options = ["--tf32"] if arguments.tf32 else []
+    for name in names:
+        value = getattr(arguments, name)
+        values = value if isinstance(value, list) else [value]
+        options += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return options
+
+
+def row_of(name: str, allocator: str, result: dict | str, plain_ms: float | None) -> dict[str, str]:
+    """One row of the table; a result that is a text is the reason why there is none."""
+    row = {"variant": name, "allocator": allocator}
+    columns = ("median ms", "min ms", "max ms", "ratio to plain", "GFLOP", "peak GFLOP/s", "of peak", "MiB")
+    if isinstance(result, str):
+        return (
+            row
+            | {"median ms": f"failed: {result.replace('|', '/')}"}
+            | dict.fromkeys((*columns[1:], "difference"), "")
+        )
+    ms = statistics.median(result["milliseconds"])
+    numbers = (
+        f"{ms:.4g}",
+        f"{min(result['milliseconds']):.4g}",
+        f"{max(result['milliseconds']):.4g}",
+        f"{ms / plain_ms:.3f}" if plain_ms else "",
+        f"{result['gflop']:.4g}",
+        f"{result['peak_gflops']:.4g}",
+        f"{result['gflop'] / (ms / 1e3) / result['peak_gflops']:.1%}",
+        f"{result['mib']:.0f}",
+        f"{result['difference']:.1e}",
+    )
+    return row | dict(zip((*columns, "difference"), numbers, strict=True))
+
+
+def compare(arguments: argparse.Namespace) -> list[dict[str, str]]:
+    """Measures all variants, one after the other -> the rows of the table."""
+    allocators = ["default", "tuned"] if arguments.allocator == "both" else [arguments.allocator]
+    rows, plain_ms = [], None
+    for name in chosen_variants(arguments):
+        for allocator in allocators:
+            try:
+                result = measure_apart(name, allocator, arguments)
+            except RuntimeError as error:
+                result = str(error)
+            else:
+                if name == "plain" and plain_ms is None:
+                    plain_ms = statistics.median(result["milliseconds"])
+            rows.append(row_of(name, allocator, result, plain_ms))
+            print(f"{name}, {allocator} allocator: {rows[-1]['median ms']}", flush=True)
+    return rows
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -23,42 +276,35 @@ def main() -> None:
     parser.add_argument("--mults", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--size", type=int, nargs=3, default=[32, 64, 64], help="depth, height, width")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--precision", choices=["float32", "bf16", "fp16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    dtype = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.precision]
-    network = UNet3D(
-        arguments.dim,
-        1,
-        None,
-        16,
-        arguments.mults,
-        attn_heads=arguments.heads,
-        attn_dim_head=arguments.dim_head,
-    )
-    network = network.eval().to(arguments.device, dtype)
-    x = torch.randn(arguments.batch, 1, *arguments.size, device=arguments.device)
-    t = torch.full((arguments.batch,), 100, device=arguments.device)
-    condition = torch.rand(arguments.batch, 16, device=arguments.device)
-    seconds = []
-    with torch.no_grad():
-        for _ in range(arguments.runs + 1):
-            start = time.perf_counter()
-            network(x, t, condition).sum().item()  # .item() waits for the device
-            seconds.append(time.perf_counter() - start)
-    parameters = sum(p.numel() for p in network.parameters())
-    warm = seconds[1:]
-    name = (
-        torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.processor() or "cpu"
-    )
-    print(
-        f"{parameters / 1e6:.1f} M parameters, {arguments.batch} x {arguments.size}, {arguments.precision}, "
-        f"{name}, {arguments.threads} threads: median {statistics.median(warm):.3f} s a call "
-        f"({min(warm):.3f} to {max(warm):.3f})"
-    )
+    parser.add_argument("--tf32", action="store_true", help="let CUDA round the factors of float32 products")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="only these")
+    parser.add_argument("--compile", action="store_true", help="also the compiled variants on a CPU")
+    parser.add_argument("--allocator", choices=["default", "tuned", "both"], default="default")
+    parser.add_argument("--out", type=Path, default=Path("outputs/network"))
+    parser.add_argument("--variant", choices=VARIANTS, help="measure this one in this process")
+    parser.add_argument("--json", action="store_true", help="with --variant: print the numbers as JSON")
+    arguments = parser.parse_args(argv)
+    if arguments.runs < 1:
+        parser.error(f"--runs {arguments.runs} must be at least 1")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.variant:
+        result = measure(arguments.variant, arguments)
+        print(json.dumps(result) if arguments.json else row_of(arguments.variant, "as is", result, None))
+        return
+    from painted import write_tables  # here, as it loads all that painting needs
+
+    rows = compare(arguments)
+    torch.set_num_threads(arguments.threads)  # which the table states
+    device = torch.cuda.get_device_name(arguments.device) if is_cuda(arguments.device) else "cpu"
+    write_tables(arguments.out, "network", rows, [device, *network_options(arguments)])
+    sys.exit(any(row["median ms"].startswith("failed") for row in rows))
 
 
 if __name__ == "__main__":
