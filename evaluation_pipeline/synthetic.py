@@ -62,8 +62,8 @@ def check_leakage(
         raise ValueError(
             f"{leaking[0].image}: was made from a test case, as {len(leaking)} of {len(synthetic)} synthetic "
             f"images were (patients {', '.join(patients[:5])}{more}); a training must not see them. Remove "
-            "them and their masks, or generate without these patients: test_txt_dir= takes the list that "
-            "held_out_sources.py writes"
+            "them and their masks, or generate without these patients: for LeFusion, test_txt_dir= takes the "
+            "list that held_out_sources.py writes"
         )
     kept = [image for image in synthetic if not image.patients & of_validation]
     return kept, [image for image in synthetic if image.patients & of_validation]

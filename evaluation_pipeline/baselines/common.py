@@ -13,6 +13,7 @@ from tqdm import tqdm
 from evaluation_pipeline.fidelity.data_types import DataType, add_data_flags, data_type_of, training_cases
 from evaluation_pipeline.fidelity.lesions import read_pair
 from evaluation_pipeline.fidelity.seeds import address_generator
+from evaluation_pipeline.patients import patient_of
 from evaluation_pipeline.synthetic import MANIFEST, nifti_files, numbered_folders
 from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
 from LeFusion.dataset.nifti import Volume, atomic_file, write_label_like, write_volume_like
@@ -65,8 +66,8 @@ def parse(argv: list[str] | None, description: str) -> argparse.Namespace:
     parser.add_argument("--lesions_from", required=True, help="real cases with lesions")
     parser.add_argument(
         "--test_txt_path",
-        help="names of cases in --lesions_from that must not be used, one a line (default: test.txt there; "
-        "without any, all cases are used)",
+        help="names of cases in --lesions_from that must not be used, nor other scans of their patients, one "
+        "a line (default: test.txt there; without any, all cases are used)",
     )
     parser.add_argument("--types", type=int, default=3, help="images for each case (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
@@ -80,6 +81,7 @@ def parse(argv: list[str] | None, description: str) -> argparse.Namespace:
 def run(arguments: argparse.Namespace, paint: Painter) -> None:
     """Paints every case `--types` times. What is drawn depends on (seed, case, type) alone.
 
+    Neither scans nor lesions of a patient with a test case are used.
     Raises ValueError and FileNotFoundError for the user's mistakes; all cases are read and checked first.
     The manifest names an image's donor before the image is there, also in a run that is killed.
     """
@@ -92,10 +94,15 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
             f"{arguments.lesions_from} looks like {donor_type.name}, {arguments.dataset_root_dir} like "
             f"{data_type.name}; lesions must come from the same kind of images"
         )
-    cases = find_cases(arguments.dataset_root_dir, data_type.layout)
+    found = find_cases(arguments.dataset_root_dir, data_type.layout)
+    donors, test = training_cases(arguments.lesions_from, donor_type.layout, arguments.test_txt_path)
+    cases, donors = (_without_patients_of(test, part) for part in (found, donors))
+    if not cases:
+        raise ValueError(f"{arguments.dataset_root_dir}: all {len(found)} scans are of test patients")
+    if len(cases) < len(found):
+        print(f"{len(found) - len(cases)} of {len(found)} scans left out: they are of test patients")
     outputs = _plan(cases, arguments, data_type.layout)
     _check_targets(arguments, outputs)
-    donors, _ = training_cases(arguments.lesions_from, donor_type.layout, arguments.test_txt_path)
     lesions = _read_scans(donors, donor_type, "reading lesions")
     lesions = [scan for scan in lesions if scan.lesion(donor_type.layout).any()]
     if not lesions:
@@ -132,6 +139,12 @@ def read_scan(case: Case, data_type: DataType) -> Scan:
     axis = data_type.layout.depth_axis
     values = np.ascontiguousarray(to_depth_first(volume.values, axis)).astype(np.float64)
     return Scan(case, volume, values, labels, spacing_depth_first(volume.affine, axis))
+
+
+def _without_patients_of(test: list[Case], cases: list[Case]) -> list[Case]:
+    """A_CVol_1 goes where A_Vol_1 is a test case: a training would refuse an image made from it."""
+    patients = {patient_of(case.name) for case in test}
+    return [case for case in cases if patient_of(case.name) not in patients]
 
 
 def _write_manifest(path: Path, rows: list[dict]) -> None:

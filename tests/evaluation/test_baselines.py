@@ -87,6 +87,24 @@ def test_test_cases_lend_nothing(lidc, tmp_path):
     assert {row["donor"] for row in rows} == {""}  # hand-crafted ones hold no lesion of a case
 
 
+@BOTH
+def test_no_scan_of_a_test_patient_is_used(baseline, lidc, tmp_path, case_writer, capsys):
+    """P-0004_Vol_1 is the test case: its normal region is not painted into, its other nodule not pasted."""
+    case_writer(lidc / "Normal", "P-0004_CVol_9.nii.gz", "P-0004_CMask_9.nii.gz")
+    case_writer(lidc / "Pathological", "P-0004_Vol_2.nii.gz", "P-0004_Mask_2.nii.gz")
+    baseline.main(arguments(lidc, tmp_path / "out", "--types", "8"))
+    assert "1 of 4 scans left out" in capsys.readouterr().out
+    rows = manifest(tmp_path / "out")
+    assert {row["case"][:6] for row in rows} == {"N-0001", "N-0002", "N-0003"}
+    assert {row["intensities_from"][:6] for row in rows} == {"P-0001", "P-0002", "P-0003"}
+    for path in (lidc / "Normal").rglob("N-*.nii.gz"):
+        path.unlink()
+    with pytest.raises(SystemExit):
+        baseline.main(arguments(lidc, tmp_path / "none"))
+    assert "all 1 scans are of test patients" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_pasted_lesion_is_the_donors_at_the_masks_centroid(lidc, tmp_path):
     copy_paste.main(arguments(lidc, tmp_path, "--blend_mm", "0"))
     donors = {row["case"] + row["type"]: row["donor"] for row in manifest(tmp_path)}
