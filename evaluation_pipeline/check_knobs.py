@@ -6,6 +6,7 @@
 Reads no image and writes nothing. No overrides: nothing is to be generated.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,24 +22,22 @@ from LeFusion.commandline import (
     required_path,
     run_command,
 )
-from LeFusion.conditions import choose_conditions, load_palette
 from LeFusion.dataset.cases import Layout, find_cases
 
 
 def check_generation(overrides: Sequence[str]) -> None:
-    """Raises ValueError and FileNotFoundError for what inference.py would refuse, as far as no image is
-    needed to see it, and for a target that holds images which this run does not write."""
+    """Raises ValueError and FileNotFoundError for keys that inference.py does not have, more types than
+    textures, missing source scans, and a target that holds images which this run does not write."""
     config = composed(overrides)
     check_whole_numbers(config, types=1)
     layout, types = Layout(**config["layout"]), config["types"]
-    palette = load_palette(config["textures"], config["cond_dim"], config["histogram_bins"])
-    if config["condition"] == "textures" and types > len(palette.names) > 0:
+    textures = count_textures(config["textures"])
+    if config["condition"] == "textures" and types > textures:
         raise ValueError(
-            f"TYPES={types}: data_type={config['data_type']} has {len(palette.names)} textures, one for each "
-            f"image of a case; set TYPES to at most {len(palette.names)}, or have a texture drawn for each "
-            "image: GENERATION_OPTIONS=condition=mixture"
+            f"TYPES={types}: data_type={config['data_type']} has {textures} textures, one for each image of "
+            f"a case; set TYPES to at most {textures}, or have a texture drawn for each image: "
+            "GENERATION_OPTIONS=condition=mixture"
         )
-    choose_conditions(config, layout, config["window"])
     root, mask_dir = required_path(config, "dataset_root_dir"), given_path(config["mask_dir"])
     cases = find_cases(root, layout, split="all", skipped=[], mask_dir=mask_dir, generated=True)
     check_target(
@@ -56,6 +55,16 @@ def composed(overrides: Sequence[str]) -> dict:
             return plain(compose("inference", list(overrides)))
     except HydraException as error:
         raise ValueError(f"GENERATION_OPTIONS and other knobs of generation: {error}") from None
+
+
+def count_textures(given: str | Sequence | None) -> int:
+    """Of `textures` in the configuration: histograms, or a file of fit_textures.py."""
+    if not isinstance(given, str):
+        return len(given or ())
+    try:
+        return len(json.loads(Path(given).read_text(encoding="utf-8"))["types"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{given}: holds no types; LeFusion/inference/fit_textures.py writes them") from None
 
 
 def check_target(image_root: Path, types: int, cases: set[str], source: Path) -> None:

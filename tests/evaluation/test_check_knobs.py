@@ -41,11 +41,19 @@ def test_good_knobs(check):
     assert check(generate=False) == (0, "")
 
 
-def test_more_types_than_textures(check):
+def test_more_types_than_textures(check, tmp_path):
     code, err = check("types=4")
     assert code == 1 and "TYPES=4: data_type=lidc has 3 textures" in err and "condition=mixture" in err
     assert check("types=4", "condition=mixture") == (0, "")  # as the message says
     assert check("types=4", "condition=own") == (0, "")
+    code, err = check("textures=null")
+    assert code == 1 and "has 0 textures" in err
+    fitted = tmp_path / "fitted.json"
+    fitted.write_text('{"types": [{}, {}, {}, {}]}')
+    assert check("types=4", f"textures={fitted}") == (0, "")
+    assert "has 4 textures" in check("types=5", f"textures={fitted}")[1]
+    fitted.write_text("[]")
+    assert "fitted.json: holds no types" in check(f"textures={fitted}")[1]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +64,7 @@ def test_more_types_than_textures(check):
         (["typs=3"], "Could not override 'typs'"),
         (["data_type=lungs"], "Could not find 'data_type/lungs'"),
         (["dataset_root_dir=absent"], "absent: no such folder"),
-        (["condition=reference"], "condition=reference needs reference_image"),
+        (["textures=absent.json"], "absent.json"),
     ],
 )
 def test_bad_generation(check, overrides, message):
