@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from LeFusion.diffusion import AddressedNoise, NoiseSchedule
+from LeFusion.diffusion import AddressedNoise, NoiseSchedule, drawn
 
 LOSS_TYPES = ("l1", "l2")  # the released code's "l2" is an l1
 PREDICTIONS = ("noise", "velocity")
@@ -27,6 +27,8 @@ def mask_loss_fn(
     level_power: see AddressedNoise.levels; below 1 for more of the noisy levels, at which the overall
     shape is settled.
 
+    What is random in it comes from loss_fn.draw(batch), which a loader may call in its workers; see `drawn`.
+
     A batch holds mask and sphere, (B, 1, D, H, W), and draw, the samples' numbers in the training run: level
     and noise are addressed by (seed, draw) and depend on neither batch size nor process count.
     """
@@ -37,16 +39,19 @@ def mask_loss_fn(
     if not isinstance(level_power, int | float) or not 0 < level_power <= 1:
         raise ValueError(f"level_power={level_power!r} must be above 0 and at most 1")
 
-    def loss_fn(network: nn.Module, batch: dict) -> Tensor:
-        mask = batch["mask"]
+    def draw(batch: dict) -> dict:
         draws = AddressedNoise([(seed, "loss", draw) for draw in batch["draw"]])
-        t = draws.levels(schedule.num_steps, level_power).to(mask.device)
-        noise = draws(mask)
+        return {"level": draws.levels(schedule.num_steps, level_power), "noise": draws(batch["mask"])}
+
+    def loss_fn(network: nn.Module, batch: dict) -> Tensor:
+        batch = drawn(batch, draw)
+        mask, t, noise = (batch[key] for key in ("mask", "level", "noise"))
         x_t = schedule.q_sample(mask, t, noise)
-        output = network(torch.cat([x_t, batch["sphere"]], dim=1), t).float()
+        output = network(torch.cat([x_t, batch["sphere"]], dim=1), t.to(mask.device)).float()
         target = noise if prediction == "noise" else schedule.velocity(mask, t, noise)
         return mask_loss(output, target, loss_type)
 
+    loss_fn.draw = draw
     return loss_fn
 
 

@@ -36,7 +36,7 @@ def sample_masks(
     spheres = spheres.to(device)
 
     def predict(x_t: Tensor, t: Tensor, rows: slice) -> Tensor:
-        output = network(torch.cat([x_t, spheres[rows]], dim=1), t).float()
+        output = network(torch.cat([x_t, spheres[rows]], dim=1), t.to(device)).float()
         return schedule.noise_from_velocity(x_t, t, output) if prediction == "velocity" else output
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:

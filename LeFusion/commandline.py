@@ -27,7 +27,9 @@ def run_command(command: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("LEFUSION_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" (process {rank})"
+        print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -65,7 +67,9 @@ def choose_device(name: str) -> "torch.device":
     import torch  # here: it takes seconds, and commands check their paths first
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # a GPU for each process
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -57,7 +57,7 @@ class Denoiser:
         if self.context == "clean":
             surroundings = image.masked_fill(lesions.any(dim=1, keepdim=True), 0)
             seen = torch.cat([x_t, surroundings, lesions.to(x_t.dtype)], dim=1)
-        output = network(seen, t, condition).float()
+        output = network(seen, t.to(seen.device), condition).float()
         if self.prediction == "noise":
             return output
         return schedule.noise_from_velocity(x_t.float(), t, output)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from LeFusion.denoiser import Denoiser
-from LeFusion.diffusion import AddressedNoise, NoiseSchedule
+from LeFusion.diffusion import AddressedNoise, NoiseSchedule, drawn
 
 LOSS_TYPES = ("l1", "l2")
 NORMALISATIONS = ("volume", "lesion")
@@ -88,6 +88,8 @@ def lesion_loss_fn(
 ) -> Callable[[nn.Module, dict], Tensor]:
     """-> loss_fn(network, batch): noises the batch at random levels and scores the predicted noise.
 
+    What is random in it comes from loss_fn.draw(batch), which a loader may call in its workers; see `drawn`.
+
     Level, noise and the dropping of the condition (with probability cond_dropout, for classifier-free
     guidance) of each sample are addressed by (seed, draw), `batch["draw"]` being the sample's number in the
     training run: they depend on neither batch size nor process count.
@@ -109,14 +111,21 @@ def lesion_loss_fn(
     _check_choice("loss_type", loss_type, LOSS_TYPES)
     _check_choice("normalisation", normalisation, NORMALISATIONS)
 
-    def loss_fn(network: nn.Module, batch: dict) -> Tensor:
-        lesions, condition = batch["lesions"], batch["histogram"]
-        x_0 = batch["image"].expand(-1, lesions.shape[1], -1, -1, -1)  # every class sees the same anatomy
+    def draw(batch: dict) -> dict:
         draws = AddressedNoise([(seed, "loss", draw) for draw in batch["draw"]])
-        t = draws.levels(schedule.num_steps).to(x_0.device)
+        level = draws.levels(schedule.num_steps)
         dropped = torch.stack([torch.rand((), generator=g) < cond_dropout for g in draws.generators])
-        condition = condition.masked_fill(dropped[:, None].to(condition.device), torch.nan)
-        noise = draws(x_0)
+        condition = batch["histogram"]
+        return {
+            "level": level,
+            "histogram": condition.masked_fill(dropped[:, None].to(condition.device), torch.nan),
+            "noise": draws(batch["image"].expand_as(batch["lesions"])),
+        }
+
+    def loss_fn(network: nn.Module, batch: dict) -> Tensor:
+        batch = drawn(batch, draw)
+        lesions, condition, t, noise = (batch[key] for key in ("lesions", "histogram", "level", "noise"))
+        x_0 = batch["image"].expand(-1, lesions.shape[1], -1, -1, -1)  # every class sees the same anatomy
         x_t = schedule.q_sample(x_0, t, noise)
         predicted = denoiser.noise(network, x_t, t, condition, batch["image"], lesions, schedule)
         signal, spread = schedule.signal_and_noise(t)
@@ -130,6 +139,7 @@ def lesion_loss_fn(
             loss = loss + histogram_weight * gaps.mean()
         return loss
 
+    loss_fn.draw = draw
     return loss_fn
 
 

@@ -10,6 +10,7 @@ from LeFusion.dataset.transforms import match_intensities
 from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import (
     SAMPLERS,
+    SPACINGS,
     AddressedNoise,
     NoiseSchedule,
     UNet3D,
@@ -28,7 +29,8 @@ class SamplerSettings:
     jump_n_sample: RePaint's resampling, counted in visited levels; 1, 1 for none. guidance_scale: 1 for the
     condition as trained; above it, classifier-free guidance (Ho & Salimans 2022, eq. 6 with 1 + w).
     intensity_guidance: 0 to 1, how far the intensities of a predicted lesion are moved to those of the
-    histogram asked for, see `guide_intensity`; 0 is the paper's sampling.
+    histogram asked for, see `guide_intensity`; 0 is the paper's sampling. spacing: how the levels are spread,
+    see `spaced_levels`. eta: of ddim, 0 to 1: how much noise is added on the way down.
     """
 
     name: str = "repaint"
@@ -37,16 +39,24 @@ class SamplerSettings:
     jump_n_sample: int = 1
     guidance_scale: float = 1.0
     intensity_guidance: float = 0.0
+    spacing: str = "even"
+    eta: float = 0.0
 
     def __post_init__(self):
         if self.name not in SAMPLERS:
             raise ValueError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}")
         if not 0 <= self.intensity_guidance <= 1:
             raise ValueError(f"intensity_guidance={self.intensity_guidance} must be in 0 to 1")
+        if self.spacing not in SPACINGS:
+            raise ValueError(f"spacing={self.spacing!r} must be one of {', '.join(SPACINGS)}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} must be in 0 to 1")
+        if self.eta and self.name != "ddim":
+            raise ValueError(f"eta={self.eta} is for sampler=ddim; {self.name} has none, set eta=0")
 
     def walk(self, schedule: NoiseSchedule) -> list[int]:
         steps = schedule.num_steps if self.num_steps is None else self.num_steps
-        return walk_levels(schedule.num_steps, steps, self.jump_length, self.jump_n_sample)
+        return walk_levels(schedule.num_steps, steps, self.jump_length, self.jump_n_sample, self.spacing)
 
     def network_calls(self, schedule: NoiseSchedule) -> int:
         """Calls a sample costs: one a step down, two with guidance."""
@@ -141,5 +151,7 @@ def paint(
         return torch.cat([predict(x_t[row], t[row], row) for row in rows])
 
     sample = SAMPLERS[settings.name]
-    x_0 = sample(denoise, image, lesions, AddressedNoise(addresses), schedule, settings.walk(schedule))
+    options = {"eta": settings.eta} if settings.name == "ddim" else {}
+    noise = AddressedNoise(addresses)
+    x_0 = sample(denoise, image, lesions, noise, schedule, settings.walk(schedule), **options)
     return compose(x_0, image, lesions).cpu()

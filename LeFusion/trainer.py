@@ -7,6 +7,7 @@ choice is addressed by the number of the sample in the run, so that a run that w
 computes what an unbroken one computes.
 """
 
+import contextlib
 import copy
 import csv
 import shutil
@@ -30,7 +31,9 @@ from tqdm import tqdm
 
 from LeFusion.dataset.dataset import collate
 from LeFusion.dataset.nifti import atomic_file
-from LeFusion.diffusion import UNet3D, save_checkpoint
+from LeFusion.diffusion import UNet3D, drawn, save_checkpoint
+from LeFusion.diffusion.compilation import compile_network
+from LeFusion.memory import free_memory, is_out_of_memory
 from LeFusion.pictures import save_loss_curve
 
 STATE_FILE = "training_state.pt"
@@ -71,6 +74,10 @@ class TrainingSettings:
     precision: str = "no"  # or "bf16", "fp16"
     num_workers: int = 4
     device: str = "auto"  # or "cpu"
+    compile: bool = False  # the network, in the first step
+    gradient_checkpointing: bool = (
+        False  # layers are computed again in the backward pass: less memory, slower
+    )
     seed: int = 0
 
     def __post_init__(self):
@@ -83,6 +90,9 @@ class TrainingSettings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        for name in ("compile", "gradient_checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
         for name in ("train_lr", "max_grad_norm", "ema_decay"):
             value = getattr(self, name)
             if name == "max_grad_norm" and value is None:
@@ -120,7 +130,8 @@ def train(
     """Trains, or goes on with the run in results_folder; returns the path of the last checkpoint.
 
     Args:
-        loss_fn: (network, batch) -> scalar. The batch has the dataset's items plus `draw`, their numbers.
+        loss_fn: (network, batch) -> scalar, a mean over the samples. The batch has the dataset's items plus
+            `draw`, their numbers. With loss_fn.draw, see `drawn`, its noise is drawn by the loader's workers.
         dataset: `dataset[(index, draw)]` is item `index` with the random choices number `draw`.
         metadata: JSON-able; goes into the checkpoints. A run of other metadata is not resumed.
         sample_sheet: (network, path) -> writes a picture; called with the moving average at every save.
@@ -130,13 +141,13 @@ def train(
     results_folder = Path(results_folder)
     accelerator = Accelerator(
         mixed_precision=settings.precision,
-        gradient_accumulation_steps=settings.gradient_accumulate_every,
         cpu=settings.device == "cpu",
     )
     main = accelerator.is_main_process
     set_seed(settings.seed)
     ema = copy.deepcopy(network).requires_grad_(False).eval()
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.train_lr)
+    on_gpu = accelerator.device.type == "cuda"
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.train_lr, fused=on_gpu or None)
     run = _fingerprint(network, settings, metadata, accelerator.num_processes)
     step = _resume(results_folder, run, network, ema, optimizer, accelerator)
     if step >= settings.train_num_steps:
@@ -146,13 +157,17 @@ def train(
     if main:
         results_folder.mkdir(parents=True, exist_ok=True)
     network = network.to(accelerator.device)
+    network.checkpointing = settings.gradient_checkpointing
+    if settings.compile:
+        compile_network(network)
     ema = ema.to(accelerator.device)
     _optimizer_to(optimizer, accelerator.device)
     model, optimizer = accelerator.prepare(network, optimizer)
     model.train()
     parameters, averages = list(network.parameters()), list(ema.parameters())
 
-    batches = _batches(dataset, settings, step, accelerator)
+    batches = _batches(dataset, settings, step, accelerator, getattr(loss_fn, "draw", None))
+    backward = _Backward(model, loss_fn, optimizer, settings, accelerator)
     log = _Log(results_folder, step) if main else None
     validation = _Validation(validate, results_folder, step, log.board) if main and validate else None
     if validation and step and step % settings.save_and_sample_every == 0 and not validation.has(step):
@@ -171,23 +186,17 @@ def train(
             # Forward and backward over the batches of one step
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate(step)
-            losses = []
-            for _ in range(settings.gradient_accumulate_every):
-                batch = next(batches)
-                with accelerator.accumulate(model):
-                    with accelerator.autocast():
-                        loss = loss_fn(model, batch)
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients and settings.max_grad_norm:
-                        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                losses.append(loss.detach())
+            loss = backward([next(batches) for _ in range(settings.gradient_accumulate_every)])
+            # Update
+            if settings.max_grad_norm:
+                accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
             # Moving average
             torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - settings.ema_decay_at(step))
             step += 1
             # Report
-            mean_loss = float(accelerator.reduce(torch.stack(losses).mean(), reduction="mean"))
+            mean_loss = float(accelerator.reduce(loss, reduction="mean"))
             if not np.isfinite(mean_loss):
                 raise ValueError(
                     f"the loss became {mean_loss} at step {step}; lower train_lr, or use precision=no. "
@@ -222,6 +231,81 @@ def train(
     return _checkpoint_path(results_folder, step)
 
 
+class _Backward:
+    """Gradients of one step: forward and backward over its batches, in smaller parts once memory ran out.
+
+    A part counts by its samples, and gradients are added up, so that the update is the same.
+    """
+
+    def __init__(self, model, loss_fn, optimizer, settings: TrainingSettings, accelerator: Accelerator):
+        self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
+        self.settings, self.accelerator = settings, accelerator
+        self.at_once = settings.batch_size
+
+    def __call__(self, batches: list[dict]) -> Tensor:
+        """-> the mean loss of the batches, a scalar on the device."""
+        while True:
+            try:
+                return self._add_up(batches)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).strip().split("\n")[0][:160]
+            # Outside of the except block, whose traceback holds on to the tensors of the failed step
+            self.optimizer.zero_grad()
+            free_memory()
+            self._shrink(reason)
+
+    def _add_up(self, batches: list[dict]) -> Tensor:
+        parts = [part for batch in batches for part in _parts(batch, self.at_once)]
+        samples = sum(len(part["draw"]) for part in parts)
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, part in enumerate(parts):
+            # Processes exchange gradients once a step, with those of the last part
+            waits = (
+                contextlib.nullcontext() if number == len(parts) - 1 else self.accelerator.no_sync(self.model)
+            )
+            with waits:
+                with self.accelerator.autocast():
+                    loss = self.loss_fn(self.model, part) * (len(part["draw"]) / samples)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _shrink(self, reason: str) -> None:
+        settings, size = self.settings, self.at_once
+        if self.accelerator.num_processes > 1 and size > 1:
+            # One process alone must not go on with more parts: the others wait for its gradients
+            raise ValueError(
+                f"out of memory with {size} samples at once ({reason}); batch_size={size // 2} "
+                f"gradient_accumulate_every={settings.gradient_accumulate_every * 2} makes the same updates "
+                "with half of the memory"
+            )
+        if size == 1:
+            smaller = [
+                f"trainer.{name}={value}"
+                for name, value, now in (
+                    ("precision", "bf16", settings.precision),
+                    ("gradient_checkpointing", "true", str(settings.gradient_checkpointing).lower()),
+                )
+                if value != now
+            ]
+            raise ValueError(
+                f"out of memory with one sample at a time ({reason}); try "
+                f"{' '.join([*smaller, 'a smaller crop_size or model.dim'])}"
+            )
+        self.at_once = (size + 1) // 2
+        tqdm.write(
+            f"out of memory with {size} samples at once; going on with {self.at_once}, the same updates"
+        )
+
+
+def _parts(batch: dict, size: int) -> Iterator[dict]:
+    """The batch in parts of at most `size` samples."""
+    for start in range(0, len(batch["draw"]), size):
+        yield {key: value[start : start + size] for key, value in batch.items()}
+
+
 class DrawSampler:
     """Batches of (index, draw) for one process: draw n of the run goes through all items once an epoch, in an
     order addressed by (seed, epoch). Yields the batches from optimiser step `first_step` on, without end."""
@@ -253,14 +337,27 @@ class _WithDraw(torch.utils.data.Dataset):
         return self.dataset[address] | {"draw": address[1]}
 
 
-def _batches(dataset, settings: TrainingSettings, step: int, accelerator: Accelerator) -> Iterator[dict]:
+class _Collate:
+    """Items -> batch, with the noise of the loss."""
+
+    def __init__(self, draw: Callable[[dict], dict] | None):
+        self.draw = draw
+
+    def __call__(self, items: list[dict]) -> dict:
+        batch = collate(items)
+        return batch if self.draw is None else drawn(batch, self.draw)
+
+
+def _batches(
+    dataset, settings: TrainingSettings, step: int, accelerator: Accelerator, draw
+) -> Iterator[dict]:
     """The batches from `step` on, on the device, without end. Closing it ends the loader's workers."""
     sampler = DrawSampler(len(dataset), settings, step, accelerator.process_index, accelerator.num_processes)
     loader = DataLoader(
         _WithDraw(dataset),
         batch_sampler=sampler,
         num_workers=settings.num_workers,
-        collate_fn=collate,
+        collate_fn=_Collate(draw),
         pin_memory=accelerator.device.type == "cuda",
         worker_init_fn=_outlive_stop_signals,
     )
@@ -278,7 +375,11 @@ def _outlive_stop_signals(_worker: int) -> None:
 
 
 def _to_device(batch: dict, device: torch.device) -> dict:
-    return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+    """But for the levels: the schedule looks its coefficients up on the CPU."""
+    return {
+        k: v.to(device, non_blocking=True) if torch.is_tensor(v) and k != "level" else v
+        for k, v in batch.items()
+    }
 
 
 def _optimizer_to(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -294,7 +395,10 @@ def _checkpoint_path(results_folder: Path, step: int) -> Path:
 
 def _fingerprint(network: UNet3D, settings: TrainingSettings, metadata: dict, processes: int) -> dict:
     """What must be equal for a run to be resumed."""
-    free = ("train_num_steps", "save_and_sample_every", "keep_checkpoints", "num_workers", "device")
+    free = (
+        *("train_num_steps", "save_and_sample_every", "keep_checkpoints", "num_workers", "device"),
+        *("compile", "gradient_checkpointing"),
+    )
     chosen = {name: value for name, value in asdict(settings).items() if name not in free}
     if settings.lr_schedule == "cosine":
         chosen["train_num_steps"] = settings.train_num_steps  # the rate depends on it

@@ -27,7 +27,10 @@ ALLOWED_OF_THE_PROJECT = {
         "LeFusion.dataset",
         "LeFusion.trainer",
         "LeFusion.commandline",
+        "LeFusion.memory",
         "LeFusion.pictures",
+        "LeFusion.processes",
+        "LeFusion.table",
     },
     "evaluation_pipeline": {
         "evaluation_pipeline",

@@ -13,8 +13,9 @@ CALLS = [
     SamplerSettings("ddim", num_steps=5),
     SamplerSettings("dpmpp", num_steps=6, jump_length=2, jump_n_sample=2),
     SamplerSettings("dpmpp", num_steps=4, guidance_scale=2.0),
+    SamplerSettings("ddim", num_steps=4, eta=0.7, spacing="quadratic"),
 ]
-IDS = ["repaint", "ddim", "dpmpp", "guided"]
+IDS = ["repaint", "ddim", "dpmpp", "guided", "ddim-eta"]
 each_setting = pytest.mark.parametrize("settings", CALLS, ids=IDS)
 
 
@@ -319,3 +320,26 @@ def test_guided_painting_follows_its_histogram(network, batch):
 def test_intensity_guidance_outside_0_to_1_is_refused():
     with pytest.raises(ValueError, match="intensity_guidance"):
         SamplerSettings(intensity_guidance=1.5)
+
+
+def test_spacing_and_eta_reach_the_sampler(network, batch):
+    def painted(**options):
+        return paint(network, SCHEDULE, SamplerSettings("ddim", 4, **options), **batch)
+
+    plain = painted()
+    for options in ({"eta": 0.5}, {"spacing": "trailing"}, {"spacing": "quadratic"}):
+        assert not torch.equal(painted(**options), plain), options
+    assert SamplerSettings("ddim", 4, spacing="trailing").walk(SCHEDULE) == [299, 224, 149, 74, -1]
+
+
+@pytest.mark.parametrize(
+    "wrong, text",
+    [
+        ({"eta": 1.5}, "eta=1.5 must be in 0 to 1"),
+        ({"name": "dpmpp", "eta": 0.5}, "eta=0.5 is for sampler=ddim; dpmpp has none"),
+        ({"spacing": "log"}, "spacing='log' must be one of even, trailing, quadratic"),
+    ],
+)
+def test_options_that_a_sampler_lacks_are_refused(wrong, text):
+    with pytest.raises(ValueError, match=text):
+        SamplerSettings(**{"name": "ddim"} | wrong)

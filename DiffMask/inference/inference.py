@@ -4,9 +4,10 @@
 
 Writes Mask/<scan>_GenMask_<n>.nii.gz, masks.csv, preview.png and surfaces.png; with paint=true, LeFusion then
 paints lesions into the scans under these masks. Masks that exist are kept, so that an interrupted run goes
-on. All keys: --help, or configs/diffmask_inference.yaml.
+on. Several GPUs: torchrun, or accelerate launch. All keys: --help, or configs/diffmask_inference.yaml.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -36,10 +37,13 @@ from LeFusion.commandline import (
     required_path,
     run_command,
 )
-from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.cases import GENERATED, Layout
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
 from LeFusion.dataset.transforms import from_depth_first
 from LeFusion.diffusion import SAMPLERS, Checkpoint, NoiseSchedule, address_seed, load_checkpoint
+from LeFusion.diffusion.compilation import compile_network
+from LeFusion.memory import BatchSize
+from LeFusion.processes import Share, find_share
 
 RELEASED_SPACING_MM = (1.0, 1.0, 1.0)
 # What decides a mask besides the network, as the table records it
@@ -68,6 +72,7 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
 
     overrides: those of the command line, of which the painting gets the ones that concern it.
     """
+    share = find_share(config["shard"], config["shards"], config["device"])
     output_dir = output_folder(config, "output_dir")
     _check_settings(config)
     layout = Layout(**config["layout"])
@@ -84,15 +89,20 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
         maker = ShapeMaker(config)
         drafts_of = SphereDrafts(config, layout, scans, maker.size, maker.spacing_mm)
         settings = maker.settings | {"spheres": config["spheres"], **_given(config, SPHERE_SETTINGS)}
-    drafts, skipped = _plan(scans, drafts_of, config["skip_bad_cases"])
-    table = MaskTable(output_dir / "masks.csv", settings)
+    drafts, skipped = _plan(share.of(scans), drafts_of, config["skip_bad_cases"], share.main)
+    if not drafts and share.count == 1:
+        raise ValueError(f"no usable scan: {skipped[0]}")
+    table = MaskTable(output_dir / "masks.csv", settings, share)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     if config["paint"]:
-        _refuse_others(output_dir, set(paths))
+        others = tuple(f"{scan.name}{GENERATED}" for scan in scans) if share.count > 1 else ()
+        _refuse_others(output_dir, set(paths), others)
     due = [d for d in drafts if config["overwrite"] or not (paths[d.name].exists() and table.has(d.name))]
-    print(f"{len(scans) - len(skipped)} scans: {len(due)} masks to make, {len(drafts) - len(due)} kept")
+    part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(scans)} scans)"
+    usable = len(share.of(scans)) - len(skipped)
+    share.say(f"{usable} scans{part}: {len(due)} masks to make, {len(drafts) - len(due)} kept")
     source, written = lru_cache(maxsize=1)(read_volume), 0
-    with tqdm(total=len(due), unit="mask", desc="making masks") as progress:
+    with tqdm(total=len(due), unit="mask", desc="making masks", disable=not share.main) as progress:
         for draft, labels, attempt in _heart_masks(due) if hearts else maker.masks(due):
             progress.update()
             if labels is None:
@@ -114,27 +124,41 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
             )
             table.add(draft.name, draft.scan.name, draft.number, attempt, facts)
             table.write()
+    skipped = share.gather(skipped)
+    written, kept = (sum(share.gather([number])) for number in (written, len(drafts) - len(due)))
+    wrote = f"wrote {written} masks below {output_dir / 'Mask'} ({kept} kept, {len(skipped)} skipped)"
+    if share.main:
+        for reason in skipped:
+            print(f"skipped: {reason}")
+        if share.joins:
+            _finish(config, scans, drafts_of, drafts, share, table, layout, hearts, skipped)
+            print(f"{wrote}, {table.path}, {output_dir / 'preview.png'} and {output_dir / 'surfaces.png'}")
+        else:
+            print(f"{wrote}, share {share.job} of {share.jobs}; the command without shards joins the tables")
+    if config["paint"]:
+        _paint(config, output_dir, overrides, share)
+    return output_dir / "Mask"
+
+
+def _finish(config, scans, drafts_of, drafts, share, table, layout, hearts, skipped) -> None:
+    """What is seen of the whole run: one table, pictures, a summary."""
+    output_dir = table.path.parent
+    table.join()
+    if share.count > 1:  # the pictures show the first scans, whoever made their masks
+        drafts, _ = _plan(scans[: config["preview_masks"]], drafts_of, True, False)
+    paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     made = [draft for draft in drafts if paths[draft.name].exists() and table.has(draft.name)]
     if not made:
         raise ValueError(f"no mask was made: {skipped[0]}")
     shown = made[: config["preview_masks"]]
-    preview = save_preview(output_dir / "preview.png", shown, paths, layout, hearts)
-    surfaces = save_surface_sheet(output_dir / "surfaces.png", shown, paths, layout, hearts)
+    save_preview(output_dir / "preview.png", shown, paths, layout, hearts)
+    save_surface_sheet(output_dir / "surfaces.png", shown, paths, layout, hearts)
     others = table.made_otherwise(draft.name for draft in made)
     if others:
         print(
             f"note: {others} of the kept masks were made with other settings; overwrite=true makes them again"
         )
-    for reason in skipped:
-        print(f"skipped: {reason}")
     print(table.summary())
-    print(
-        f"wrote {written} masks below {output_dir / 'Mask'} ({len(drafts) - len(due)} kept, {len(skipped)} "
-        f"skipped), {table.path}, {preview} and {surfaces}"
-    )
-    if config["paint"]:
-        _paint(config, output_dir, overrides)
-    return output_dir / "Mask"
 
 
 class ShapeMaker:
@@ -172,8 +196,11 @@ class ShapeMaker:
 
         The noise is addressed by (seed, scan, number, attempt).
         """
-        self.checkpoint.network.to(self.device)
+        network = self.checkpoint.network.to(self.device)
+        if self.config["compile"]:
+            compile_network(network, cuda_graphs=True)
         size = self.config["batch_size"]
+        self.at_once = BatchSize(size, "use a GPU with more memory, or device=cpu")
         for start in range(0, len(drafts), size):
             todo, made = list(drafts[start : start + size]), {}
             for attempt in range(self.config["max_redraws"] + 1):
@@ -209,6 +236,10 @@ class ShapeMaker:
         return drawn_ellipsoid(axes * radius_mm / max(grid.spacing_mm), middle, generator)
 
     def _sample(self, drafts: Sequence[Draft], attempt: int) -> list[torch.Tensor]:
+        pieces = self.at_once.run(drafts, lambda some: self._sample_at_once(some, attempt))
+        return [soft for _, made in pieces for soft in made]
+
+    def _sample_at_once(self, drafts: Sequence[Draft], attempt: int) -> list[torch.Tensor]:
         encoding = sphere_encoding(self.checkpoint.metadata)
         spheres = [
             encode_guide(d.grid.sphere(d.placement.diameter_mm), self._ellipsoid(d, attempt), encoding)[None]
@@ -260,7 +291,11 @@ def _check_settings(config: dict) -> None:
             raise ValueError(f"{key}={config[key]} must be a number, a range [low, high], or null")
     if not _is_range(config["heights"], config["heights"] is None):
         raise ValueError(f"heights={config['heights']} must be a range [low, high] from 0 to 1, or null")
-    for key in ("separate", "paint", "overwrite", "skip_bad_cases"):
+    if config["paint"] and config["shards"] > 1:
+        raise ValueError(
+            f"paint=true needs all masks, not those of shard={config['shard']}; paint afterwards"
+        )
+    for key in ("separate", "paint", "overwrite", "skip_bad_cases", "compile"):
         if not isinstance(config[key], bool):
             raise ValueError(f"{key}={config[key]} must be true or false")
     for key in ("inside_share", "vessel_share"):
@@ -280,18 +315,16 @@ def _given(config: dict, keys: Sequence[str]) -> dict[str, str]:
     return {f"given_{key}": "" if config[key] is None else str(config[key]) for key in keys}
 
 
-def _plan(scans, drafts_of, skip: bool) -> tuple[list[Draft], list[str]]:
+def _plan(scans, drafts_of, skip: bool, shown: bool) -> tuple[list[Draft], list[str]]:
     """Reads and checks every scan before the first mask is made. Reasons for skipping are returned."""
     drafts, skipped = [], []
-    for scan in tqdm(scans, unit="scan", desc="placing", leave=False):
+    for scan in tqdm(scans, unit="scan", desc="placing", leave=False, disable=not shown):
         try:
             drafts += drafts_of(scan)
         except (ValueError, FileNotFoundError) as error:
             if not skip:
                 raise ValueError(f"{error} (skip_bad_cases=true goes on without such scans)") from None
             skipped.append(str(error))
-    if not drafts:
-        raise ValueError(f"no usable scan: {skipped[0]}")
     return drafts, skipped
 
 
@@ -311,10 +344,14 @@ def _write(draft: Draft, labels: np.ndarray, source: Volume, layout: Layout, pat
     write_label_like(source, from_depth_first(labels, axis), path)
 
 
-def _refuse_others(output_dir: Path, names: set[str]) -> None:
-    """Painting takes all masks of the folder, so those of another run must not be among them."""
+def _refuse_others(output_dir: Path, names: set[str], starts: tuple[str, ...]) -> None:
+    """Painting takes all masks of the folder, so those of another run must not be among them.
+
+    starts: how names of masks begin that other processes of this run make.
+    """
     for path in sorted((output_dir / "Mask").glob("*.nii*")):
-        if path.name.removesuffix(".gz").removesuffix(".nii") not in names:
+        name = path.name.removesuffix(".gz").removesuffix(".nii")
+        if name not in names and not name.startswith(starts or "/"):
             raise ValueError(
                 f"{path} is not of this run and would be painted; move it away, or give another output_dir"
             )
@@ -327,8 +364,8 @@ def _forget_painted(output_dir: Path, draft: Draft) -> None:
             path.unlink()
 
 
-def _paint(config: dict, output_dir: Path, overrides: Sequence[str]) -> None:
-    """Runs the command that paints, on the scans with their new masks."""
+def _paint(config: dict, output_dir: Path, overrides: Sequence[str], share: Share) -> None:
+    """Runs the command that paints, on the scans with their new masks; each process of a launch a share."""
     given = [o for o in overrides if o.startswith(HANDED_ON)]
     paths = {
         "dataset_root_dir": given_path(config["dataset_root_dir"]),
@@ -344,12 +381,23 @@ def _paint(config: dict, output_dir: Path, overrides: Sequence[str]) -> None:
         *(f"{key}={_quoted(str(path))}" for key, path in paths.items()),
         *(f"{key}={value}" for key, value in _flat(config["painting"])),
     ]
-    print("painting: " + " ".join(command[1:]), flush=True)
-    code = subprocess.run(command).returncode
-    if code:
-        raise ValueError(
-            f"the masks are in {output_dir / 'Mask'}, but painting them failed with exit code {code}"
-        )
+    share.say("painting: " + " ".join(command[1:]))
+    # Not a process of this launch: it would wait for itself
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+
+    def paint(*part: str) -> None:
+        code = subprocess.run([*command, *part], env=environment).returncode
+        if code:
+            raise ValueError(
+                f"the masks are in {output_dir / 'Mask'}, but painting them failed with exit code {code}"
+            )
+
+    if share.count > 1:
+        share.gather([])  # until all masks are there
+        paint(f"shards={share.count}", f"shard={share.index}")
+        share.gather([])  # until all is painted
+    if share.main:
+        paint()  # everything or, after the shares, what joins their tables
 
 
 def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, str]]:

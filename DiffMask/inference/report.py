@@ -1,6 +1,5 @@
 """What a run of DiffMask leaves beside its masks: a table (CSV), outlines over the scans, 3D surfaces."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,9 +10,11 @@ from DiffMask.inference.plan import Draft
 from DiffMask.pictures import save_surfaces
 from DiffMask.shapes import shape_features
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.nifti import Volume, atomic_file, read_volume
+from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
 from LeFusion.pictures import around, lesion_slice, save_contact_sheet
+from LeFusion.processes import Share
+from LeFusion.table import Table
 
 SIDE = 56  # voxels of a slice that are shown, at least
 WALL_OPACITY, INFARCT_OPACITY = 0.12, 0.4  # no-reflow lies within
@@ -22,17 +23,13 @@ WALL_OPACITY, INFARCT_OPACITY = 0.12, 0.4  # no-reflow lies within
 class MaskTable:
     """One row for each mask, by its name. Rows of earlier runs in the same folder are kept."""
 
-    def __init__(self, path: Path, settings: dict):
+    def __init__(self, path: Path, settings: dict, share: Share = Share()):  # noqa: B008 (frozen)
         self.path, self.settings = path, {key: str(value) for key, value in settings.items()}
-        self.rows: dict[str, dict[str, str]] = {}
-        if path.exists():
-            with open(path, newline="") as file:
-                for row in csv.DictReader(file):
-                    if not {"mask", *self.settings} <= set(row):
-                        raise ValueError(
-                            f"{path} was not written by this command for such scans; move it away"
-                        )
-                    self.rows[row["mask"]] = row
+        self.table = Table(path, lambda row: row["mask"], {"mask", *self.settings}, share)
+
+    @property
+    def rows(self) -> dict[str, dict[str, str]]:
+        return self.table.rows
 
     def has(self, mask: str) -> bool:
         return mask in self.rows
@@ -41,14 +38,15 @@ class MaskTable:
         """draws: how many it took. facts: columns of its own."""
         values = {key: "" if value is None else f"{value:.6g}" for key, value in facts.items()}
         names = {"mask": mask, "scan": scan, "number": str(number), "draws": str(draws)}
-        self.rows[mask] = names | self.settings | values
+        self.table.add(names | self.settings | values)
 
     def write(self) -> None:
-        columns = dict.fromkeys(column for row in self.rows.values() for column in row)
-        with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(columns), lineterminator="\n", restval="")
-            writer.writeheader()
-            writer.writerows(self.rows[mask] for mask in sorted(self.rows))
+        """Saves what was added, for a run that goes on after this one was killed."""
+        self.table.write()
+
+    def join(self) -> None:
+        """Makes one file of what all processes wrote."""
+        self.table.join()
 
     def made_otherwise(self, masks: Iterable[str]) -> int:
         """How many of these were made with other settings than this run's."""

@@ -2,15 +2,17 @@
 checkpoint of ours is read or written)."""
 
 from LeFusion.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, start_from
-from LeFusion.diffusion.randomness import AddressedNoise, address_seed
+from LeFusion.diffusion.randomness import AddressedNoise, address_seed, drawn
 from LeFusion.diffusion.samplers import (
     SAMPLERS,
+    SPACINGS,
     compose,
     ddim,
     dpm_solver_pp_2m,
     repaint,
     repaint_step,
     repaint_times,
+    spaced_levels,
     walk_levels,
 )
 from LeFusion.diffusion.schedule import NoiseSchedule
@@ -18,6 +20,7 @@ from LeFusion.diffusion.unet import UNet3D
 
 __all__ = [
     "SAMPLERS",
+    "SPACINGS",
     "AddressedNoise",
     "Checkpoint",
     "NoiseSchedule",
@@ -26,11 +29,13 @@ __all__ = [
     "compose",
     "ddim",
     "dpm_solver_pp_2m",
+    "drawn",
     "load_checkpoint",
     "repaint",
     "repaint_step",
     "repaint_times",
     "save_checkpoint",
+    "spaced_levels",
     "start_from",
     "walk_levels",
 ]

@@ -1,7 +1,7 @@
 """Randomness is addressed, not accumulated: a draw depends on its address, never on earlier draws."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,15 @@ def address_seed(*address: int | str) -> int:
     """A seed of 63 bits for an address such as (seed, case name, texture type); the same on every machine."""
     digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def drawn(batch: dict, draw: Callable[[dict], dict]) -> dict:
+    """The batch with what `draw(batch)` adds to it, unless that was done before.
+
+    Noise for a batch takes longer to draw than a step of a fast GPU; loaders therefore draw it in their
+    workers, ahead of time. Being addressed, it is the same wherever it is drawn.
+    """
+    return batch if "noise" in batch else batch | draw(batch)
 
 
 class AddressedNoise:

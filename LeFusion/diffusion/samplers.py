@@ -2,7 +2,7 @@
 
 Each takes
 
-    denoise   a closure (x_t, t) -> the noise predicted in x_t; x_t (B, K, D, H, W), t (B,) integers
+    denoise   a closure (x_t, t) -> the noise predicted in x_t; x_t (B, K, D, H, W), t (B,) on the CPU
     known     the lesion-free image, (B, 1, D, H, W) in [-1, 1]
     lesions   where lesion k is to be painted, (B, K, D, H, W) bool; known is kept outside all of them
     noise     a callable `like -> standard normal noise of that shape` (see AddressedNoise)
@@ -51,15 +51,44 @@ def repaint_times(num_steps: int, jump_length: int, jump_n_sample: int) -> list[
     return [*walk, -1]
 
 
-def walk_levels(
-    schedule_steps: int, num_steps: int, jump_length: int = 1, jump_n_sample: int = 1
-) -> list[int]:
-    """A walk over `num_steps` levels, evenly spread from schedule_steps-1 to 0, with jumps counted in them;
-    ends at -1. With all levels and no jumps: schedule_steps-1, ..., 0, -1."""
+SPACINGS = ("even", "trailing", "quadratic")
+
+
+def spaced_levels(schedule_steps: int, num_steps: int, spacing: str = "even") -> list[int]:
+    """`num_steps` of the levels 0..schedule_steps-1, ascending; the noisiest is always among them.
+
+    even: evenly spread, from 0 on. trailing: evenly spread, but ending a step above the clean image instead
+    of at level 0 (Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2024, table 2).
+    quadratic: from 0 on, closer to each other where there is little noise (Song et al., "DDIM", 2021, D.2).
+    """
     if not 1 <= num_steps <= schedule_steps:
         raise ValueError(f"num_steps={num_steps} must be in 1..{schedule_steps}, the levels of the schedule")
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing={spacing!r} must be one of {', '.join(SPACINGS)}")
     top = schedule_steps - 1
-    grid = torch.linspace(top, 0, num_steps, dtype=torch.float64).round().long().flip(0).tolist()
+    if spacing == "trailing":
+        step = schedule_steps / num_steps
+        return [round(step * number) - 1 for number in range(1, num_steps + 1)]
+    place = torch.linspace(1, 0, num_steps, dtype=torch.float64)
+    if spacing == "quadratic":
+        levels = (top * place.square()).round().long().flip(0).tolist()
+        # Rounding puts neighbours near 0 on one level: each moves up to the next that is free
+        for i in range(1, num_steps):
+            levels[i] = max(levels[i], levels[i - 1] + 1)
+        return levels
+    return (top * place).round().long().flip(0).tolist()
+
+
+def walk_levels(
+    schedule_steps: int,
+    num_steps: int,
+    jump_length: int = 1,
+    jump_n_sample: int = 1,
+    spacing: str = "even",
+) -> list[int]:
+    """A walk over `num_steps` levels, see spaced_levels, with jumps counted in them; ends at -1. With all
+    levels and no jumps: schedule_steps-1, ..., 0, -1."""
+    grid = spaced_levels(schedule_steps, num_steps, spacing)
     return [grid[i] if i >= 0 else -1 for i in repaint_times(num_steps, jump_length, jump_n_sample)]
 
 
@@ -190,9 +219,10 @@ def _start(known: Tensor, lesions: Tensor) -> Tensor:
 
 
 def _moves(walk: Sequence[int], x: Tensor):
-    """Pairs (t, s) of neighbouring levels of the walk, each as a (B,) tensor."""
+    """Pairs (t, s) of neighbouring levels of the walk, each as a (B,) tensor on the CPU, where the schedule
+    looks its coefficients up: on a GPU every look would wait for all that is queued there."""
     for t, s in pairwise(walk):
-        yield tuple(torch.full((len(x),), level, device=x.device) for level in (t, s))
+        yield tuple(torch.full((len(x),), level) for level in (t, s))
 
 
 def _with_known(

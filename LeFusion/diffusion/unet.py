@@ -13,10 +13,14 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 GROUPS = 8  # of every group normalisation
 POSITION_BUCKETS = 32  # of the relative position bias; also the distance beyond which it is constant
-CHUNK_BYTES = 4 << 20  # an attention layer works on pieces whose projections take about this much on the CPU
+# An attention layer works on pieces whose projections take about this much: what a CPU keeps in cache, and
+# on a GPU little beside the activations, but enough to keep it busy
+CHUNK_BYTES = 4 << 20
+GPU_CHUNK_BYTES = 256 << 20
 
 
 class SliceConv2d(nn.Conv2d):
@@ -143,7 +147,8 @@ class DepthAttention(nn.Module):
         self.to_out = nn.Linear(heads * dim_head, channels, bias=False)
 
     def forward(self, x: Tensor, rotation: Tensor, bias: Tensor) -> Tensor:
-        """x (B, D, H, W, C); rotation (D, 1, r) complex, for 2 r channels of a head; bias (heads, D, D)."""
+        """x (B, D, H, W, C); rotation (D, 1, r, 2), cosines and sines for 2 r channels of a head; bias
+        (heads, D, D)."""
         batch, depth = x.shape[:2]
         columns = x.flatten(2, 3)  # (B, D, H W, C)
         attend = lambda y: self.attend(y, rotation, bias)  # noqa: E731
@@ -159,21 +164,32 @@ class DepthAttention(nn.Module):
         return rearrange(out, "(b p) d c -> b d p c", b=x.shape[0])
 
 
+def _called(layer: nn.Module, *arguments: Tensor) -> Tensor:
+    return layer(*arguments)
+
+
 def _rotate(y: Tensor, rotation: Tensor) -> Tensor:
     """Rotary position embedding (Su et al., "RoFormer", 2021): pairs times e^(i position frequency)."""
-    rotary_dim = 2 * rotation.shape[-1]
-    pairs = torch.view_as_complex(y[..., :rotary_dim].float().unflatten(-1, (-1, 2)))
-    turned = torch.view_as_real(pairs * rotation[..., None, :]).flatten(-2).to(y.dtype)
+    rotary_dim = 2 * rotation.shape[-2]
+    pairs = y[..., :rotary_dim].float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # the compiler has no complex numbers, but makes one kernel of this
+        cos, sin = rotation[..., None, :, :].unbind(-1)
+        even, odd = pairs.unbind(-1)
+        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    else:
+        turns = torch.view_as_complex(rotation)[..., None, :]
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * turns)
+    turned = turned.flatten(-2).to(y.dtype)
     return turned if rotary_dim == y.shape[-1] else torch.cat([turned, y[..., rotary_dim:]], dim=-1)
 
 
 def _residual(branch: Callable[[Tensor], Tensor], x: Tensor, dim: int, width: int) -> Tensor:
-    """x + branch(x); without gradients on the CPU in place, piece by piece along `dim`, so that the branch's
-    intermediate values (`width` numbers for each index of `dim`) stay in cache."""
-    if torch.is_grad_enabled():
+    """x + branch(x); without gradients in place, piece by piece along `dim`, so that what the branch computes
+    on the way (`width` numbers for each index of `dim`) stays in cache, or needs little memory."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return x + branch(x)
-    pieces = [x] if x.is_cuda else x.split(max(1, CHUNK_BYTES // (width * x.element_size())), dim)
-    for piece in pieces:
+    limit = GPU_CHUNK_BYTES if x.is_cuda else CHUNK_BYTES
+    for piece in x.split(max(1, limit // (width * x.element_size())), dim):
         piece += branch(piece)
     return x
 
@@ -286,6 +302,7 @@ class UNet3D(nn.Module):
             ResnetBlock(2 * dim, dim), nn.Linear(dim, out_channels or in_channels)
         )
         self.to(memory_format=torch.channels_last)
+        self.checkpointing = False  # True: layers are computed again in the backward pass, for memory
 
     @staticmethod
     def _level(channels_in, channels_out, embedding_dim, heads, resample) -> nn.ModuleList:
@@ -320,7 +337,8 @@ class UNet3D(nn.Module):
         x = rearrange(x_t, "b c d y x -> b d y x c").to(self.init_conv.weight.dtype).contiguous()
         depth = x.shape[1]
         angle = torch.arange(depth, device=x.device)[:, None] * self.rotary_frequencies.float()
-        positions = (torch.polar(torch.ones_like(angle), angle)[:, None], self.time_rel_pos_bias(depth))
+        rotation = torch.stack([angle.cos(), angle.sin()], dim=-1)[:, None]
+        positions = (rotation, self.time_rel_pos_bias(depth))
 
         embedding = self.time_mlp[1:](self.time_mlp[0](t).to(x.dtype))
         if self.null_cond_emb is not None:
@@ -330,22 +348,27 @@ class UNet3D(nn.Module):
                 empty = torch.where(cond.isnan().any(dim=1, keepdim=True), empty, cond)
             embedding = torch.cat([embedding, empty], dim=-1)
 
+        run = self._recomputed if self.checkpointing and torch.is_grad_enabled() else _called
         full_resolution, skips = self.init_conv(x), []
-        x = self.init_temporal_attn(full_resolution.clone(), *positions)
+        x = run(self.init_temporal_attn, full_resolution.clone(), *positions)
         for block1, block2, plane_attention, depth_attention, downsample in self.downs:
-            x = block2(block1(x, embedding), embedding)
-            x = depth_attention(plane_attention(x), *positions)
+            x = run(block2, run(block1, x, embedding), embedding)
+            x = run(depth_attention, run(plane_attention, x), *positions)
             skips.append(x)
             x = downsample(x)
-        x = self.mid_block1(x, embedding)
-        x = self.mid_temporal_attn(self.mid_spatial_attn(x), *positions)
-        x = self.mid_block2(x, embedding)
+        x = run(self.mid_block1, x, embedding)
+        x = run(self.mid_temporal_attn, run(self.mid_spatial_attn, x), *positions)
+        x = run(self.mid_block2, x, embedding)
         for block1, block2, plane_attention, depth_attention, upsample in self.ups:
             x = torch.cat([x, skips.pop()], dim=-1)
-            x = block2(block1(x, embedding), embedding)
-            x = upsample(depth_attention(plane_attention(x), *positions))
-        x = self.final_conv(torch.cat([x, full_resolution], dim=-1))
+            x = run(block2, run(block1, x, embedding), embedding)
+            x = upsample(run(depth_attention, run(plane_attention, x), *positions))
+        x = run(self.final_conv, torch.cat([x, full_resolution], dim=-1))
         return rearrange(x, "b d y x c -> b c d y x").to(x_t.dtype)
+
+    @staticmethod
+    def _recomputed(layer: nn.Module, *arguments: Tensor) -> Tensor:
+        return checkpoint(layer, *arguments, use_reentrant=False)
 
     def _check(self, x_t: Tensor, cond: Tensor | None) -> None:
         channels, multiple = self.config["in_channels"], self.plane_multiple

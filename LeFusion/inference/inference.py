@@ -4,12 +4,14 @@
         target_img_path=... target_label_path=... types=3
 
 Writes Image_1..types and Mask_1..types, a manifest.csv and a preview.png. Outputs that exist are kept, so
-that an interrupted run goes on. All keys: --help, or configs/inference.yaml.
+that an interrupted run goes on. Several GPUs: torchrun, or accelerate launch. All keys: --help, or
+configs/inference.yaml.
 """
 
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hydra
@@ -31,9 +33,12 @@ from LeFusion.dataset.transforms import (
     to_depth_first,
 )
 from LeFusion.diffusion import NoiseSchedule, load_checkpoint
+from LeFusion.diffusion.compilation import compile_network
 from LeFusion.inference.job import PRECISIONS, Canvas, Job, make_job
 from LeFusion.inference.report import Manifest, save_preview
+from LeFusion.memory import BatchSize, largest_batch
 from LeFusion.painting import paint
+from LeFusion.processes import find_share
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Output:
 
 def run(config: dict) -> Path:
     """Paints as the composed configuration says; returns the folder of the images."""
+    share = find_share(config["shard"], config["shards"], config["device"])
     device, dtype = choose_device(config["device"]), PRECISIONS.get(config["precision"])
     if dtype is None:
         raise ValueError(f"precision={config['precision']!r} must be one of {', '.join(PRECISIONS)}")
@@ -58,13 +64,19 @@ def run(config: dict) -> Path:
     schedule = NoiseSchedule.cosine(checkpoint.metadata["schedule"]["num_steps"])
     calls = job.sampler.network_calls(schedule)
     network = checkpoint.network.to(device, dtype)
+    if config["compile"]:
+        compile_network(network, cuda_graphs=True)
 
     test_txt = given_path(config["test_txt_dir"])
     split = config["split"] or ("train" if test_txt else "all")
     skipped = [] if config["skip_bad_cases"] else None  # reasons, where the user asked for skipping
     root, mask_dir = required_path(config, "dataset_root_dir"), given_path(config["mask_dir"])
     cases = find_cases(root, job.layout, test_txt, split, skipped, mask_dir, generated=True)
-    outputs = _plan(cases, job, config["types"], image_root, label_root, skipped)
+    _check_names(cases, job)
+    folders = config["types"], image_root, label_root
+    outputs = _plan(share.of(cases), job, *folders, skipped, share.main)
+    if not outputs and share.count == 1:
+        raise ValueError(f"no usable case: {skipped[0]}")
     settings = {
         "seed": job.seed,
         "model": Path(config["model_path"]).name,
@@ -77,6 +89,8 @@ def run(config: dict) -> Path:
         "num_steps": job.sampler.num_steps or schedule.num_steps,
         "jump_length": job.sampler.jump_length,
         "jump_n_sample": job.sampler.jump_n_sample,
+        "spacing": job.sampler.spacing,
+        "eta": job.sampler.eta,
         "guidance_scale": job.sampler.guidance_scale,
         "intensity_guidance": job.sampler.intensity_guidance,
         "region": job.region,
@@ -85,17 +99,23 @@ def run(config: dict) -> Path:
         "network_calls": calls,
     }
     labels = job.layout.lesion_labels
-    manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, settings)
+    manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, settings, share)
     due = [o for o in outputs if config["overwrite"] or not (o.image_path.exists() and o.label_path.exists())]
     kept = len(outputs) - len(due)
-    print(
-        f"{len(cases)} cases x {config['types']} types: {len(due)} to paint, {kept} kept; "
+    part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(cases)} cases)"
+    share.say(
+        f"{len(share.of(cases))} cases x {config['types']} types: {len(due)} to paint, {kept} kept{part}; "
         f"{calls} network calls each ({job.sampler.name}, {settings['num_steps']} steps) on {device}"
     )
-    with tqdm(total=len(due), unit="image", desc="painting") as progress:
-        for batch in _batches(due, config["batch_size"]):
-            _paint_batch(batch, job, network, schedule, manifest)
-            progress.update(len(batch))
+    size = BatchSize(_batch_size(config["batch_size"], due, job, network, schedule), _advice(config, job))
+    with tqdm(total=len(due), unit="image", desc="painting", disable=not share.main) as progress:
+        for group in _groups(due):
+            start = time.perf_counter()
+            for batch, painted in size.run(group, lambda batch: _paint(batch, job, network, schedule)):
+                seconds = (time.perf_counter() - start) / len(batch)
+                _write(batch, painted, job, manifest, seconds)
+                progress.update(len(batch))
+                start = time.perf_counter()
 
     finished = set(due)
     for output in outputs:
@@ -103,18 +123,68 @@ def run(config: dict) -> Path:
             canvas = job.canvas(output.case)
             _record(output, canvas, job, manifest, read_volume(output.image_path), seconds=None)
     manifest.write()
-    preview = save_preview(image_root / "preview.png", outputs, job, config["preview_cases"])
-    _report(manifest, outputs, kept, skipped or [], image_root, label_root, preview)
+    skipped = share.gather(skipped or [])
+    painted, kept = (sum(share.gather([number])) for number in (len(due), kept))
+    if not share.main:
+        return image_root
+    for reason in skipped:
+        print(f"skipped: {reason}")
+    wrote = (
+        f"wrote {painted} images below {image_root} and labels below {label_root} ({kept} kept, "
+        f"{len(skipped)} cases skipped)"
+    )
+    if not share.joins:
+        print(
+            f"{wrote}, share {config['shard']} of {config['shards']}; the command without shards joins them"
+        )
+        return image_root
+    manifest.join()
+    if share.count > 1:
+        outputs = _plan(cases[: config["preview_cases"]], job, *folders, [], shown=False)
+    shown = [output for output in outputs if output.image_path.exists()]
+    if not shown:
+        raise ValueError(f"no usable case: {skipped[0]}")
+    preview = save_preview(image_root / "preview.png", shown, job, config["preview_cases"])
+    others = manifest.made_otherwise(
+        {(case.name, kind) for case in cases for kind in range(1, folders[0] + 1)}
+    )
+    if others:
+        print(
+            f"note: {others} of the kept outputs were made with other settings; "
+            "overwrite=true makes them again"
+        )
+    print(manifest.summary())
+    print(f"{wrote}, {manifest.path} and {preview}")
     return image_root
 
 
+def _ending(case: Case) -> str:
+    return ".nii.gz" if case.image_path.name.endswith(".gz") else ".nii"
+
+
+def _check_names(cases: list[Case], job: Job) -> None:
+    names: dict[str, str] = {}
+    for case in cases:
+        label_name = output_mask_name(case.name + _ending(case), job.layout)
+        if label_name in names:
+            raise ValueError(
+                f"{case.name} and {names[label_name]} would both write the label {label_name}; rename one"
+            )
+        names[label_name] = case.name
+
+
 def _plan(
-    cases: list[Case], job: Job, types: int, image_root: Path, label_root: Path, skipped: list[str] | None
+    cases: list[Case],
+    job: Job,
+    types: int,
+    image_root: Path,
+    label_root: Path,
+    skipped: list[str] | None,
+    shown: bool,
 ) -> list[Output]:
     """Reads and checks every case before the first is painted. Reasons for skipping go to `skipped`."""
     outputs = []
-    names: dict[str, str] = {}
-    for case in tqdm(cases, unit="case", desc="checking", leave=False):
+    for case in tqdm(cases, unit="case", desc="checking", leave=False, disable=not shown):
         try:
             canvas = job.canvas(case)
             box = job.box(canvas.loaded)
@@ -130,13 +200,8 @@ def _plan(
                 raise ValueError(f"{reason} (skip_bad_cases=true goes on without such cases)") from None
             skipped.append(reason)
             continue
-        ending = ".nii.gz" if case.image_path.name.endswith(".gz") else ".nii"
+        ending = _ending(case)
         label_name = output_mask_name(case.name + ending, job.layout)
-        if label_name in names:
-            raise ValueError(
-                f"{case.name} and {names[label_name]} would both write the label {label_name}; rename one"
-            )
-        names[label_name] = case.name
         for kind in range(1, types + 1):
             image_path = image_root / f"Image_{kind}" / (case.name + ending)
             label_path = label_root / f"Mask_{kind}" / label_name
@@ -147,24 +212,46 @@ def _plan(
                 if target.exists() and target.samefile(source):
                     raise ValueError(f"{target} is a source file; choose another {key}")
             outputs.append(Output(case, kind, box, image_path, label_path))
-    if not outputs:
-        raise ValueError(f"no usable case: {skipped[0]}")
     return outputs
 
 
-def _batches(outputs: list[Output], batch_size: int) -> Iterator[list[Output]]:
-    """Groups of up to batch_size outputs whose boxes have one size."""
-    waiting: dict[tuple, list[Output]] = {}
+def _groups(outputs: list[Output]) -> list[list[Output]]:
+    """Outputs whose boxes have one size, which can go through the network together."""
+    groups: dict[tuple, list[Output]] = {}
     for output in outputs:
-        group = waiting.setdefault(output.box.size, [])
-        group.append(output)
-        if len(group) == batch_size:
-            yield waiting.pop(output.box.size)
-    yield from waiting.values()
+        groups.setdefault(output.box.size, []).append(output)
+    return list(groups.values())
 
 
-def _paint_batch(batch: list[Output], job: Job, network, schedule: NoiseSchedule, manifest: Manifest) -> None:
-    start = time.perf_counter()
+def _batch_size(given: int | str, due: list[Output], job: Job, network, schedule: NoiseSchedule) -> int:
+    """auto: as many of the largest box as a GPU's memory holds; a CPU takes one sample at a time anyway."""
+    if given != "auto" or not due:
+        return 1 if given == "auto" else given
+    largest = max(due, key=lambda output: math.prod(output.box.size))
+    once = replace(job, sampler=replace(job.sampler, num_steps=1, jump_length=1, jump_n_sample=1))
+    return largest_batch(
+        lambda: _paint([largest], once, network, schedule), next(network.parameters()).device
+    )
+
+
+def _advice(config: dict, job: Job) -> str:
+    """What else would need less memory."""
+    smaller = [
+        f"{key}={value}"
+        for key, value, now in (
+            ("precision", "bf16", config["precision"]),
+            ("region", "lesion", job.region),
+            ("guidance_scale", 1, job.sampler.guidance_scale),
+        )
+        if value != now
+    ]
+    if not smaller:
+        return "no setting needs less; use a GPU with more memory, device=cpu, or smaller lesions"
+    return f"try {' '.join(smaller)}, which needs least, or device=cpu"
+
+
+def _paint(batch: Sequence[Output], job: Job, network, schedule: NoiseSchedule) -> torch.Tensor:
+    """-> (B, 1, D, H, W), painted, on the CPU."""
     cases = {output.case: job.canvas(output.case) for output in batch}
     canvases = [cases[output.case] for output in batch]
     pairs = [(canvas.loaded, output.box) for canvas, output in zip(canvases, batch, strict=True)]
@@ -181,9 +268,16 @@ def _paint_batch(batch: list[Output], job: Job, network, schedule: NoiseSchedule
     )
     if not bool(torch.isfinite(painted).all()):
         raise ValueError("the network's output is not finite; try precision=no, or another checkpoint")
-    seconds = (time.perf_counter() - start) / len(batch)
+    return painted
+
+
+def _write(
+    batch: Sequence[Output], painted: torch.Tensor, job: Job, manifest: Manifest, seconds: float
+) -> None:
     axis = job.layout.depth_axis
-    for output, canvas, patch in zip(batch, canvases, painted, strict=True):
+    cases = {output.case: job.canvas(output.case) for output in batch}
+    for output, patch in zip(batch, painted, strict=True):
+        canvas = cases[output.case]
         case = canvas.loaded
         values = case.to_stored_grid(paste(patch[0], output.box, case.image_dhw))
         back = [from_depth_first(array, axis) for array in (values, case.stored_lesion(job.layout))]
@@ -219,22 +313,6 @@ def _record(
         max_outside=float(difference.max(initial=0.0)),
         seconds=seconds,
         files=(str(output.image_path), str(output.label_path)),
-    )
-
-
-def _report(manifest, outputs, kept, skipped, image_root, label_root, preview) -> None:
-    others = manifest.made_otherwise({(o.case.name, o.kind) for o in outputs})
-    if others:
-        print(
-            f"note: {others} of the kept outputs were made with other settings; "
-            "overwrite=true makes them again"
-        )
-    for reason in skipped:
-        print(f"skipped: {reason}")
-    print(manifest.summary())
-    print(
-        f"wrote {len(outputs) - kept} images below {image_root} and labels below {label_root} ({kept} kept, "
-        f"{len(skipped)} cases skipped), {manifest.path} and {preview}"
     )
 
 

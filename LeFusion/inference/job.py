@@ -133,6 +133,8 @@ def make_job(config: dict, checkpoint: Checkpoint) -> Job:
         metadata.get("intensity_guidance", 0.0)
         if config["intensity_guidance"] is None
         else config["intensity_guidance"],
+        config["spacing"],
+        float(config["eta"]),
     )
     if sampler.guidance_scale != 1 and not metadata.get("loss", {}).get("cond_dropout"):
         raise ValueError(
@@ -220,12 +222,14 @@ def _check_fit(config: dict, checkpoint: Checkpoint, layout: Layout, denoiser: D
 
 
 def _check_numbers(config: dict) -> None:
-    check_whole_numbers(config, batch_size=1, types=1, preview_cases=1, margin=0, seed=0)
+    if config["batch_size"] != "auto":
+        check_whole_numbers(config, batch_size=1)
+    check_whole_numbers(config, types=1, preview_cases=1, margin=0, seed=0)
     check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1)
     check_whole_numbers(config["schedule_jump_params"], jump_length=1, jump_n_sample=1)
     if config["num_steps"] is not None:
         check_whole_numbers(config, num_steps=1)
-    numbers = ["guidance_scale", "histogram_perturbation"]
+    numbers = ["guidance_scale", "histogram_perturbation", "eta"]
     if config["intensity_guidance"] is not None:
         numbers.append("intensity_guidance")
     for key in numbers:

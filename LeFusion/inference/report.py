@@ -1,16 +1,17 @@
 """What an inference run leaves beside its images: the manifest (CSV) and the preview (PNG)."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from LeFusion.dataset.nifti import atomic_file, read_volume
+from LeFusion.dataset.nifti import read_volume
 from LeFusion.dataset.transforms import IntensityMap, to_depth_first
 from LeFusion.histogram import jensen_shannon, wasserstein_distance
 from LeFusion.pictures import around, lesion_slice, save_contact_sheet
+from LeFusion.processes import Share
+from LeFusion.table import Table
 
 PREVIEW_SIDE = 64  # voxels of a slice shown around the lesion, at least
 
@@ -23,7 +24,15 @@ class Manifest:
     in the same folder are kept until their output is painted again.
     """
 
-    def __init__(self, path: Path, bins: int, labels: Sequence[int], unit: str, settings: dict):
+    def __init__(
+        self,
+        path: Path,
+        bins: int,
+        labels: Sequence[int],
+        unit: str,
+        settings: dict,
+        share: Share = Share(),  # noqa: B008 (frozen)
+    ):
         self.path, self.bins, self.labels, self.unit = path, bins, labels, unit
         self.settings = {k: str(v) for k, v in settings.items()}
         suffixes = ["", *(f"_{label}" for label in labels)] if len(labels) > 1 else [""]
@@ -50,13 +59,12 @@ class Manifest:
             "image",
             "label",
         ]
-        self.rows: dict[tuple[str, int], dict] = {}
-        if path.exists():
-            with open(path, newline="") as file:
-                for row in csv.DictReader(file):
-                    if set(self.columns) - set(row):
-                        raise ValueError(f"{path} was not written by this command; move it away")
-                    self.rows[row["case"], int(row["type"])] = row
+        wanted = set(self.columns) - set(settings)  # an earlier version may have had fewer settings
+        self.table = Table(path, lambda row: (row["case"], int(row["type"])), wanted, share)
+
+    @property
+    def rows(self) -> dict[tuple[str, int], dict[str, str]]:
+        return self.table.rows
 
     def has(self, case: str, kind: int) -> bool:
         return (case, kind) in self.rows
@@ -101,18 +109,20 @@ class Manifest:
         }
         paths = dict(zip(("image", "label"), files, strict=True))
         names = {"case": case, "type": str(kind), "texture": texture, "donor": donor, "unit": self.unit}
-        self.rows[case, kind] = names | self.settings | measured | histograms | paths
+        self.table.add(names | self.settings | measured | histograms | paths)
 
     def write(self) -> None:
-        with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows[key] for key in sorted(self.rows))
+        """Saves what was added, for a run that goes on after this one was killed."""
+        self.table.write()
+
+    def join(self) -> None:
+        """Makes one file of what all processes wrote."""
+        self.table.join(self.columns)
 
     def made_otherwise(self, keys: set[tuple[str, int]]) -> int:
         """How many of these rows were made with other settings than this run's."""
-        rows = [self.rows[key] for key in keys]
-        return sum(any(row[name] != value for name, value in self.settings.items()) for row in rows)
+        rows = [self.rows[key] for key in keys if key in self.rows]
+        return sum(any(row.get(name) != value for name, value in self.settings.items()) for row in rows)
 
     def summary(self) -> str:
         """A Markdown table: the means of each type."""

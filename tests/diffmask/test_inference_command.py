@@ -413,7 +413,10 @@ def test_an_interrupted_run_goes_on(make, tmp_path, files, monkeypatch):
         patch.setattr(inference, "sample_masks", interrupted)
         assert_refused(make("masks_per_scan=2", "batch_size=1"), "the power went out")
     partial, expected = files(tmp_path / "out"), files(tmp_path / "unbroken")
-    assert sorted(partial) == [*(f"Mask/{SCANS[0]}_GenMask_{n}.nii.gz" for n in (1, 2)), "masks.csv"]
+    assert sorted(partial) == [
+        *(f"Mask/{SCANS[0]}_GenMask_{n}.nii.gz" for n in (1, 2)),
+        "masks.part-0-of-1.jsonl",
+    ]
     assert all(expected[name] == data for name, data in masks(partial).items())
     code, out, error = make("masks_per_scan=2", "batch_size=1")
     assert code == 0 and "2 masks to make, 2 kept" in out, error
@@ -454,7 +457,7 @@ def test_after_an_empty_mask_the_others_are_kept(make, tmp_path, files, monkeypa
         empty_for(patch, lambda scan, *_: scan == SCANS[1])
         assert_refused(make("max_redraws=1"), SCANS[1], "2 draws")
         partial = files(tmp_path / "out")
-        assert sorted(partial) == [f"Mask/{SCANS[0]}_GenMask_1.nii.gz", "masks.csv"]
+        assert sorted(partial) == [f"Mask/{SCANS[0]}_GenMask_1.nii.gz", "masks.part-0-of-1.jsonl"]
         code, out, error = make("max_redraws=1", "skip_bad_cases=true")
         assert code == 0, error
         (reason,) = [line for line in out.split("\n") if line.startswith("skipped: ")]
@@ -581,7 +584,7 @@ def test_the_table_keeps_rows_and_knows_which_are_others(tmp_path):
     second.add("A_GenMask_1", "A", 1, 1, {"voxels": 3, "height": 0.5})
     assert second.made_otherwise(["A_GenMask_1"]) == 0
     assert second.made_otherwise(["A_GenMask_1", "B_GenMask_1"]) == 1
-    second.write()
+    second.join()
     assert table(tmp_path) == [
         dict(mask="A_GenMask_1", scan="A", number="1", draws="1", seed="1", model="a")
         | dict(voxels="3", angle="", diameter_mm="", height="0.5"),
@@ -724,7 +727,8 @@ def in_this_process(monkeypatch, command_line):
     """Runs the command that paints here instead of in a process of its own; -> its arguments."""
     seen = []
 
-    def call(command):
+    def call(command, env):
+        assert "WORLD_SIZE" not in env
         assert command[0] == sys.executable and Path(command[1]).samefile(painting.__file__)
         seen.append(command[2:])
         code, _, error = command_line(painting.main, *command[2:])
@@ -907,3 +911,43 @@ def test_a_mask_of_another_scan_of_that_name_is_noticed(make, scans):
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj)[:-1], image.affine), path)
     assert_refused(make(), f"{SCANS[0]}_GenMask_1.nii.gz", path, "overwrite=true")
+
+
+# --- several processes ----------------------------------------------------------
+
+
+def test_jobs_of_an_array_make_what_one_makes(make, tmp_path, files):
+    make("masks_per_scan=2")
+    one = files(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "one")
+    for job in (1, 0):
+        code, out, error = make("masks_per_scan=2", "shards=2", f"shard={job}")
+        assert code == 0 and "joins the tables" in out, error
+    assert not (tmp_path / "out" / "masks.csv").exists()
+    code, out, error = make("masks_per_scan=2")
+    assert code == 0 and f"0 masks to make, {2 * len(SCANS)} kept" in out, error
+    assert files(tmp_path / "out") == one
+
+
+def test_painting_needs_all_masks(make):
+    assert_refused(make("paint=true", "shards=2", "shard=1"), "paint=true", "shard=1")
+
+
+@pytest.mark.usefixtures("quick")
+def test_memory_that_runs_out_changes_no_mask(make, tmp_path, files, monkeypatch):
+    make("masks_per_scan=2")
+    one = files(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "one")
+    sizes, real = [], inference.sample_masks
+
+    def full(network, schedule, spheres, *rest):
+        sizes.append(len(spheres))
+        if len(spheres) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(network, schedule, spheres, *rest)
+
+    monkeypatch.setattr(inference, "sample_masks", full)
+    code, out, error = make("masks_per_scan=2", "batch_size=2")
+    assert code == 0 and "out of memory with 2 samples at once; going on with 1" in out, error
+    assert sizes[:2] == [2, 1] and set(sizes[1:]) == {1}
+    assert files(tmp_path / "out") == one

@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from LeFusion.diffusion import (
+    SPACINGS,
     NoiseSchedule,
     compose,
     ddim,
     dpm_solver_pp_2m,
     repaint,
     repaint_times,
+    spaced_levels,
     walk_levels,
 )
 
@@ -66,6 +68,24 @@ def test_levels_are_evenly_spread(num_steps):
     strides = [earlier - later for earlier, later in zip(walk[:-2], walk[1:-1], strict=True)]
     assert min(strides) >= 1 and max(strides) - min(strides) <= 1
     assert walk_levels(300, 4) == [299, 199, 100, 0, -1]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_any_number_of_levels_is_distinct_and_has_the_noisiest(spacing):
+    for num_steps in range(1, 301):
+        levels = spaced_levels(300, num_steps, spacing)
+        assert len(levels) == num_steps and levels == sorted(set(levels))
+        assert levels[0] >= 0 and levels[-1] == 299
+    assert spaced_levels(300, 300, spacing) == list(range(300))
+
+
+def test_spacings_by_hand():
+    assert spaced_levels(300, 4, "trailing") == [74, 149, 224, 299]
+    assert spaced_levels(300, 4, "quadratic") == [0, 33, 133, 299]  # 299 (i / 3)^2
+    assert spaced_levels(20, 10, "quadratic")[:4] == [0, 1, 2, 3]  # rounding would repeat 0 and 1
+    assert walk_levels(300, 4, spacing="trailing") == [299, 224, 149, 74, -1]
+    with pytest.raises(ValueError, match="spacing='log'"):
+        spaced_levels(300, 4, "log")
 
 
 def test_jumps_are_counted_in_visited_levels():

@@ -285,7 +285,7 @@ def test_depth_attention(attention):
         ]
     )  # (query, key, B, H, W, heads)
     out = torch.einsum("ijbyxn,bjyxnc->biyxnc", scores.softmax(dim=1), v)
-    rotation = torch.polar(torch.ones_like(angle), angle)[:, None]
+    rotation = torch.stack([angle.cos(), angle.sin()], dim=-1)[:, None]
     expected = x + attention.to_out(out.flatten(-2))
     assert relative_error(attention(x.clone(), rotation, bias), expected) < 1e-5
 
