@@ -3,4 +3,4 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/setup_env.sh"
-exec "$PYTHON" "$here/DiffMask/inference/inference.py" "$@"
+lefusion_launch "$here/DiffMask/inference/inference.py" "$@"

@@ -3,4 +3,4 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/setup_env.sh"
-exec "$PYTHON" "$here/LeFusion/inference/inference.py" data_type=emidec "$@"
+lefusion_launch "$here/LeFusion/inference/inference.py" data_type=emidec "$@"

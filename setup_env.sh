@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sourced by every script: leaves in $PYTHON an interpreter that has the requirements and the project.
+# Sourced by every script: leaves in $PYTHON an interpreter that has the requirements and the project, and defines
+# lefusion_launch, which starts a Python script in as many processes as NUM_GPUS and NNODES say.
 # Uses the active Python if it has both, else makes .venv beside this file (once; again when the requirements change).
 LEFUSION_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
@@ -45,5 +46,38 @@ lefusion_setup() {
     fi
     PYTHON="$venv/bin/python"
 }
+
+# lefusion_launch script.py arguments...: replaces this shell by one process or, with NUM_GPUS or NNODES above 1, by
+# torchrun with a process for each GPU. On several nodes start it on each, with MASTER_ADDR (the first node's name).
+# A process that dies is started again up to MAX_RESTARTS times (with all others), and goes on where it was.
+lefusion_launch() {
+    local gpus="${NUM_GPUS:-1}" nodes="${NNODES:-1}" number
+    for number in "$gpus" "$nodes"; do
+        if ! [[ "$number" =~ ^[1-9][0-9]*$ ]]; then
+            echo "error: NUM_GPUS=$gpus NNODES=$nodes must be whole numbers above 0" >&2
+            return 1
+        fi
+    done
+    if [ "$gpus" = 1 ] && [ "$nodes" = 1 ]; then
+        exec "$PYTHON" "$@"
+    fi
+    local torchrun=("$PYTHON" -m torch.distributed.run --nnodes "$nodes" --nproc_per_node "$gpus"
+        --max_restarts "${MAX_RESTARTS:-0}")
+    if [ "$nodes" = 1 ]; then
+        exec "${torchrun[@]}" --standalone "$@"
+    fi
+    if [ -z "${MASTER_ADDR:-}" ]; then
+        echo "error: NNODES=$nodes needs MASTER_ADDR, the name of the first node (docs/cluster.md)" >&2
+        return 1
+    fi
+    exec "${torchrun[@]}" --rdzv_backend c10d --rdzv_endpoint "$MASTER_ADDR:${MASTER_PORT:-29400}" \
+        --rdzv_id "${SLURM_JOB_ID:-lefusion}" "$@"
+}
+
+# Large temporaries go back to the system and are asked for again at every step otherwise, page by page
+# (glibc; measured in benchmarks/network.py --allocator both)
+export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1073741824}"
+export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-4294967296}"
+export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}"
 
 lefusion_setup
