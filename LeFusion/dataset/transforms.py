@@ -6,10 +6,10 @@ Network view: depth first (D, H, W), intensities in [-1, 1], one boolean channel
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
-from monai.transforms import Flip, Pad, Resize, SpatialCrop
 
 Array = np.ndarray | torch.Tensor
 Size = tuple[int, int, int]
@@ -101,7 +101,7 @@ def resample(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     coarser = tuple(min(n, m) for n, m in zip(image.shape[1:], shape, strict=True))
     for step, mode in ((coarser, "area"), (tuple(shape), "trilinear")):
         if tuple(image.shape[1:]) != step:
-            image = _like(Resize(step, mode=mode, dtype=None)(image), image)
+            image = _like(_monai().Resize(step, mode=mode, dtype=None)(image), image)
     return image
 
 
@@ -191,10 +191,10 @@ def crop(array: Array, box: Box, pad_value: float | bool) -> Array:
     """
     inner, before, after = _overlap(box, array.shape[-3:])
     flat = array.reshape(-1, *array.shape[-3:])
-    cut = SpatialCrop(roi_start=[s.start for s in inner], roi_end=[s.stop for s in inner])(flat)
+    cut = _monai().SpatialCrop(roi_start=[s.start for s in inner], roi_end=[s.stop for s in inner])(flat)
     if any(before) or any(after):
         pad = [(0, 0), *zip(before, after, strict=True)]
-        cut = Pad(to_pad=pad, mode="constant", value=pad_value)(cut)
+        cut = _monai().Pad(to_pad=pad, mode="constant", value=pad_value)(cut)
     cut = _like(cut, array)
     return cut.reshape(*array.shape[:-3], *box.size)
 
@@ -231,7 +231,7 @@ def flip(
     """Mirror image (1, D, H, W) and lesions (K, D, H, W) together; its own inverse. axes: of 0, 1, 2."""
     if not axes:
         return image, lesions
-    mirror = Flip(spatial_axis=tuple(axes))
+    mirror = _monai().Flip(spatial_axis=tuple(axes))
     return _like(mirror(image), image), _like(mirror(lesions), lesions)
 
 
@@ -385,6 +385,13 @@ def _overlap(box: Box, volume_shape: Sequence[int]) -> tuple[tuple[slice, ...], 
     before = tuple(max(-s, 0) for s in box.start)
     after = tuple(max(e - n, 0) for e, n in zip(end, volume_shape, strict=True))
     return inner, before, after
+
+
+def _monai() -> ModuleType:
+    """MONAI's transforms, imported when the first is needed: that takes longer than all else at a start."""
+    from monai import transforms
+
+    return transforms
 
 
 def _like(result, original: Array) -> Array:
