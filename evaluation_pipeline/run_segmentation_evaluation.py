@@ -116,7 +116,8 @@ def run(arguments: argparse.Namespace) -> None:
         checkpoint = arguments.trained_model_path
         segmenter = load_segmenter(checkpoint, model, arguments.device)
         check_segmenter(segmenter, scheme, checkpoint)
-        check_patients(segmenter.metadata.get("real_cases", ()), cases, checkpoint)
+        seen = [*segmenter.metadata.get("real_cases", ()), *segmenter.metadata.get("synthetic_sources", ())]
+        check_patients(seen, cases, checkpoint)
         check_references(cases, scheme)
         settings = {"overlap": arguments.val_overlap, "mirror": not arguments.no_mirroring}
         anew = predict_cases(segmenter, cases, predictions, checkpoint, model, **settings)
@@ -134,7 +135,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def check_patients(trained_on: Sequence[str], cases: Sequence[EvaluationCase], checkpoint: Path) -> None:
-    """Raises ValueError when a case is of a patient that the segmenter was trained on."""
+    """Raises ValueError when a case is of a patient that the segmenter was trained on.
+
+    trained_on: real cases, and those that synthetic images were painted into or that lent a lesion.
+    """
     known = {patient_of(name) for name in trained_on}
     seen = [case.name for case in cases if patient_of(case.name) in known]
     if seen:

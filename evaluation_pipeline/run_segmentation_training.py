@@ -165,6 +165,9 @@ def described(data: TrainingData, arguments: argparse.Namespace, data_sha256: st
         "synthetic_ratio": arguments.synthetic_ratio,
         "synthetic_share": arguments.synthetic_share,
         "real_cases": [case.name for case in data.train],
+        "synthetic_sources": sorted(
+            {name for image in data.synthetic for name in (image.name, image.donor) if name}
+        ),
         "synthetic_cases": len(data.synthetic),
         "data_sha256": data_sha256,
         "git_commit": git_commit(),

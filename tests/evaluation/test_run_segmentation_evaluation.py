@@ -426,4 +426,7 @@ def test_patients_that_were_trained_on_are_not_judged(data, evaluate):
     assert code == 1 and "checkpoint.pt" in error and "2 of the 3 cases" in error and CASES[0] in error
     assert not stub.calls and not (data / "results.csv").exists()
     assert (data / "predictions" / f"{CASES[0]}.nii.gz").read_bytes() == before
-    assert evaluate(data, stub=Stub(real_cases=["C-3_Vol_1"]))[0] == 0
+    lent = Stub(real_cases=["C-3_Vol_1"], synthetic_sources=["D-4_CVol_1", "A-1_Vol_2"])  # painted from one
+    code, _, error = evaluate(data, stub=lent)
+    assert code == 1 and "2 of the 3 cases" in error and not lent.calls
+    assert evaluate(data, stub=Stub(real_cases=["C-3_Vol_1"], synthetic_sources=["D-4_CVol_1"]))[0] == 0

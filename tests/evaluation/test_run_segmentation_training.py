@@ -176,6 +176,8 @@ def test_synthetic_data_joins_but_not_that_of_validation_cases(run, tmp_path):
     code, out, err = run(*options, epochs="1")
     assert code == 0, err
     assert "6 real and 8 synthetic training cases (2 left out: made from cases it must not see)" in out
+    metadata = load_segmenter(tmp_path / "model" / "best_model.pt", "UNet", "cpu").metadata
+    assert set(metadata["synthetic_sources"]) == {"N1_CVol_1", "N2_CVol_1", *metadata["real_cases"]}
     ratio = run("--synthetic_data_dir", first, "--synthetic_data_dir", second, "--synthetic_ratio", "0.5",
                 into="ratio", epochs="1")  # fmt: skip
     assert "6 real and 3 synthetic" in ratio[1]
