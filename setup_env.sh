@@ -47,22 +47,53 @@ lefusion_setup() {
     PYTHON="$venv/bin/python"
 }
 
+# torchrun, but for how it ends: without a traceback of its own, and with the exit code of the process that failed, or
+# 128 + the signal that stopped it, so that a batch script can tell a stopped run from a failed one.
+LEFUSION_TORCHRUN='
+import sys
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.run import main
+
+try:
+    main()
+except SignalException as stop:
+    sys.exit(128 + int(stop.sigval))
+except ChildFailedError as error:
+    failed = error.failures.values()
+    first = min(failed, key=lambda failure: (failure.exitcode == -15, failure.timestamp))  # -15: ended by torchrun
+    code = first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+    print(f"process {first.local_rank} on this machine ended with exit code {code}", file=sys.stderr)
+    sys.exit(code)
+except RendezvousError as error:
+    print(f"error: the machines did not find each other: {error}", file=sys.stderr)
+    sys.exit(1)
+'
+
 # lefusion_launch script.py arguments...: replaces this shell by one process or, with NUM_GPUS or NNODES above 1, by
 # torchrun with a process for each GPU. On several nodes start it on each, with MASTER_ADDR (the first node's name).
 # A process that dies is started again up to MAX_RESTARTS times (with all others), and goes on where it was.
 lefusion_launch() {
-    local gpus="${NUM_GPUS:-1}" nodes="${NNODES:-1}" number
+    local gpus="${NUM_GPUS:-1}" nodes="${NNODES:-1}" restarts="${MAX_RESTARTS:-0}" number
     for number in "$gpus" "$nodes"; do
         if ! [[ "$number" =~ ^[1-9][0-9]*$ ]]; then
             echo "error: NUM_GPUS=$gpus NNODES=$nodes must be whole numbers above 0" >&2
             return 1
         fi
     done
+    if ! [[ "$restarts" =~ ^[0-9]+$ ]]; then
+        echo "error: MAX_RESTARTS=$restarts must be a whole number" >&2
+        return 1
+    fi
     if [ "$gpus" = 1 ] && [ "$nodes" = 1 ]; then
         exec "$PYTHON" "$@"
     fi
-    local torchrun=("$PYTHON" -m torch.distributed.run --nnodes "$nodes" --nproc_per_node "$gpus"
-        --max_restarts "${MAX_RESTARTS:-0}")
+    # On a stop signal a process finishes its step (or sheet of samples) and saves: half a minute may be too short
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}"
+    local torchrun=("$PYTHON" -c "$LEFUSION_TORCHRUN" --nnodes "$nodes" --nproc_per_node "$gpus"
+        --max_restarts "$restarts")
     if [ "$nodes" = 1 ]; then
         exec "${torchrun[@]}" --standalone "$@"
     fi
