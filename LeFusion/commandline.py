@@ -1,5 +1,6 @@
 """What every command shares: errors in one line, paths, the git commit."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -8,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
@@ -20,8 +24,12 @@ OmegaConf.register_new_resolver("project", lambda path: str(PROJECT_ROOT / path)
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Runs a command; the user's mistakes and a full disk become one line on stderr and exit code 1."""
+    """Runs a command; the user's mistakes and a full disk become one line on stderr and exit code 1.
+
+    In a sweep (--multirun) the jobs after it still run; the exit code is 1 in the end.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)
+    atexit.register(_leave_processes)
     try:
         command()
     except (ValueError, OSError) as error:
@@ -29,8 +37,24 @@ def run_command(command: Callable[[], None]) -> None:
             raise
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" (process {rank})"
-        print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr)
+        line = f"error{where}: {' '.join(str(error).split())}"
+        print(line, file=sys.stderr, flush=True)
+        sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+        if sweeping and "WORLD_SIZE" not in os.environ:  # the others of several processes would wait for it
+            # Hydra keeps this until all jobs are through, then prints the job's overrides and the line
+            raise CompactHydraException(line) from None
+        atexit.unregister(_leave_processes)  # NCCL waits for the others there, which wait for this one
         sys.exit(1)
+
+
+def _leave_processes() -> None:
+    """Ends the connections to the other processes of a launch, if there are any.
+
+    Their threads may otherwise abort the interpreter while it shuts down: exit code 134 after a good run.
+    """
+    distributed = sys.modules.get("torch.distributed")  # not imported: no other processes
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def given_path(value: str | None) -> Path | None:
@@ -66,12 +90,11 @@ def choose_device(name: str) -> "torch.device":
     """The device of a name, or the best there is for "auto". ValueError when it cannot be used."""
     import torch  # here: it takes seconds, and commands check their paths first
 
+    rank = int(os.environ.get("LOCAL_RANK", "0"))  # a GPU for each process
     if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # a GPU for each process
+        return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda", rank) if name == "cuda" else torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
