@@ -62,6 +62,7 @@ class MaskTable:
                 if (column not in skipped)
                 else []
             )
+            values = [value for value in values if np.isfinite(value)]  # no border in sight: infinitely far
             if values:
                 cells = " | ".join(f"{q:.3g}" for q in np.quantile(values, (0.05, 0.5, 0.95)))
                 lines.append(f"| {column} | {cells} |")
