@@ -38,6 +38,7 @@ from LeFusion.pictures import save_loss_curve
 
 STATE_FILE = "training_state.pt"
 BEST_FILE = "best.safetensors"
+LONG_WAIT = 0.03  # share of the time waiting for data above which a run is told so
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WHOLE_NUMBERS = {  # settings and their least values
     "train_num_steps": 1,
@@ -145,9 +146,11 @@ def train(
     )
     main = accelerator.is_main_process
     set_seed(settings.seed)
+    # First to the device, as a resumed optimizer's state goes where its parameters are at that time
+    network = network.to(accelerator.device)
     ema = copy.deepcopy(network).requires_grad_(False).eval()
-    on_gpu = accelerator.device.type == "cuda"
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.train_lr, fused=on_gpu or None)
+    fused = accelerator.device.type in ("cuda", "cpu") or None
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.train_lr, fused=fused)
     run = _fingerprint(network, settings, metadata, accelerator.num_processes)
     step = _resume(results_folder, run, network, ema, optimizer, accelerator)
     if step >= settings.train_num_steps:
@@ -156,22 +159,21 @@ def train(
         return _checkpoint_path(results_folder, step)
     if main:
         results_folder.mkdir(parents=True, exist_ok=True)
-    network = network.to(accelerator.device)
     network.checkpointing = settings.gradient_checkpointing
     if settings.compile:
         compile_network(network)
-    ema = ema.to(accelerator.device)
-    _optimizer_to(optimizer, accelerator.device)
     model, optimizer = accelerator.prepare(network, optimizer)
     model.train()
     parameters, averages = list(network.parameters()), list(ema.parameters())
 
-    batches = _batches(dataset, settings, step, accelerator, getattr(loss_fn, "draw", None))
+    loader = _batches(dataset, settings, step, accelerator, getattr(loss_fn, "draw", None))
+    batches = TimedIterator(loader)
     backward = _Backward(model, loss_fn, optimizer, settings, accelerator)
     log = _Log(results_folder, step) if main else None
     validation = _Validation(validate, results_folder, step, log.board) if main and validate else None
     if validation and step and step % settings.save_and_sample_every == 0 and not validation.has(step):
         validation.add(step, ema)  # the run was stopped between this save and its validation
+    samples_a_step = settings.batch_size * settings.gradient_accumulate_every * accelerator.num_processes
     stop = _StopSignal()
     progress = tqdm(
         total=settings.train_num_steps,
@@ -181,8 +183,9 @@ def train(
         disable=not main,
         smoothing=0.05,
     )
-    with stop, progress, closing(batches):
+    with stop, progress, closing(loader):
         while step < settings.train_num_steps:
+            started, waited = time.perf_counter(), batches.seconds
             # Forward and backward over the batches of one step
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate(step)
@@ -203,7 +206,8 @@ def train(
                     f"What is saved in {results_folder} is from before"
                 )
             if main:
-                log.add(step, mean_loss, optimizer.param_groups[0]["lr"])
+                seconds, waited = time.perf_counter() - started, batches.seconds - waited
+                log.add(step, mean_loss, optimizer.param_groups[0]["lr"], seconds, waited)
                 progress.update()
                 progress.set_postfix(loss=f"{log.smoothed:.4f}")
             # Save
@@ -223,9 +227,11 @@ def train(
                 accelerator.wait_for_everyone()
             if stopping:
                 if main:
+                    tqdm.write(log.pace(samples_a_step))
                     tqdm.write(f"stopped at step {step}; saved in {results_folder}; the same command goes on")
                 raise Stopped(128 + stop.received)
     if main:
+        print(log.pace(samples_a_step))
         save_loss_curve(results_folder / "loss.csv", results_folder / "loss.png")
         log.close()
     return _checkpoint_path(results_folder, step)
@@ -365,6 +371,23 @@ def _batches(
         yield _to_device(batch, accelerator.device)
 
 
+class TimedIterator:
+    """The items of an iterator; `seconds` is how long the caller has waited for them so far."""
+
+    def __init__(self, items: Iterator):
+        self.items, self.seconds = items, 0.0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        start = time.perf_counter()
+        try:
+            return next(self.items)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
 def _outlive_stop_signals(_worker: int) -> None:
     """Ctrl-C and batch systems signal the workers too, which are needed for the rest of the step.
 
@@ -380,13 +403,6 @@ def _to_device(batch: dict, device: torch.device) -> dict:
         k: v.to(device, non_blocking=True) if torch.is_tensor(v) and k != "level" else v
         for k, v in batch.items()
     }
-
-
-def _optimizer_to(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    for state in optimizer.state.values():
-        for name, value in state.items():
-            if torch.is_tensor(value) and value.ndim:
-                state[name] = value.to(device)
 
 
 def _checkpoint_path(results_folder: Path, step: int) -> Path:
@@ -489,7 +505,8 @@ class _StopSignal:
 
 
 class _Log:
-    """Loss and learning rate of each step: TensorBoard and loss.csv; on resume later rows are dropped."""
+    """Loss, learning rate and waiting for data of each step: TensorBoard and loss.csv; on resume later rows
+    are dropped. In loss.csv, seconds and waiting (seconds, too) are since the run began."""
 
     def __init__(self, results_folder: Path, step: int):
         self.path = results_folder / "loss.csv"
@@ -500,7 +517,7 @@ class _Log:
                     row for row in csv.DictReader(file) if row["seconds"]
                 )  # a kill may tear the last row
                 rows = [row for row in whole if int(row["step"]) <= step]
-        columns = ["step", "loss", "learning_rate", "seconds"]
+        columns = ["step", "loss", "learning_rate", "seconds", "waiting"]
         with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
             kept = csv.DictWriter(file, columns, lineterminator="\n")
             kept.writeheader()
@@ -508,11 +525,16 @@ class _Log:
         self.file = open(self.path, "a", newline="")
         self.writer = csv.DictWriter(self.file, columns, lineterminator="\n")
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
+        self.waiting = float(rows[-1].get("waiting") or 0) if rows else 0.0  # older runs do not tell
         self.start = time.perf_counter()
+        self.steps = []  # (seconds, of these waiting for data) of each step since the start
         self.smoothed = float(rows[-1]["loss"]) if rows else None
         self.board = SummaryWriter(str(results_folder / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def add(self, step: int, loss: float, learning_rate: float) -> None:
+    def add(self, step: int, loss: float, learning_rate: float, step_seconds: float, waited: float) -> None:
+        """waited: how many of the step's seconds it waited for data."""
+        self.steps.append((step_seconds, waited))
+        self.waiting += waited
         self.smoothed = loss if self.smoothed is None else 0.98 * self.smoothed + 0.02 * loss
         seconds = self.before + time.perf_counter() - self.start
         self.writer.writerow(
@@ -520,11 +542,25 @@ class _Log:
                 "step": step,
                 "loss": f"{loss:.6g}",
                 "learning_rate": f"{learning_rate:.4g}",
-                "seconds": f"{seconds:.1f}",
+                "seconds": f"{seconds:.3f}",
+                "waiting": f"{self.waiting:.3f}",
             }
         )
         self.board.add_scalar("loss", loss, step)
         self.board.add_scalar("learning_rate", learning_rate, step)
+        self.board.add_scalar("waiting_for_data", waited / step_seconds, step)
+
+    def pace(self, samples: int) -> str:
+        """How fast steps of so many samples were, in a sentence. Saves do not count, nor does the first step,
+        in which workers start and a network is compiled."""
+        counted = self.steps[1:] or self.steps
+        seconds, waited = map(sum, zip(*counted, strict=True))
+        steps = f"{len(self.steps)} step{'s' * (len(self.steps) > 1)}"
+        sentence = (
+            f"trained {steps}: {samples * len(counted) / seconds:.4g} samples/s, "
+            f"{waited / seconds:.1%} of the time waiting for data"
+        )
+        return f"{sentence}; a larger num_workers may help" if waited > LONG_WAIT * seconds else sentence
 
     def flush(self) -> None:
         self.file.flush()

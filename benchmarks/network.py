@@ -23,30 +23,33 @@ that keep freed memory in the process. A variant that fails is a row that says w
 
 import argparse
 import json
-import os
-import resource
-import signal
 import statistics
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from measuring import (
+    BINS,
+    child_options,
+    chosen,
+    failed_cells,
+    is_cuda,
+    make_parser,
+    measure_apart,
+    peak_mib,
+    restart_peak,
+    seeded_network,
+    set_up,
+    wait_for,
+    with_malloc,
+    write_and_exit,
+)
 from plain_unet import PlainUNet3D
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from LeFusion.diffusion import UNet3D, unet
+from LeFusion.diffusion import unet
 
-MALLOC = {  # freed blocks up to 1 GiB stay in the heap, so the next layer need not fault its pages in again
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
-BINS = 16  # length of the condition
 NO_LIMIT = 1 << 60
 CUDA_GRAPHS = "reduce-overhead"
 
@@ -77,16 +80,9 @@ VARIANTS = {
 
 
 def chosen_variants(arguments: argparse.Namespace) -> list[str]:
-    """Those of --variants, in the table's order; else all that suit the device."""
     cuda = is_cuda(arguments.device)
-    if arguments.variants:
-        return [name for name in VARIANTS if name in arguments.variants]
     fits = {None: True, "default": cuda or arguments.compile, CUDA_GRAPHS: cuda}
-    return [name for name, variant in VARIANTS.items() if fits[variant.compile]]
-
-
-def is_cuda(device: str) -> bool:
-    return torch.device(device).type == "cuda"
+    return chosen({name: fits[variant.compile] for name, variant in VARIANTS.items()}, arguments)
 
 
 # --- one variant, in a process of its own
@@ -97,8 +93,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict:
     variant, device = VARIANTS[name], arguments.device
     if variant.compile == CUDA_GRAPHS and not is_cuda(device):
         raise ValueError(f"{name} needs a CUDA device, got --device {device}")
-    torch.set_num_threads(arguments.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arguments.tf32
+    set_up(arguments)
     inputs = make_inputs(arguments)
     network = make_network(variant, arguments)
 
@@ -130,10 +125,7 @@ def make_inputs(arguments: argparse.Namespace) -> tuple[torch.Tensor, torch.Tens
 
 
 def make_network(variant: Variant, arguments: argparse.Namespace) -> nn.Module:
-    """The same random weights every time."""
-    torch.manual_seed(0)
-    heads = {"attn_heads": arguments.heads, "attn_dim_head": arguments.dim_head}
-    network = UNet3D(arguments.dim, 1, None, BINS, arguments.mults, **heads).eval()
+    network = seeded_network(arguments).eval()
     if variant.plain is not None:
         network = PlainUNet3D.like(network, **variant.plain)
     if not variant.chunked:
@@ -153,31 +145,6 @@ def timed(network: nn.Module, inputs: tuple, variant: Variant, device: str) -> t
         return time.perf_counter() - start, out
 
 
-def wait_for(device: str) -> None:
-    if is_cuda(device):
-        torch.cuda.synchronize(device)
-
-
-def restart_peak(device: str) -> float:
-    """Forgets earlier peaks of memory -> MiB to subtract from later ones."""
-    if is_cuda(device):
-        torch.cuda.reset_peak_memory_stats(device)
-        return 0.0
-    with suppress(OSError):  # Linux only; elsewhere what making the network took at most is the start
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak_mib(device)
-
-
-def peak_mib(device: str) -> float:
-    if is_cuda(device):
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")  # of Linux, whose ru_maxrss starts with the peak of the parent
-    if status.exists() and "VmHWM:" in (text := status.read_text()):
-        return int(text.split("VmHWM:")[1].split()[0]) / 2**10
-    units = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
-
-
 def matmul_gflops(device: str, dtype: torch.dtype) -> float:
     """-> a second, in the fastest of three large matrix products after one to warm up."""
     size = 8192 if is_cuda(device) else 2048
@@ -190,49 +157,22 @@ def matmul_gflops(device: str, dtype: torch.dtype) -> float:
 # --- the table
 
 
-def measure_apart(name: str, allocator: str, arguments: argparse.Namespace) -> dict:
-    """`measure` in a fresh process under an allocator's settings; RuntimeError says why that failed."""
-    environment = {key: value for key, value in os.environ.items() if key not in MALLOC}
-    if allocator == "tuned":
-        environment |= MALLOC
-    command = [sys.executable, str(Path(__file__).resolve()), "--variant", name, "--json"]
-    try:
-        done = subprocess.run(
-            [*command, *network_options(arguments)],
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
-        killed = error.returncode < 0
-        reason = f"killed by {signal.Signals(-error.returncode).name}" if killed else lines[-1]
-        raise RuntimeError(reason) from None
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def network_options(arguments: argparse.Namespace) -> list[str]:
-    """What a process of one variant has to be told."""
-    names = ("dim", "heads", "dim_head", "mults", "size", "batch", "device", "threads", "runs")
-    options = ["--tf32"] if arguments.tf32 else []
-    for name in names:
-        value = getattr(arguments, name)
-        values = value if isinstance(value, list) else [value]
-        options += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return options
-
-
 def row_of(name: str, allocator: str, result: dict | str, plain_ms: float | None) -> dict[str, str]:
     """One row of the table; a result that is a text is the reason why there is none."""
     row = {"variant": name, "allocator": allocator}
-    columns = ("median ms", "min ms", "max ms", "ratio to plain", "GFLOP", "peak GFLOP/s", "of peak", "MiB")
+    columns = (
+        "median ms",
+        "min ms",
+        "max ms",
+        "ratio to plain",
+        "GFLOP",
+        "peak GFLOP/s",
+        "of peak",
+        "MiB",
+        "difference",
+    )
     if isinstance(result, str):
-        return (
-            row
-            | {"median ms": f"failed: {result.replace('|', '/')}"}
-            | dict.fromkeys((*columns[1:], "difference"), "")
-        )
+        return row | failed_cells(columns, result)
     ms = statistics.median(result["milliseconds"])
     numbers = (
         f"{ms:.4g}",
@@ -245,7 +185,7 @@ def row_of(name: str, allocator: str, result: dict | str, plain_ms: float | None
         f"{result['mib']:.0f}",
         f"{result['difference']:.1e}",
     )
-    return row | dict(zip((*columns, "difference"), numbers, strict=True))
+    return row | dict(zip(columns, numbers, strict=True))
 
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, str]]:
@@ -254,38 +194,19 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, str]]:
     rows, plain_ms = [], None
     for name in chosen_variants(arguments):
         for allocator in allocators:
-            try:
-                result = measure_apart(name, allocator, arguments)
-            except RuntimeError as error:
-                result = str(error)
-            else:
-                if name == "plain" and plain_ms is None:
-                    plain_ms = statistics.median(result["milliseconds"])
+            options = child_options(arguments, "runs")
+            result = measure_apart(__file__, name, options, with_malloc(allocator))
+            if name == "plain" and plain_ms is None and isinstance(result, dict):
+                plain_ms = statistics.median(result["milliseconds"])
             rows.append(row_of(name, allocator, result, plain_ms))
             print(f"{name}, {allocator} allocator: {rows[-1]['median ms']}", flush=True)
     return rows
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--dim-head", type=int, default=32)
-    parser.add_argument("--mults", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--size", type=int, nargs=3, default=[32, 64, 64], help="depth, height, width")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = make_parser(__doc__, VARIANTS, "outputs/network")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--tf32", action="store_true", help="let CUDA round the factors of float32 products")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="only these")
-    parser.add_argument("--compile", action="store_true", help="also the compiled variants on a CPU")
     parser.add_argument("--allocator", choices=["default", "tuned", "both"], default="default")
-    parser.add_argument("--out", type=Path, default=Path("outputs/network"))
-    parser.add_argument("--variant", choices=VARIANTS, help="measure this one in this process")
-    parser.add_argument("--json", action="store_true", help="with --variant: print the numbers as JSON")
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:
         parser.error(f"--runs {arguments.runs} must be at least 1")
@@ -298,13 +219,7 @@ def main() -> None:
         result = measure(arguments.variant, arguments)
         print(json.dumps(result) if arguments.json else row_of(arguments.variant, "as is", result, None))
         return
-    from painted import write_tables  # here, as it loads all that painting needs
-
-    rows = compare(arguments)
-    torch.set_num_threads(arguments.threads)  # which the table states
-    device = torch.cuda.get_device_name(arguments.device) if is_cuda(arguments.device) else "cpu"
-    write_tables(arguments.out, "network", rows, [device, *network_options(arguments)])
-    sys.exit(any(row["median ms"].startswith("failed") for row in rows))
+    write_and_exit(arguments, "network", compare(arguments), child_options(arguments, "runs"))
 
 
 if __name__ == "__main__":

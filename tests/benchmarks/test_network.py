@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from measuring import MALLOC
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "network.py"
 spec = importlib.util.spec_from_file_location("benchmark_of_the_network", SCRIPT)
@@ -41,24 +41,6 @@ def test_command_line(tmp_path):
     assert table in done.stdout and "--dim 8" in table and "--size 2 16 16" in table
 
 
-@pytest.fixture
-def children(monkeypatch):
-    """-> children(answer): (command, environment) of every process that would have been started; answer(name,
-    environment) is what it prints, or raises."""
-
-    def replace(answer) -> list[tuple[list[str], dict[str, str]]]:
-        started = []
-
-        def run(command, env, **_):
-            started.append((command, env))
-            return SimpleNamespace(stdout=f"noise\n{answer(command[command.index('--variant') + 1], env)}\n")
-
-        monkeypatch.setattr(network.subprocess, "run", run)
-        return started
-
-    return replace
-
-
 def test_both_allocators_and_ratios(children, monkeypatch):
     monkeypatch.setenv("MALLOC_TOP_PAD_", "7")
     seconds = {("plain", False): 9, ("plain", True): 6, ("ours", False): 4.5, ("ours", True): 3}
@@ -76,7 +58,7 @@ def test_both_allocators_and_ratios(children, monkeypatch):
     for command, environment in started:
         child = network.parse(command[2:])
         assert child.size == [2, 16, 16] and child.mults == [1, 2] and child.runs == 1 and child.json
-        assert "7" not in (environment.get(key) for key in network.MALLOC)
+        assert "7" not in (environment.get(key) for key in MALLOC)
     assert started[1][1]["MALLOC_MMAP_THRESHOLD_"] == "1073741824"
 
 

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -55,6 +56,7 @@ def start(tiny_model):
         dim=8,
         validate=None,
         dtype=torch.float32,
+        dataset=None,
         **settings,
     ):
         defaults = {
@@ -69,7 +71,7 @@ def start(tiny_model):
         torch.manual_seed(1)
         network = UNet3D(in_channels=1, cond_dim=16, **tiny_model | {"dim": dim}).to(dtype)
         settings = TrainingSettings(**defaults | settings)
-        return train(network, loss_fn, Noise(), settings, folder, metadata, sample_sheet, validate)
+        return train(network, loss_fn, dataset or Noise(), settings, folder, metadata, sample_sheet, validate)
 
     return call
 
@@ -565,6 +567,72 @@ def test_workers_draw_the_noise_ahead(start, tmp_path):
     start(tmp_path / "later", lambda *given: LOSS_FN(*given), num_workers=1, train_num_steps=2)
     assert seen == [True, True]
     assert_equal(state_of(tmp_path / "ahead")["model"], state_of(tmp_path / "later")["model"])
+
+
+class Slow(Noise):
+    """Every item takes 50 ms."""
+
+    def __getitem__(self, address):
+        time.sleep(0.05)
+        return super().__getitem__(address)
+
+
+def waiting(folder):
+    """Share of the time after the first step that went into waiting for data, from loss.csv."""
+    first, *_, last = rows_of(folder)
+    spent, waited = (float(last[name]) - float(first[name]) for name in ("seconds", "waiting"))
+    return waited / spent
+
+
+def test_waiting_for_data_is_told(start, tmp_path, capsys):
+    start(tmp_path / "slow", dataset=Slow(), batch_size=5, train_num_steps=3)
+    said = capsys.readouterr().out
+    assert "trained 3 steps: " in said and " samples/s, " in said and "a larger num_workers may help" in said
+    start(tmp_path / "quick", batch_size=5, train_num_steps=3)
+    assert 0 < waiting(tmp_path / "quick") < waiting(tmp_path / "slow") < 1
+    assert waiting(tmp_path / "slow") > 0.5
+    before = rows_of(tmp_path / "slow")
+    start(tmp_path / "slow", batch_size=5, train_num_steps=4)
+    *kept, last = rows_of(tmp_path / "slow")
+    assert kept == before and float(last["waiting"]) >= float(before[-1]["waiting"]) > 0.5
+
+
+def test_a_log_of_a_run_that_did_not_tell_its_waiting_is_continued(start, tmp_path):
+    start(tmp_path, train_num_steps=2)
+    lines = (tmp_path / "loss.csv").read_text().splitlines()
+    (tmp_path / "loss.csv").write_text("".join(line.rsplit(",", 1)[0] + "\n" for line in lines))
+    start(tmp_path, train_num_steps=3)
+    assert [row["waiting"] == "" for row in rows_of(tmp_path)] == [True, True, False]
+
+
+def test_pace_by_hand(tmp_path):
+    """Without the first step: two steps of 6 samples in 4 s, a quarter of it waiting."""
+    log = trainer._Log(tmp_path, 0)
+    for step, (seconds, waited) in enumerate([(90.0, 80.0), (1.0, 0.0), (3.0, 1.0)], start=1):
+        log.add(step, 0.5, 1e-3, seconds, waited)
+    log.close()
+    assert log.pace(6) == (
+        "trained 3 steps: 3 samples/s, 25.0% of the time waiting for data; a larger num_workers may help"
+    )
+    log.steps = [(2.0, 0.05)]
+    assert log.pace(6) == "trained 1 step: 3 samples/s, 2.5% of the time waiting for data"
+    assert [row["waiting"] for row in rows_of(tmp_path)] == ["80.000", "80.000", "81.000"]
+
+
+def test_the_state_of_a_resumed_optimizer_is_where_its_parameters_are(start, tmp_path, monkeypatch):
+    """On a GPU, fused Adam also wants its step counts there; the state is read on the CPU."""
+    seen = []
+    load = torch.optim.Adam.load_state_dict
+
+    def looking(optimizer, state):
+        load(optimizer, state)
+        seen.extend((p.device, s["step"].device) for p, s in optimizer.state.items())
+
+    start(tmp_path, train_num_steps=1, device="auto")
+    monkeypatch.setattr(torch.optim.Adam, "load_state_dict", looking)
+    start(tmp_path, train_num_steps=2, device="auto")
+    expected = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    assert seen and {device for pair in seen for device in pair} == {expected}
 
 
 def test_two_processes_train_like_one_of_twice_the_batch(start, tmp_path, in_child, monkeypatch):
