@@ -87,11 +87,13 @@ def guide_intensity(
         histogram: (B, K * bins) over [-1, 1]; a class without histogram is left alone.
         strength: 0 to 1, how far intensities are moved.
     """
-    signal, spread = (v.to(x_t.device, x_t.dtype) for v in schedule.signal_and_noise(t))
+    levels = schedule.signal_and_noise(t)
+    due = (levels[0].square() < max_signal).tolist()
+    signal, spread = (v.to(x_t.device, x_t.dtype) for v in levels)
     shares = histogram.unflatten(1, (x_t.shape[1], -1))
     guided = noise.clone()
     for b in range(len(x_t)):
-        if signal[b] ** 2 >= max_signal:
+        if not due[b]:
             continue
         x_0 = ((x_t[b] - spread[b] * noise[b]) / signal[b]).clamp(-1, 1)
         for k, lesion in enumerate(lesions[b]):
