@@ -159,9 +159,22 @@ class DepthAttention(nn.Module):
         qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))  # (B, D, pixels, 3, heads, c)
         qk = _rotate(qkv[..., :2, :, :], rotation[:, None])
         q, k, v = (rearrange(y, "b d p h c -> (b p) h d c") for y in (*qk.unbind(3), qkv[..., 2, :, :]))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(v.dtype)[None])
+        out = (_attention if x.is_cuda else _short_attention)(q, k, v, bias.to(v.dtype))
         out = self.to_out(rearrange(out, "n h d c -> n d (h c)"))
         return rearrange(out, "(b p) d c -> b d p c", b=x.shape[0])
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Softmax attention of (n, heads, depth, c) with a bias (heads, depth, depth) on the scores."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+
+
+def _short_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """The same by matrix products, which on a CPU take half the time for sequences as short as a depth."""
+    q, k, v = (y.flatten(0, 1) for y in (q, k, v))
+    scores = (q @ k.transpose(1, 2)).unflatten(0, (-1, len(bias)))
+    weights = scores.mul_(q.shape[-1] ** -0.5).add_(bias).softmax(dim=-1)
+    return (weights.flatten(0, 1) @ v).unflatten(0, (-1, len(bias)))
 
 
 def _called(layer: nn.Module, *arguments: Tensor) -> Tensor:
