@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains and judges segmenters on real data alone and with several synthetic data sets, over several seeds: the table behind
 # "what is the synthetic data worth?". What is trained and judged is not trained and judged again; other settings or data in the same WORK_DIR
-# are refused. Every training makes the same number of updates.
+# are refused. Every training makes the same number of updates. NUM_GPUS=4 trains in so many processes.
 #
 #   REAL_DIR=datasets/real ARMS="P=none P+N'=datasets/N P+P'+N'=datasets/P,datasets/N" ./run_comparison.sh
 set -euo pipefail
@@ -32,7 +32,7 @@ for seed in $SEEDS; do
       if [[ "${folders[0]}" != none ]]; then options="$options $SYNTHETIC_OPTIONS"; fi
       echo "== $model, $run"
       # shellcheck disable=SC2086  # options are several words
-      "$PYTHON" "$here/run_segmentation_training.py" --real_data_dir "$REAL_DIR" --synthetic_data_dir "${folders[@]}" \
+      lefusion_launch "$here/run_segmentation_training.py" --real_data_dir "$REAL_DIR" --synthetic_data_dir "${folders[@]}" \
         --model_name "$model" --output_model_dir "$folder" --fold "$seed" --seed "$seed" \
         --max_epochs "$MAX_EPOCHS" --steps_per_epoch "$STEPS_PER_EPOCH" $options \
         2>&1 | tee "$WORK_DIR/logs/${model}_${run}.log" | tail -n 1

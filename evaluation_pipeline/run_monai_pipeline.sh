@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Is the synthetic data worth it? Prepares the real data, generates, trains a segmenter, evaluates it on the test cases.
 # Set the knobs here or in the environment: MODEL_NAME=UNet MAX_EPOCHS=20 ./run_monai_pipeline.sh
-# What is finished is kept; an interrupted run goes on. Paths are relative to this folder.
+# What is finished is kept; an interrupted run goes on. Paths are relative to this folder. NUM_GPUS=4: generates and trains
+# in so many processes.
 set -euo pipefail
 
 MODEL_NAME="${MODEL_NAME:-SwinUNETR}"            # SwinUNETR, nnUNet, UNet, nnUNetv2
@@ -79,10 +80,10 @@ step prepare "$PYTHON" prepare_real_dataset.py --source_image_dir "$REAL_IMAGE_D
 
 if [ "$TYPES" != 0 ]; then
     step hold_out "$PYTHON" held_out_sources.py --source_dir "$SOURCE_DIR" --test_txt_path "$TEST_TXT" --output_txt "$held_out"
-    step generate "$PYTHON" ../LeFusion/inference/inference.py "${generation[@]}"
+    step generate lefusion_launch ../LeFusion/inference/inference.py "${generation[@]}"
 fi
 
-step train "$PYTHON" run_segmentation_training.py "${training[@]}"
+step train lefusion_launch run_segmentation_training.py "${training[@]}"
 
 step evaluate "$PYTHON" run_segmentation_evaluation.py "${evaluation[@]}"
 
