@@ -102,7 +102,7 @@ def test_what_is_written(paint, lidc, tmp_path, files):
 
 
 def test_the_manifest(paint, tmp_path):
-    paint("types=2", "seed=7", "num_steps=3")
+    paint("types=2", "seed=7", "sampler=repaint", "num_steps=3")
     rows = manifest_of(tmp_path / "out")
     assert [(row["case"], row["type"]) for row in rows] == [
         (f"{name}_CVol_2", kind) for name in CASES for kind in ("1", "2")
@@ -197,8 +197,10 @@ def test_an_output_does_not_depend_on_the_other_cases(paint, tmp_path, files, li
         "histogram_perturbation=0.5",
         "guidance_scale=3",
         "region=lesion",
-        "schedule_jump_params.jump_n_sample=1",
-        "sampler=ddim",
+        "schedule_jump_params.jump_n_sample=2",
+        "sampler=dpmpp",
+        "spacing=trailing",
+        "eta=1",
     ],
 )
 def test_another_setting_gives_other_voxels_and_is_noted(paint, tmp_path, files, change):
