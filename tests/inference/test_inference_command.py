@@ -613,7 +613,7 @@ def test_a_misspelt_name_is_refused(command_line, tmp_path, overrides):
 @pytest.mark.slow
 def test_the_known_command_line_from_another_folder(lidc, save_network, tmp_path):
     """The command of the reference implementation's users, as a process of its own, with relative paths."""
-    save_network()
+    save_network(schedule={"kind": "cosine", "num_steps": 20})
     elsewhere = tmp_path / "else" / "where"
     elsewhere.mkdir(parents=True)
     command = [

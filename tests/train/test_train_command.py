@@ -102,6 +102,7 @@ def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, r
             f"target_img_path={target}",
             f"target_label_path={target}",
             "types=1",
+            "num_steps=6",
             "device=cpu",
         )
         assert code == 0 and "wrote 3 images" in out, error
