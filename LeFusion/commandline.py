@@ -102,6 +102,15 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
+def stays_on_cpu(device: str) -> bool:
+    """Whether Accelerate has to be told to stay on the CPU: it is asked for, or there are several processes
+    and no GPU, which Accelerate would otherwise leave unconnected, each doing everything."""
+    import torch
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return device == "cpu" or (several and not torch.cuda.is_available())
+
+
 def plain(config: DictConfig) -> dict:
     """A DictConfig as plain Python; a missing value (???) is a ValueError that names it."""
     missing = OmegaConf.missing_keys(config)

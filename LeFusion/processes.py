@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+from LeFusion.commandline import stays_on_cpu
+
 Item = TypeVar("Item")
 LONGEST_WAIT = timedelta(days=30)  # for the slowest process of a launch
 
@@ -72,5 +74,6 @@ def find_share(shard: int = 0, shards: int = 1, device: str = "auto") -> Share:
     share = Share(int(os.environ["RANK"]), processes, shard, shards)
     from accelerate import PartialState  # here: it takes a second, and most launches have one process
 
-    PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
+    state = PartialState(cpu=stays_on_cpu(device), timeout=LONGEST_WAIT)
+    assert (state.process_index, state.num_processes) == (share.rank, share.processes)
     return share

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from LeFusion.commandline import stays_on_cpu
 from LeFusion.dataset.dataset import collate
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.diffusion import UNet3D, drawn, save_checkpoint
@@ -142,7 +143,7 @@ def train(
     results_folder = Path(results_folder)
     accelerator = Accelerator(
         mixed_precision=settings.precision,
-        cpu=settings.device == "cpu",
+        cpu=stays_on_cpu(settings.device),
     )
     main = accelerator.is_main_process
     set_seed(settings.seed)

@@ -29,6 +29,7 @@ from evaluation_pipeline.models import SegmentationLoss, build_optimizer, learni
 from evaluation_pipeline.nnunet_layout import LabelledImage
 from evaluation_pipeline.preprocessing import AddressedDataset, address_seed
 from evaluation_pipeline.segmenter import BEST_MODEL, Segmenter, read_checkpoint, save_checkpoint
+from LeFusion.commandline import stays_on_cpu
 from LeFusion.dataset.nifti import atomic_file, read_volume
 
 LAST_MODEL = "last_model.pt"
@@ -136,7 +137,7 @@ def train(
     Raises ValueError for a folder with a run of other settings, and when the loss is no longer finite.
     """
     accelerator = Accelerator(
-        cpu=settings.device == "cpu", mixed_precision=_precision(settings) if settings.amp else "no"
+        cpu=stays_on_cpu(settings.device), mixed_precision=_precision(settings) if settings.amp else "no"
     )
     main = accelerator.is_main_process
     check_precision(settings, accelerator.device.type)

@@ -271,7 +271,7 @@ def test_two_processes_train_together(real, tmp_path):
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script),
         *("--real_data_dir", real, "--model_name", "nnUNet", "--fold", "0", "--num_folds", "4"),
-        *("--model_size", "small", "--device", "cpu", "--steps_per_epoch", "2", "--max_epochs", "1"),
+        *("--model_size", "small", "--device", "auto", "--steps_per_epoch", "2", "--max_epochs", "1"),
         *("--batch_size", "1", "--output_model_dir", "out"),
     ]
     finished = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)

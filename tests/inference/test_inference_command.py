@@ -701,7 +701,7 @@ def test_two_processes_write_what_one_writes(paint, lidc, tmp_path, files):
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *(SCRIPT, *REGION, f"model_path={model}", f"dataset_root_dir={lidc / 'Normal' / 'Image'}"),
         *(f"target_img_path={tmp_path / 'two' / 'Image'}", f"target_label_path={tmp_path / 'two' / 'Mask'}"),
-        *("num_steps=2", "types=2"),
+        *("num_steps=2", "types=2", "device=auto"),
     ]
     result = subprocess.run(
         [str(word) for word in command],

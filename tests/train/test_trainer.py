@@ -647,7 +647,7 @@ def test_two_processes_train_like_one_of_twice_the_batch(start, tmp_path, in_chi
 
     def process(rank, steps, loss_fn=LOSS_FN):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        start(tmp_path / "two", loss_fn, batch_size=2, train_num_steps=steps, **doubles)
+        start(tmp_path / "two", loss_fn, batch_size=2, train_num_steps=steps, device="auto", **doubles)
 
     def both(first, second):
         helper = os.fork()
