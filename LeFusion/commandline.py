@@ -57,6 +57,12 @@ def _leave_processes() -> None:
         distributed.destroy_process_group()
 
 
+def say(text: str) -> None:
+    """Prints, once where several processes run."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
 def given_path(value: str | None) -> Path | None:
     """A path of the configuration, absolute; None stays None."""
     return Path(value).expanduser().absolute() if value else None

@@ -11,7 +11,6 @@ error. The same --steps_per_epoch for real and for real + synthetic data gives b
 
 import argparse
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from evaluation_pipeline.preprocessing import AddressedDataset, Preprocessing, a
 from evaluation_pipeline.segmenter import assemble
 from evaluation_pipeline.training import SampleOrder, TrainingSettings, check_precision, train
 from evaluation_pipeline.training_data import SPLITS_FILE, TrainingData, check_fold, inspect, select_data
-from LeFusion.commandline import choose_device, git_commit, run_command
+from LeFusion.commandline import choose_device, git_commit, run_command, say
 
 ORIGINAL = "nnUNetv2"
 VALIDATIONS = 10  # of a training, unless --val_every says otherwise
@@ -135,12 +134,6 @@ def check_options(arguments: argparse.Namespace) -> None:
 def store_folds(data: TrainingData, arguments: argparse.Namespace) -> None:
     names = [case.name for case in data.real.train]
     stored_folds(arguments.output_model_dir / SPLITS_FILE, names, arguments.num_folds, arguments.split_seed)
-
-
-def say(text: str) -> None:
-    """Prints, once where several processes train."""
-    if os.environ.get("RANK", "0") == "0":
-        print(text, flush=True)
 
 
 def describe(data: TrainingData, fold: int | None) -> None:

@@ -26,6 +26,7 @@ from LeFusion.commandline import (
     plain,
     required_path,
     run_command,
+    say,
 )
 from LeFusion.dataset.cases import Layout
 from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
@@ -108,10 +109,10 @@ def run(config: dict) -> Path:
         "validation": {key: config[key] for key in ("validation_masks", "validation_steps")},
         "git_commit": git_commit(),
     }
-    print(f"network of {sum(p.numel() for p in network.parameters()):,} parameters")
+    say(f"network of {sum(p.numel() for p in network.parameters()):,} parameters")
     sheet = _sample_sheet(shown, schedule, settings, prediction)
     path = train(network, loss_fn, dataset, settings, results_folder, metadata, sheet, validate)
-    print(f"wrote {path}, loss.csv and loss.png in {results_folder}")
+    say(f"wrote {path}, loss.csv and loss.png in {results_folder}")
     return path
 
 
@@ -127,7 +128,7 @@ def parts(config: dict) -> tuple[TrainingSettings, dict, str]:
 
 def _report(dataset: MaskDataset, what: str) -> None:
     diameters = np.quantile([lesion.diameter_mm for lesion in dataset.lesions], (0, 0.5, 1))
-    print(
+    say(
         f"{len(dataset)} masks {what}, diameters {diameters[0]:.1f} to {diameters[2]:.1f} mm (median "
         f"{diameters[1]:.1f}); {len(dataset.too_large)} larger than {dataset.size} "
         f"{'shrunk' if dataset.shrink else 'left out'}, {len(dataset.empty)} empty left out"

@@ -20,6 +20,7 @@ from LeFusion.commandline import (
     plain,
     required_path,
     run_command,
+    say,
 )
 from LeFusion.conditions import load_palette
 from LeFusion.dataset.cases import Layout, find_cases
@@ -109,7 +110,7 @@ def run(config: dict) -> Path:
         "cases": len(cases),
         "git_commit": git_commit(),
     }
-    print(f"{len(cases)} cases, network of {sum(p.numel() for p in network.parameters()):,} parameters")
+    say(f"{len(cases)} cases, network of {sum(p.numel() for p in network.parameters()):,} parameters")
     path = train(
         network,
         loss_fn,
@@ -119,7 +120,7 @@ def run(config: dict) -> Path:
         metadata,
         _sample_sheet(dataset, schedule, settings, denoiser),
     )
-    print(f"wrote {path}, loss.csv and loss.png in {results_folder}")
+    say(f"wrote {path}, loss.csv and loss.png in {results_folder}")
     return path
 
 
