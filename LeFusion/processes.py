@@ -52,11 +52,6 @@ class Share:
     def of(self, cases: Sequence[Item]) -> list[Item]:
         return list(cases[self.index :: self.count])
 
-    def say(self, text: str) -> None:
-        """Prints a line once a launch."""
-        if self.main:
-            print(text, flush=True)
-
     def gather(self, values: list) -> list:
         """The lists of all processes of the launch, one after the other; every process must call it."""
         if self.processes == 1:

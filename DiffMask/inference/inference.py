@@ -36,6 +36,7 @@ from LeFusion.commandline import (
     plain,
     required_path,
     run_command,
+    say,
 )
 from LeFusion.dataset.cases import GENERATED, Layout
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
@@ -100,7 +101,7 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
     due = [d for d in drafts if config["overwrite"] or not (paths[d.name].exists() and table.has(d.name))]
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(scans)} scans)"
     usable = len(share.of(scans)) - len(skipped)
-    share.say(f"{usable} scans{part}: {len(due)} masks to make, {len(drafts) - len(due)} kept")
+    say(f"{usable} scans{part}: {len(due)} masks to make, {len(drafts) - len(due)} kept")
     source, written = lru_cache(maxsize=1)(read_volume), 0
     with tqdm(total=len(due), unit="mask", desc="making masks", disable=not share.main) as progress:
         for draft, labels, attempt in _heart_masks(due) if hearts else maker.masks(due):
@@ -381,7 +382,7 @@ def _paint(config: dict, output_dir: Path, overrides: Sequence[str], share: Shar
         *(f"{key}={_quoted(str(path))}" for key, path in paths.items()),
         *(f"{key}={value}" for key, value in _flat(config["painting"])),
     ]
-    share.say("painting: " + " ".join(command[1:]))
+    say("painting: " + " ".join(command[1:]))
     # Not a process of this launch: it would wait for itself
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
 

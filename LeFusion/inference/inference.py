@@ -20,7 +20,15 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.commandline import choose_device, given_path, output_folder, plain, required_path, run_command
+from LeFusion.commandline import (
+    choose_device,
+    given_path,
+    output_folder,
+    plain,
+    required_path,
+    run_command,
+    say,
+)
 from LeFusion.dataset.cases import Case, find_cases, output_mask_name
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume_like
 from LeFusion.dataset.transforms import (
@@ -103,7 +111,7 @@ def run(config: dict) -> Path:
     due = [o for o in outputs if config["overwrite"] or not (o.image_path.exists() and o.label_path.exists())]
     kept = len(outputs) - len(due)
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(cases)} cases)"
-    share.say(
+    say(
         f"{len(share.of(cases))} cases x {config['types']} types: {len(due)} to paint, {kept} kept{part}; "
         f"{calls} network calls each ({job.sampler.name}, {settings['num_steps']} steps) on {device}"
     )
