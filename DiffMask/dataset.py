@@ -20,9 +20,10 @@ from DiffMask.sphere import (
     half_axes,
 )
 from LeFusion.dataset.cases import GENERATED, SPLITS, Layout, find_images
+from LeFusion.dataset.grid import resample_masks, spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import read_volume
-from LeFusion.dataset.transforms import resample_masks, spacing_depth_first, to_depth_first
 from LeFusion.diffusion import address_seed
+from LeFusion.errors import MissingFileError, UserError
 
 ISOTROPIC = 0.01  # share by which voxels of a mask may differ in length to be turned in all directions
 TURNS = {  # the orders of the axes among which one is drawn
@@ -71,27 +72,27 @@ def find_masks(
     Raises FileNotFoundError or ValueError, in one line.
     """
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
+        raise UserError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     root = Path(root_dir).absolute()
     inside, beside = root / layout.mask_folder, root.parent / layout.mask_folder
     folder = inside if inside.is_dir() else beside if root.name == layout.image_folder else root
     masks = {name: path for name, path in find_images(folder).items() if GENERATED not in name}
     if not masks:
-        raise FileNotFoundError(f"{folder}: no NIfTI file in it; give the folder of the masks")
+        raise MissingFileError(f"{folder}: no NIfTI file in it; give the folder of the masks")
     if split == "all":
         return masks
     if test_txt is None:
-        raise ValueError(f"split {split!r} needs the list of test cases; give the path of test.txt")
+        raise UserError(f"split {split!r} needs the list of test cases; give the path of test.txt")
     listed = {_mask_name(name, layout) for name in _lines(test_txt)}
     absent = sorted(listed - set(masks))
     if split == "test" and absent:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{test_txt}: lists cases whose masks are not in {folder}, such as {absent[0]}; add the masks or "
             "remove the lines"
         )
     chosen = {name: path for name, path in masks.items() if (name in listed) == (split == "test")}
     if not chosen:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder}: no mask found (split {split}, {len(masks)} masks seen, {len(listed)} names in "
             f"{test_txt}); check the folder and the split"
         )
@@ -109,7 +110,7 @@ def read_lesion(name: str, path: Path, layout: Layout) -> LesionMask | None:
     known = (0, *layout.lesion_labels, *layout.other_labels)
     unknown = np.unique(labels[~_any_of(labels, known)])
     if unknown.size:
-        raise ValueError(
+        raise UserError(
             f"{path}: holds the unknown values {', '.join(f'{v:g}' for v in unknown[:5])}; a mask may hold "
             f"only {', '.join(map(str, sorted(known)))}"
         )
@@ -160,14 +161,14 @@ class MaskDataset(Dataset):
     ):
         whole = not isinstance(size, int) and all(isinstance(n, int) for n in size)
         if not whole or len(size) != 3 or min(size) < 1:
-            raise ValueError(f"size {size} must be three whole numbers above 0 (depth, height, width)")
+            raise UserError(f"size {size} must be three whole numbers above 0 (depth, height, width)")
         if turns not in TURNS:
-            raise ValueError(f"turns={turns!r} must be one of {', '.join(TURNS)}")
+            raise UserError(f"turns={turns!r} must be one of {', '.join(TURNS)}")
         if not isinstance(max_shift, int) or max_shift < 0:
-            raise ValueError(f"max_shift={max_shift!r} must be a whole number of at least 0")
+            raise UserError(f"max_shift={max_shift!r} must be a whole number of at least 0")
         encode_sphere(torch.zeros(1, dtype=torch.bool), sphere)  # refuses an unknown encoding
         if guide not in GUIDES:
-            raise ValueError(f"guide={guide!r} must be one of {', '.join(GUIDES)}")
+            raise UserError(f"guide={guide!r} must be one of {', '.join(GUIDES)}")
         self.size, self.sphere, self.guide, self.seed = tuple(size), sphere, guide, int(seed)
         self.shrink, self.augment, self.turns, self.max_shift = shrink, augment, turns, max_shift
         self.lesions: list[LesionMask] = []
@@ -176,7 +177,7 @@ class MaskDataset(Dataset):
         for name, path in masks.items():
             found = read_lesion(name, path, layout)
             if found is None and not skip_empty:
-                raise ValueError(
+                raise UserError(
                     f"{path}: has no lesion voxel (label {' or '.join(map(str, layout.lesion_labels))}); "
                     "draw the lesion, leave the file out, or set skip_empty=true"
                 )
@@ -190,9 +191,9 @@ class MaskDataset(Dataset):
                 found = found.shrunk(self.size)
             self.lesions.append(found)
             if augment and turns == "all" and max(found.spacing_mm) > (1 + ISOTROPIC) * min(found.spacing_mm):
-                raise ValueError(f"{path}: its voxels of {found.spacing_mm} mm are no cubes; turns=plane")
+                raise UserError(f"{path}: its voxels of {found.spacing_mm} mm are no cubes; turns=plane")
         if not self.lesions:
-            raise ValueError(
+            raise UserError(
                 f"no lesion fits into {self.size}: of {len(masks)} masks {len(self.too_large)} are larger "
                 f"and {len(self.empty)} empty"
             )
@@ -277,6 +278,6 @@ def _mask_name(listed: str, layout: Layout) -> str:
 
 def _lines(path: str | Path) -> list[str]:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; it should list the names of the test images")
+        raise MissingFileError(f"{path}: no such file; it should list the names of the test images")
     lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     return [line.removesuffix(".gz").removesuffix(".nii") for line in lines if line]

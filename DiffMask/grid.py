@@ -9,6 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from DiffMask.sphere import Sphere, draw_sphere
+from LeFusion.errors import UserError
 
 ROOM = 2  # voxels that a sphere leaves free along the shortest side of the box
 
@@ -58,7 +59,7 @@ class MaskGrid:
             first = max(int(np.ceil(centre - (n // 2) * s / scan_s - 1e-9)), 0)
             last = min(int(np.floor(centre + (n - 1 - n // 2) * s / scan_s + 1e-9)), length - 1)
             if first > last:
-                raise ValueError(f"the sphere at {self.centre} lies outside the volume of {tuple(shape)}")
+                raise UserError(f"the sphere at {self.centre} lies outside the volume of {tuple(shape)}")
             box.append(slice(first, last + 1))
         return tuple(box)
 

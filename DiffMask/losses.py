@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from LeFusion.diffusion import AddressedNoise, NoiseSchedule, drawn
+from LeFusion.errors import UserError
 
 LOSS_TYPES = ("l1", "l2")  # the released code's "l2" is an l1
 PREDICTIONS = ("noise", "velocity")
@@ -33,11 +34,11 @@ def mask_loss_fn(
     and noise are addressed by (seed, draw) and depend on neither batch size nor process count.
     """
     if loss_type not in LOSS_TYPES:
-        raise ValueError(f"loss_type={loss_type!r} must be one of {', '.join(LOSS_TYPES)}")
+        raise UserError(f"loss_type={loss_type!r} must be one of {', '.join(LOSS_TYPES)}")
     if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction={prediction!r} must be one of {', '.join(PREDICTIONS)}")
+        raise UserError(f"prediction={prediction!r} must be one of {', '.join(PREDICTIONS)}")
     if not isinstance(level_power, int | float) or not 0 < level_power <= 1:
-        raise ValueError(f"level_power={level_power!r} must be above 0 and at most 1")
+        raise UserError(f"level_power={level_power!r} must be above 0 and at most 1")
 
     def draw(batch: dict) -> dict:
         draws = AddressedNoise([(seed, "loss", draw) for draw in batch["draw"]])

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from LeFusion.errors import UserError
+
 CORNERS = np.ones((3, 3, 3))  # voxels that touch at a corner are of one part
 # The released smoothing: below so many voxels, a Gaussian of this sd in voxels, cut at this value
 PAPER_SMOOTHING = (
@@ -38,7 +40,7 @@ def clean_mask(
     if smoothing == "paper":
         mask = smooth_as_released(mask)
     elif isinstance(smoothing, str):
-        raise ValueError(f"smoothing={smoothing!r} must be null, paper or a number of mm")
+        raise UserError(f"smoothing={smoothing!r} must be null, paper or a number of mm")
     elif smoothing:
         mask = smooth_mask(mask, smoothing, spacing_mm)
     if organ is not None:
@@ -58,7 +60,7 @@ def largest_part(mask: np.ndarray) -> np.ndarray:
 def smooth_mask(mask: np.ndarray, sigma_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
     """A bool mask smoothed by a Gaussian of this sd and cut where its volume stays nearest to what it was."""
     if not sigma_mm > 0:
-        raise ValueError(f"smoothing={sigma_mm} must be above 0 mm")
+        raise UserError(f"smoothing={sigma_mm} must be above 0 mm")
     if not mask.any():
         return mask
     blurred = ndimage.gaussian_filter(mask.astype(float), np.divide(sigma_mm, spacing_mm), mode="constant")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from LeFusion.diffusion import SAMPLERS, AddressedNoise, NoiseSchedule, UNet3D, walk_levels
+from LeFusion.errors import UserError
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def sample_masks(
         (B, 1, D, H, W) on the CPU, in [-1, 1]: above 0 is lesion.
     """
     if sampler not in SAMPLERS:
-        raise ValueError(f"sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
+        raise UserError(f"sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
     device = next(network.parameters()).device
     spheres = spheres.to(device)
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from LeFusion.errors import UserError
+
 # The values (outside, inside) by which a network is shown a sphere. The released weights were trained on
 # uint8 * 2 - 1, which wraps at 0.
 RELEASED_SPHERE = (255.0, 1.0)
@@ -44,7 +46,7 @@ def bounding_sphere(mask: np.ndarray | Tensor) -> Sphere:
     """
     voxels = np.argwhere(np.asarray(mask))
     if not len(voxels):
-        raise ValueError("the mask is empty, so there is no sphere around it")
+        raise UserError("the mask is empty, so there is no sphere around it")
     centroid = voxels.mean(axis=0)
     radius = np.linalg.norm(voxels - centroid, axis=1).max()
     return Sphere(tuple(int(c) for c in centroid), int(radius))
@@ -59,7 +61,7 @@ def draw_sphere(sphere: Sphere, shape: Sequence[int]) -> Tensor:
     squared = sum(part.square() for part in torch.meshgrid(*offsets, indexing="ij"))
     inside = squared <= sphere.radius**2
     if not bool(inside.any()):
-        raise ValueError(
+        raise UserError(
             f"a sphere around {tuple(sphere.centre)} of radius {sphere.radius:g} holds no voxel of a volume "
             f"of {tuple(shape)}"
         )
@@ -70,7 +72,7 @@ def fitting_ellipsoid(mask: np.ndarray | Tensor) -> Ellipsoid:
     """The ellipsoid with the centroid and the second moments of a mask (D, H, W). ValueError when empty."""
     voxels = np.argwhere(np.asarray(mask)).astype(float)
     if not len(voxels):
-        raise ValueError("the mask is empty, so there is no ellipsoid like it")
+        raise UserError("the mask is empty, so there is no ellipsoid like it")
     centre = voxels.mean(axis=0)
     moments = (voxels - centre).T @ (voxels - centre) / len(voxels) + np.eye(
         3
@@ -127,7 +129,7 @@ def encode_guide(inside: Tensor, ellipsoid: Ellipsoid | None, encoding: str) -> 
 def encode_sphere(inside: Tensor, encoding: str) -> Tensor:
     """A drawn sphere, bool of any shape, as float32 in the values of an encoding of ENCODINGS."""
     if encoding not in ENCODINGS:
-        raise ValueError(f"sphere={encoding!r} must be one of {', '.join(ENCODINGS)}")
+        raise UserError(f"sphere={encoding!r} must be one of {', '.join(ENCODINGS)}")
     outside, within = ENCODINGS[encoding]
     return torch.where(inside, within, outside).float()
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import AddressedNoise, NoiseSchedule, drawn
+from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.errors import UserError
 
 LOSS_TYPES = ("l1", "l2")
 NORMALISATIONS = ("volume", "lesion")
@@ -103,11 +104,11 @@ def lesion_loss_fn(
     denoiser: what the network sees and predicts.
     """
     if not 0 <= cond_dropout < 1:
-        raise ValueError(f"cond_dropout={cond_dropout} must be in [0, 1)")
+        raise UserError(f"cond_dropout={cond_dropout} must be in [0, 1)")
     if max_weight < 1:
-        raise ValueError(f"max_weight={max_weight} must be at least 1")
+        raise UserError(f"max_weight={max_weight} must be at least 1")
     if histogram_weight < 0:
-        raise ValueError(f"histogram_loss={histogram_weight} must be at least 0")
+        raise UserError(f"histogram_loss={histogram_weight} must be at least 0")
     _check_choice("loss_type", loss_type, LOSS_TYPES)
     _check_choice("normalisation", normalisation, NORMALISATIONS)
 
@@ -145,4 +146,4 @@ def lesion_loss_fn(
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}")
+        raise UserError(f"{name}={value!r} must be one of {', '.join(choices)}")

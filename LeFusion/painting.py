@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from LeFusion.dataset.transforms import match_intensities
-from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import (
     SAMPLERS,
     SPACINGS,
@@ -17,6 +15,9 @@ from LeFusion.diffusion import (
     compose,
     walk_levels,
 )
+from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.errors import UserError
+from LeFusion.textures.histograms import match_intensities
 
 GUIDED_SIGNAL = 0.95  # share of signal in the variance below which intensity guidance acts
 
@@ -44,15 +45,15 @@ class SamplerSettings:
 
     def __post_init__(self):
         if self.name not in SAMPLERS:
-            raise ValueError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}")
+            raise UserError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}")
         if not 0 <= self.intensity_guidance <= 1:
-            raise ValueError(f"intensity_guidance={self.intensity_guidance} must be in 0 to 1")
+            raise UserError(f"intensity_guidance={self.intensity_guidance} must be in 0 to 1")
         if self.spacing not in SPACINGS:
-            raise ValueError(f"spacing={self.spacing!r} must be one of {', '.join(SPACINGS)}")
+            raise UserError(f"spacing={self.spacing!r} must be one of {', '.join(SPACINGS)}")
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta} must be in 0 to 1")
+            raise UserError(f"eta={self.eta} must be in 0 to 1")
         if self.eta and self.name != "ddim":
-            raise ValueError(f"eta={self.eta} is for sampler=ddim; {self.name} has none, set eta=0")
+            raise UserError(f"eta={self.eta} is for sampler=ddim; {self.name} has none, set eta=0")
 
     def walk(self, schedule: NoiseSchedule) -> list[int]:
         steps = schedule.num_steps if self.num_steps is None else self.num_steps

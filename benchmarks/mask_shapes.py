@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from DiffMask.baselines import deformed_ellipsoid, sphere
 from DiffMask.dataset import find_masks, read_lesion
 from DiffMask.grid import MaskGrid
 from DiffMask.inference.inference import ShapeMaker
 from DiffMask.inference.plan import Draft, Scan
-from DiffMask.pictures import save_surfaces
-from DiffMask.placement import Placement, draw_diameter
-from DiffMask.shapes import markdown, shape_features, shape_table
-from LeFusion.commandline import PROJECT_ROOT
+from DiffMask.placement.spheres import Placement, draw_diameter
+from DiffMask.shapes.baselines import deformed_ellipsoid, sphere
+from DiffMask.shapes.features import markdown, shape_features, shape_table
+from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.diffusion import address_seed
+from LeFusion.runtime.commandline import PROJECT_ROOT
 
 SIDE = 72  # voxels of 1 mm, room for the largest
 MM = (1.0, 1.0, 1.0)

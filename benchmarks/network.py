@@ -49,6 +49,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from LeFusion.diffusion import unet
+from LeFusion.errors import UserError
 
 NO_LIMIT = 1 << 60
 CUDA_GRAPHS = "reduce-overhead"
@@ -92,7 +93,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict:
     """-> milliseconds of each call, gflop of a call, peak_gflops a second, mib, difference."""
     variant, device = VARIANTS[name], arguments.device
     if variant.compile == CUDA_GRAPHS and not is_cuda(device):
-        raise ValueError(f"{name} needs a CUDA device, got --device {device}")
+        raise UserError(f"{name} needs a CUDA device, got --device {device}")
     set_up(arguments)
     inputs = make_inputs(arguments)
     network = make_network(variant, arguments)

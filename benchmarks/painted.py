@@ -7,9 +7,9 @@ from pathlib import Path
 import hydra
 import torch
 
-from LeFusion.commandline import PROJECT_ROOT, plain
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.inference.inference import run
+from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 
 
 def paint(folder: Path, data: Path, overrides: list[str]) -> list[dict]:

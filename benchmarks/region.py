@@ -19,11 +19,11 @@ import torch
 from painted import write_tables
 from plain_unet import PlainUNet3D
 
-from LeFusion.commandline import PROJECT_ROOT, choose_device, plain
-from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
+from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.painting import SamplerSettings, paint
+from LeFusion.runtime.commandline import PROJECT_ROOT, choose_device, plain
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 PAPER = SamplerSettings("repaint", jump_length=2, jump_n_sample=2)

@@ -7,8 +7,8 @@
     python benchmarks/training.py --variant ours-bf16 --json
 
 Every variant runs in a fresh process (the last form is such a process; it writes no table), from the same
-weights on the same samples under the same noise. `ours` is LeFusion.trainer.train with its settings; `plain`
-is the textbook: benchmarks/plain_unet.py in float32, torch's default Adam, noise drawn in the loop, nothing
+weights on the same samples under the same noise. `ours` is our trainer with its settings; `plain` is
+the textbook: benchmarks/plain_unet.py in float32, torch's default Adam, noise drawn in the loop, nothing
 pinned or compiled. Data are real regions (--data, in LIDC's layout), or made: noise with a ball as lesion,
 written and read as NIfTI. Items are cached in memory after the first reading, as in training. The table
 (Markdown, CSV) goes to --out; --warmup steps do not count:
@@ -60,8 +60,9 @@ from torch.utils.data import DataLoader
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.diffusion import NoiseSchedule
+from LeFusion.errors import UserError
 from LeFusion.losses import lesion_loss_fn
-from LeFusion.trainer import DrawSampler, TimedIterator, TrainingSettings, train
+from LeFusion.training.trainer import DrawSampler, TimedIterator, TrainingSettings, train
 
 PLAIN = "plain"
 VARIANTS = {  # name -> the trainer's settings
@@ -94,7 +95,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict:
     )
     network = seeded_network(arguments)
     if any(length % network.plane_multiple for length in arguments.size[1:]):
-        raise ValueError(
+        raise UserError(
             f"height and width of --size {arguments.size} must be multiples of {network.plane_multiple}"
         )
     set_up(arguments)
@@ -134,7 +135,7 @@ def train_plainly(
 ) -> list[dict[str, float]]:
     """The textbook loop -> for each step its loss, and the seconds and those of them waiting since the start.
 
-    The samples and their noise are those of LeFusion.trainer.train.
+    The samples and their noise are those of LeFusion.training.trainer.train.
     """
     average = copy.deepcopy(network)
     optimizer = torch.optim.Adam(network.train().parameters(), lr=settings.train_lr)
@@ -171,7 +172,7 @@ def whole_batches(loss_fn: Callable, settings: TrainingSettings) -> Callable:
 
     def checked(network: nn.Module, batch: dict) -> Tensor:
         if len(batch["draw"]) < settings.batch_size:
-            raise ValueError(f"out of memory with {settings.batch_size} samples at once")
+            raise UserError(f"out of memory with {settings.batch_size} samples at once")
         return loss_fn(network, batch)
 
     checked.draw = loss_fn.draw

@@ -18,11 +18,11 @@ import torch
 from painted import paint, write_tables
 from texture_control import in_order
 
-from LeFusion.commandline import PROJECT_ROOT, plain
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
-from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import AddressedNoise, NoiseSchedule, load_checkpoint
+from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.train.train import run as train
 
 LEVELS = (60, 150, 240)  # of 300: little, middling and much noise

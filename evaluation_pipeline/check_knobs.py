@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation_pipeline import run_segmentation_evaluation, run_segmentation_training
-from evaluation_pipeline.patients import case_name
-from evaluation_pipeline.synthetic import nifti_files, numbered_folders
-from LeFusion.commandline import (
+from evaluation_pipeline.cases.patients import case_name
+from evaluation_pipeline.cases.synthetic import nifti_files, numbered_folders
+from LeFusion.dataset.cases import Layout, find_cases
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import (
     PROJECT_ROOT,
     check_whole_numbers,
     given_path,
@@ -22,7 +24,6 @@ from LeFusion.commandline import (
     required_path,
     run_command,
 )
-from LeFusion.dataset.cases import Layout, find_cases
 
 
 def check_generation(overrides: Sequence[str]) -> None:
@@ -33,7 +34,7 @@ def check_generation(overrides: Sequence[str]) -> None:
     layout, types = Layout(**config["layout"]), config["types"]
     textures = count_textures(config["textures"])
     if config["condition"] == "textures" and types > textures:
-        raise ValueError(
+        raise UserError(
             f"TYPES={types}: data_type={config['data_type']} has {textures} textures, one for each image of "
             f"a case; set TYPES to at most {textures}, or have a texture drawn for each image: "
             "GENERATION_OPTIONS=condition=mixture"
@@ -54,7 +55,7 @@ def composed(overrides: Sequence[str]) -> dict:
         with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
             return plain(compose("inference", list(overrides)))
     except HydraException as error:
-        raise ValueError(f"GENERATION_OPTIONS and other knobs of generation: {error}") from None
+        raise UserError(f"GENERATION_OPTIONS and other knobs of generation: {error}") from None
 
 
 def count_textures(given: str | Sequence | None) -> int:
@@ -64,7 +65,7 @@ def count_textures(given: str | Sequence | None) -> int:
     try:
         return len(json.loads(Path(given).read_text(encoding="utf-8"))["types"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{given}: holds no types; LeFusion/inference/fit_textures.py writes them") from None
+        raise UserError(f"{given}: holds no types; LeFusion/inference/fit_textures.py writes them") from None
 
 
 def check_target(image_root: Path, types: int, cases: set[str], source: Path) -> None:
@@ -77,7 +78,7 @@ def check_target(image_root: Path, types: int, cases: set[str], source: Path) ->
                 reason = f"is of an earlier run on other scans than {source}"
             else:
                 continue
-            raise ValueError(
+            raise UserError(
                 f"{path}: {reason}, and would be trained on; choose another METHOD_NAME, or remove "
                 f"{image_root.parent}"
             )
@@ -91,7 +92,7 @@ def run(argv: Sequence[str]) -> None:
         else:
             parts[-1].append(argument)
     if len(parts) != 3:
-        raise ValueError("give overrides, options of the training and options of the evaluation, -- between")
+        raise UserError("give overrides, options of the training and options of the evaluation, -- between")
     overrides, training, evaluation = parts
     run_segmentation_training.check_options(run_segmentation_training.parser().parse_args(training))
     run_segmentation_evaluation.check_arguments(run_segmentation_evaluation.parser().parse_args(evaluation))

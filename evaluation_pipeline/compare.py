@@ -18,16 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation_pipeline import results
-from evaluation_pipeline.comparison_figures import (
-    PicturedCase,
-    badness,
-    save_box_plot,
-    save_cases_sheet,
-)
-from evaluation_pipeline.experiments import Experiment, compare, read_experiments
-from LeFusion.commandline import run_command
+from evaluation_pipeline.judging import results
+from evaluation_pipeline.judging.experiments import Experiment, compare, read_experiments
+from evaluation_pipeline.judging.figures import PicturedCase, badness, save_box_plot, save_cases_sheet
 from LeFusion.dataset.nifti import atomic_file
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import run_command
 
 RUN_ENDINGS = r"[_-](seed|fold|run)_?\d+$"
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
@@ -123,11 +119,11 @@ def experiment_labels(experiments: Sequence[Experiment]) -> dict[str, Experiment
 def run(arguments: argparse.Namespace) -> None:
     results_csv, metric, baseline = arguments.results_csv, arguments.metric, arguments.baseline
     if arguments.num_worst < 0:
-        raise ValueError(f"--num_worst {arguments.num_worst} must be at least 0")
+        raise UserError(f"--num_worst {arguments.num_worst} must be at least 0")
     try:
         re.compile(arguments.group_by_prefix or "")
     except re.error as error:
-        raise ValueError(f"--group_by_prefix {arguments.group_by_prefix!r}: {error}") from None
+        raise UserError(f"--group_by_prefix {arguments.group_by_prefix!r}: {error}") from None
     wanted = arguments.experiments
     if wanted and baseline is not None and baseline not in wanted:
         wanted = [baseline, *wanted]

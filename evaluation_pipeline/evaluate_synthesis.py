@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from evaluation_pipeline.cases.patients import patient_of
+from evaluation_pipeline.cases.synthetic import MANIFEST, find_synthetic
 from evaluation_pipeline.fidelity import plots
 from evaluation_pipeline.fidelity.border import seam
 from evaluation_pipeline.fidelity.data_types import (
@@ -44,9 +46,8 @@ from evaluation_pipeline.fidelity.texture import (
     read_manifest,
     requested_against_obtained,
 )
-from evaluation_pipeline.patients import patient_of
-from evaluation_pipeline.synthetic import MANIFEST, find_synthetic
-from LeFusion.commandline import run_command
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import run_command
 
 WORST = 10  # cases listed whose background differs
 
@@ -69,9 +70,7 @@ def run(arguments: argparse.Namespace) -> dict:
         ("synthetic", synthetic, arguments.synthetic_dir),
     ):
         if not lesions:
-            raise ValueError(
-                f"{folder}: no {what} image holds the lesion labels {list(layout.lesion_labels)}"
-            )
+            raise UserError(f"{folder}: no {what} image holds the lesion labels {list(layout.lesion_labels)}")
 
     print(f"measuring {len(synthetic)} synthetic and {len(real)} real lesions")
     features = {name: feature_table(part, scale) for name, part in (("real", real), ("synthetic", synthetic))}
@@ -144,9 +143,7 @@ def _synthetic_files(arguments: argparse.Namespace) -> list[tuple[str, int, Path
     if arguments.types is not None:
         most = max(image.kind for image in found)
         if not 1 <= arguments.types <= most:
-            raise ValueError(
-                f"--types {arguments.types}: {arguments.synthetic_dir} has the types 1 to {most}"
-            )
+            raise UserError(f"--types {arguments.types}: {arguments.synthetic_dir} has the types 1 to {most}")
         found = [image for image in found if image.kind <= arguments.types]
     return [(image.name, image.kind, image.image, image.label) for image in found]
 

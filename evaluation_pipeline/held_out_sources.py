@@ -11,10 +11,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation_pipeline.patients import patient_of
-from LeFusion.commandline import run_command
+from evaluation_pipeline.cases.patients import patient_of
 from LeFusion.dataset.cases import find_images
 from LeFusion.dataset.nifti import atomic_file
+from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.commandline import run_command
 
 IMAGE_FOLDERS = ("Image", "images", "imagesTr")  # of lungs, hearts and nnU-Net's layout
 
@@ -29,13 +30,13 @@ def run(arguments: argparse.Namespace) -> None:
     source_dir, test_txt = arguments.source_dir, arguments.test_txt_path
     folder = next((source_dir / name for name in IMAGE_FOLDERS if (source_dir / name).is_dir()), source_dir)
     if not test_txt.is_file():
-        raise FileNotFoundError(f"--test_txt_path {test_txt}: no such file; it lists the test images")
+        raise MissingFileError(f"--test_txt_path {test_txt}: no such file; it lists the test images")
     lines = test_txt.read_text(encoding="utf-8-sig").splitlines()
     test_names = [line.strip() for line in lines if line.strip()]
     scans = list(find_images(folder))
     found = held_out(scans, test_names)
     if len(found) == len(scans):
-        raise ValueError(
+        raise UserError(
             f"{folder}: all {len(scans)} scans are of patients of {test_txt}; nothing is left to paint into"
         )
     with atomic_file(arguments.output_txt) as temporary:

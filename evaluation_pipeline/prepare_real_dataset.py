@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation_pipeline.nnunet_layout import (
+from evaluation_pipeline.cases.nnunet_layout import (
     DESCRIPTION,
     SPLITS,
     check_labels,
@@ -26,11 +26,12 @@ from evaluation_pipeline.nnunet_layout import (
     file_names,
     write_description,
 )
-from evaluation_pipeline.patients import case_name, patient_of
-from evaluation_pipeline.preprocessing import check_pair
-from LeFusion.commandline import run_command
+from evaluation_pipeline.cases.patients import case_name, patient_of
+from evaluation_pipeline.segmentation.preprocessing import check_pair
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
+from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.commandline import run_command
 
 SOURCES = "sources.json"  # what the folder was made from
 
@@ -72,7 +73,7 @@ def prepare(
     check_labels(labels)
     for folder, option in ((source_image_dir, "--source_image_dir"), (source_mask_dir, "--source_mask_dir")):
         if not folder.is_dir():
-            raise FileNotFoundError(f"{option} {folder}: no such folder")
+            raise MissingFileError(f"{option} {folder}: no such folder")
     layout = Layout(str(source_image_dir.absolute()), str(source_mask_dir.absolute()), kind.mask_names)
     splits = {}
     for split in SPLITS:
@@ -102,7 +103,7 @@ def _check_patients(splits: dict[str, list[Case]], test_txt_path: Path) -> None:
     patients = {split: {patient_of(case.name) for case in cases} for split, cases in splits.items()}
     shared = sorted(patients["train"] & patients["test"])
     if shared:
-        raise ValueError(
+        raise UserError(
             f"{test_txt_path}: {len(shared)} patients have cases in the test set and others in the training "
             f"set ({', '.join(shared[:5])}); list all cases of these patients, or none"
         )
@@ -129,9 +130,9 @@ def _claim(output_dir: Path, sources: dict, overwrite: bool) -> None:
     if stored is None and any(
         (output_dir / name).exists() for name in (DESCRIPTION, *sum(SPLITS.values(), ()))
     ):
-        raise ValueError(f"{output_dir}: holds a data set that this command did not write; choose another")
+        raise UserError(f"{output_dir}: holds a data set that this command did not write; choose another")
     if stored is not None and not overwrite:
-        raise ValueError(
+        raise UserError(
             f"{output_dir}: was made from other files or with other labels; choose another --output_dir, or "
             "replace it with --overwrite"
         )
@@ -151,10 +152,10 @@ def _stored_sources(path: Path) -> dict | None:
         stored = json.loads(path.read_text(encoding="utf-8"))
         names = [Path(name) for name in stored["files"]]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: is damaged; delete the folder to make the data set again") from None
+        raise UserError(f"{path}: is damaged; delete the folder to make the data set again") from None
     folders = sum(SPLITS.values(), ())
     if any(len(name.parts) != 2 or name.parts[0] not in folders for name in names):  # they may be deleted
-        raise ValueError(f"{path}: names files outside {', '.join(folders)}; delete the folder")
+        raise UserError(f"{path}: names files outside {', '.join(folders)}; delete the folder")
     return stored
 
 

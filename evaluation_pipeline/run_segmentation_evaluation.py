@@ -16,14 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from evaluation_pipeline import results
-from evaluation_pipeline.comparison_figures import (
-    CASES_SHOWN,
-    PicturedCase,
-    save_cases_sheet,
-    worst_first,
-)
-from evaluation_pipeline.evaluation_cases import (
+from evaluation_pipeline.cases.evaluation import (
     EvaluationCase,
     LabelScheme,
     check_references,
@@ -34,11 +27,14 @@ from evaluation_pipeline.evaluation_cases import (
     read_label_map,
     spacing_mm,
 )
-from evaluation_pipeline.metrics import TOLERANCES_MM, case_metrics, wall_metrics
-from evaluation_pipeline.patients import patient_of
-from evaluation_pipeline.predictions import check_origin, check_segmenter, predict_cases
-from LeFusion.commandline import run_command
+from evaluation_pipeline.cases.patients import patient_of
+from evaluation_pipeline.judging import results
+from evaluation_pipeline.judging.figures import CASES_SHOWN, PicturedCase, save_cases_sheet, worst_first
+from evaluation_pipeline.judging.metrics import TOLERANCES_MM, case_metrics, wall_metrics
+from evaluation_pipeline.segmentation.predictions import check_origin, check_segmenter, predict_cases
 from LeFusion.dataset.nifti import check_same_grid
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import run_command
 
 
 def evaluate(
@@ -106,12 +102,14 @@ def run(arguments: argparse.Namespace) -> None:
     scheme = label_scheme(arguments.test_data_dir, arguments.gt_dir, arguments.lesion_labels)
     if arguments.trained_model_path is None:
         if predictions.resolve() == arguments.gt_dir.resolve():
-            raise ValueError(f"--output_pred_dir {predictions}: is the folder of the real labels")
+            raise UserError(f"--output_pred_dir {predictions}: is the folder of the real labels")
         find_predictions(predictions, cases)
         check_origin(predictions, cases)
         check_references(cases, scheme)
     else:
-        from evaluation_pipeline.segmenter import load_segmenter  # not needed to judge what is there
+        from evaluation_pipeline.segmentation.segmenter import (
+            load_segmenter,  # not needed to judge what is there
+        )
 
         checkpoint = arguments.trained_model_path
         segmenter = load_segmenter(checkpoint, model, arguments.device)
@@ -142,7 +140,7 @@ def check_patients(trained_on: Sequence[str], cases: Sequence[EvaluationCase], c
     known = {patient_of(name) for name in trained_on}
     seen = [case.name for case in cases if patient_of(case.name) in known]
     if seen:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint}: was trained on patients of {len(seen)} of the {len(cases)} cases to judge, such "
             f"as {seen[0]}; judge it on others"
         )
@@ -152,12 +150,12 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """Raises ValueError for values that cannot be."""
     for option in ("experiment_name", "model_name"):
         if not getattr(arguments, option).strip():
-            raise ValueError(f"--{option} is empty; give a name")
+            raise UserError(f"--{option} is empty; give a name")
     if not 0 <= arguments.val_overlap < 1:
-        raise ValueError(f"--val_overlap {arguments.val_overlap} must be at least 0 and below 1")
+        raise UserError(f"--val_overlap {arguments.val_overlap} must be at least 0 and below 1")
     tolerances = arguments.tolerance_mm
     if len(set(tolerances)) < len(tolerances) or not all(0 <= t < math.inf for t in tolerances):
-        raise ValueError(f"--tolerance_mm {tolerances} must be different numbers of at least 0")
+        raise UserError(f"--tolerance_mm {tolerances} must be different numbers of at least 0")
 
 
 def checkpoint_path(text: str) -> Path | None:

@@ -18,19 +18,30 @@ from typing import Any
 import torch
 from monai.data.meta_obj import set_track_meta
 
-from evaluation_pipeline.models import (
+from evaluation_pipeline.cases.patients import stored_folds
+from evaluation_pipeline.cases.training_data import (
+    SPLITS_FILE,
+    TrainingData,
+    check_fold,
+    inspect,
+    select_data,
+)
+from evaluation_pipeline.segmentation.models import (
     MODEL_NAMES,
     SIZES,
     build_model,
     default_learning_rate,
     default_patch_size,
 )
-from evaluation_pipeline.patients import stored_folds
-from evaluation_pipeline.preprocessing import AddressedDataset, Preprocessing, augmentation, cached_dataset
-from evaluation_pipeline.segmenter import assemble
-from evaluation_pipeline.training import SampleOrder, TrainingSettings, check_precision, train
-from evaluation_pipeline.training_data import SPLITS_FILE, TrainingData, check_fold, inspect, select_data
-from LeFusion.commandline import choose_device, git_commit, run_command, say
+from evaluation_pipeline.segmentation.preprocessing import (
+    AddressedDataset,
+    Preprocessing,
+    augmentation,
+    cached_dataset,
+)
+from evaluation_pipeline.segmentation.segmenter import assemble
+from evaluation_pipeline.segmentation.training import SampleOrder, TrainingSettings, check_precision, train
+from LeFusion.runtime.commandline import choose_device, git_commit, run_command, say
 
 ORIGINAL = "nnUNetv2"
 VALIDATIONS = 10  # of a training, unless --val_every says otherwise
@@ -53,7 +64,7 @@ def run(arguments: argparse.Namespace) -> Path:
     (median_shape, spacing_mm, resample), data_sha256 = inspect(data)
     describe(data, arguments.fold)
     if arguments.model_name == ORIGINAL:
-        from evaluation_pipeline.nnunet_original import find_programs, train_original
+        from evaluation_pipeline.segmentation.nnunet_original import find_programs, train_original
 
         find_programs(arguments.max_epochs)
         metadata = described(data, arguments, data_sha256)
@@ -124,7 +135,7 @@ def check_options(arguments: argparse.Namespace) -> None:
     """Raises ValueError for options that no data would make good, before there are any."""
     check_fold(arguments.fold, arguments.num_folds)
     if arguments.model_name == ORIGINAL:
-        from evaluation_pipeline.nnunet_original import find_programs
+        from evaluation_pipeline.segmentation.nnunet_original import find_programs
 
         find_programs(arguments.max_epochs)
         return

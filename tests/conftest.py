@@ -102,7 +102,7 @@ def composed():
 
     from hydra import compose, initialize_config_dir
 
-    from LeFusion.commandline import PROJECT_ROOT, plain
+    from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 
     def compose_plain(config_name: str, *overrides: str) -> dict:
         with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
@@ -116,7 +116,7 @@ def command(capsys):
     """-> command(main, config_name, *overrides): (exit code, stdout, stderr) of it, in this process."""
     from hydra import compose, initialize_config_dir
 
-    from LeFusion.commandline import PROJECT_ROOT
+    from LeFusion.runtime.commandline import PROJECT_ROOT
 
     def call(main, config_name: str, *overrides: str) -> tuple[int, str, str]:
         with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):

@@ -10,16 +10,16 @@ from omegaconf import OmegaConf
 
 from DiffMask.losses import mask_loss_fn
 from DiffMask.train.train import parts as diffmask_parts
-from LeFusion.commandline import PROJECT_ROOT
-from LeFusion.conditions import load_palette
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.transforms import IntensityMap
-from LeFusion.denoiser import Denoiser
+from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.diffusion import NoiseSchedule, UNet3D
+from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.losses import lesion_loss_fn
 from LeFusion.painting import SamplerSettings
+from LeFusion.runtime.commandline import PROJECT_ROOT
+from LeFusion.textures.conditions import load_palette
 from LeFusion.train.train import parts
-from LeFusion.trainer import TrainingSettings
+from LeFusion.training.trainer import TrainingSettings
 
 CONFIGS = PROJECT_ROOT / "configs"
 FRAGMENTS = {"quiet_hydra"}  # included by primary configs, no primary config itself

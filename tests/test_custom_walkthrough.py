@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from LeFusion.commandline import PROJECT_ROOT
+from LeFusion.runtime.commandline import PROJECT_ROOT
 
 SMALLER = {  # what is added to, or replaced in, the commands of the walk-through
     "make_liver_demo.py": ["--cases", "10", "--shape", "16", "32", "32"],

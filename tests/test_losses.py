@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from LeFusion.dataset.transforms import lesion_histogram, match_intensities
-from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import NoiseSchedule
-from LeFusion.histogram import wasserstein_distance
+from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.losses import histogram_loss, lesion_loss, lesion_loss_fn
+from LeFusion.textures.histograms import lesion_histogram, match_intensities, wasserstein_distance
 
 SCHEDULE = NoiseSchedule.cosine(300)
 BINS = 16

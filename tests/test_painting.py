@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from LeFusion.denoiser import Denoiser
 from LeFusion.diffusion import NoiseSchedule, UNet3D
+from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.painting import SamplerSettings, guide_intensity, paint
 
 SCHEDULE = NoiseSchedule.cosine(300)

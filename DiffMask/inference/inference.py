@@ -27,7 +27,13 @@ from DiffMask.inference.report import MaskTable, heart_facts, lung_facts, save_p
 from DiffMask.postprocess import clean_mask
 from DiffMask.sampling import sample_masks
 from DiffMask.sphere import Ellipsoid, drawn_axes, drawn_ellipsoid, encode_guide, sphere_encoding
-from LeFusion.commandline import (
+from LeFusion.dataset.cases import GENERATED, Layout
+from LeFusion.dataset.grid import from_depth_first
+from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
+from LeFusion.diffusion import SAMPLERS, Checkpoint, NoiseSchedule, address_seed, load_checkpoint
+from LeFusion.diffusion.compilation import compile_network
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import (
     PROJECT_ROOT,
     check_whole_numbers,
     choose_device,
@@ -38,13 +44,8 @@ from LeFusion.commandline import (
     run_command,
     say,
 )
-from LeFusion.dataset.cases import GENERATED, Layout
-from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
-from LeFusion.dataset.transforms import from_depth_first
-from LeFusion.diffusion import SAMPLERS, Checkpoint, NoiseSchedule, address_seed, load_checkpoint
-from LeFusion.diffusion.compilation import compile_network
-from LeFusion.memory import BatchSize
-from LeFusion.processes import Share, find_share
+from LeFusion.runtime.memory import BatchSize
+from LeFusion.runtime.processes import Share, find_share
 
 RELEASED_SPACING_MM = (1.0, 1.0, 1.0)
 # What decides a mask besides the network, as the table records it
@@ -92,7 +93,7 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
         settings = maker.settings | {"spheres": config["spheres"], **_given(config, SPHERE_SETTINGS)}
     drafts, skipped = _plan(share.of(scans), drafts_of, config["skip_bad_cases"], share.main)
     if not drafts and share.count == 1:
-        raise ValueError(f"no usable scan: {skipped[0]}")
+        raise UserError(f"no usable scan: {skipped[0]}")
     table = MaskTable(output_dir / "masks.csv", settings, share)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     if config["paint"]:
@@ -112,7 +113,7 @@ def run(config: dict, overrides: Sequence[str] = ()) -> Path:
                     f"seed={config['seed']}; try another seed, a larger diameter_mm, or more max_redraws"
                 )
                 if not config["skip_bad_cases"]:
-                    raise ValueError(reason)
+                    raise UserError(reason)
                 skipped.append(reason)
                 continue
             written += 1
@@ -150,7 +151,7 @@ def _finish(config, scans, drafts_of, drafts, share, table, layout, hearts, skip
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     made = [draft for draft in drafts if paths[draft.name].exists() and table.has(draft.name)]
     if not made:
-        raise ValueError(f"no mask was made: {skipped[0]}")
+        raise UserError(f"no mask was made: {skipped[0]}")
     shown = made[: config["preview_masks"]]
     save_preview(output_dir / "preview.png", shown, paths, layout, hearts)
     save_surface_sheet(output_dir / "surfaces.png", shown, paths, layout, hearts)
@@ -175,12 +176,10 @@ class ShapeMaker:
         self.size = tuple(metadata.get("size", (depth, side, side)))
         self.spacing_mm = tuple(metadata.get("spacing_mm", RELEASED_SPACING_MM))
         if max(self.spacing_mm) > 1.01 * min(self.spacing_mm):
-            raise ValueError(
-                f"{path}: was trained on voxels of {self.spacing_mm} mm; masks are made on cubes"
-            )
+            raise UserError(f"{path}: was trained on voxels of {self.spacing_mm} mm; masks are made on cubes")
         steps = config["num_steps"]
         if steps is not None and steps > self.schedule.num_steps:
-            raise ValueError(
+            raise UserError(
                 f"num_steps={steps} must be at most the {self.schedule.num_steps} levels of {path}"
             )
         self.settings = {
@@ -262,7 +261,7 @@ def _mask_network(path: Path, weights: str) -> Checkpoint:
     checkpoint = load_checkpoint(path, weights)
     network = checkpoint.metadata["network"]
     if network["in_channels"] != 2 or network["out_channels"] != 1 or network.get("cond_dim"):
-        raise ValueError(
+        raise UserError(
             f"{path} takes {network['in_channels']} channels and gives {network['out_channels']}: it is no "
             "mask network (noisy mask and sphere -> mask); give one that DiffMask/train/train.py made"
         )
@@ -275,11 +274,11 @@ def _check_settings(config: dict) -> None:
     if config["num_steps"] is not None:
         check_whole_numbers(config, num_steps=1)
     if config["mask_sampler"] not in SAMPLERS:
-        raise ValueError(f"mask_sampler={config['mask_sampler']!r} must be one of {', '.join(SAMPLERS)}")
+        raise UserError(f"mask_sampler={config['mask_sampler']!r} must be one of {', '.join(SAMPLERS)}")
     smoothing = config["smoothing"]
     number = isinstance(smoothing, int | float) and not isinstance(smoothing, bool) and smoothing > 0
     if smoothing not in (None, "paper") and not number:
-        raise ValueError(f"smoothing={smoothing} must be null, paper or a number of mm above 0")
+        raise UserError(f"smoothing={smoothing} must be null, paper or a number of mm above 0")
     for key in (
         "diameter_mm",
         "border_mm",
@@ -289,21 +288,19 @@ def _check_settings(config: dict) -> None:
         "no_reflow_share",
     ):
         if not _is_range(config[key], config[key] is None or isinstance(config[key], int | float)):
-            raise ValueError(f"{key}={config[key]} must be a number, a range [low, high], or null")
+            raise UserError(f"{key}={config[key]} must be a number, a range [low, high], or null")
     if not _is_range(config["heights"], config["heights"] is None):
-        raise ValueError(f"heights={config['heights']} must be a range [low, high] from 0 to 1, or null")
+        raise UserError(f"heights={config['heights']} must be a range [low, high] from 0 to 1, or null")
     if config["paint"] and config["shards"] > 1:
-        raise ValueError(
-            f"paint=true needs all masks, not those of shard={config['shard']}; paint afterwards"
-        )
+        raise UserError(f"paint=true needs all masks, not those of shard={config['shard']}; paint afterwards")
     for key in ("separate", "paint", "overwrite", "skip_bad_cases", "compile"):
         if not isinstance(config[key], bool):
-            raise ValueError(f"{key}={config[key]} must be true or false")
+            raise UserError(f"{key}={config[key]} must be true or false")
     for key in ("inside_share", "vessel_share"):
         if not isinstance(config[key], int | float) or not 0 <= config[key] <= 1:
-            raise ValueError(f"{key}={config[key]} must be a number from 0 to 1")
+            raise UserError(f"{key}={config[key]} must be a number from 0 to 1")
     if not isinstance(config["spheres"], str):
-        raise ValueError(f"spheres={config['spheres']} must be {PLACED}, {FROM_MASKS} or a CSV file")
+        raise UserError(f"spheres={config['spheres']} must be {PLACED}, {FROM_MASKS} or a CSV file")
 
 
 def _is_range(value, else_fine: bool) -> bool:
@@ -324,7 +321,7 @@ def _plan(scans, drafts_of, skip: bool, shown: bool) -> tuple[list[Draft], list[
             drafts += drafts_of(scan)
         except (ValueError, FileNotFoundError) as error:
             if not skip:
-                raise ValueError(f"{error} (skip_bad_cases=true goes on without such scans)") from None
+                raise UserError(f"{error} (skip_bad_cases=true goes on without such scans)") from None
             skipped.append(str(error))
     return drafts, skipped
 
@@ -353,7 +350,7 @@ def _refuse_others(output_dir: Path, names: set[str], starts: tuple[str, ...]) -
     for path in sorted((output_dir / "Mask").glob("*.nii*")):
         name = path.name.removesuffix(".gz").removesuffix(".nii")
         if name not in names and not name.startswith(starts or "/"):
-            raise ValueError(
+            raise UserError(
                 f"{path} is not of this run and would be painted; move it away, or give another output_dir"
             )
 
@@ -389,7 +386,7 @@ def _paint(config: dict, output_dir: Path, overrides: Sequence[str], share: Shar
     def paint(*part: str) -> None:
         code = subprocess.run([*command, *part], env=environment).returncode
         if code:
-            raise ValueError(
+            raise UserError(
                 f"the masks are in {output_dir / 'Mask'}, but painting them failed with exit code {code}"
             )
 

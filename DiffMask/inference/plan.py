@@ -10,15 +10,16 @@ import torch
 from scipy import ndimage
 
 from DiffMask.grid import MaskGrid
-from DiffMask.placement import LungScene, Placement, place_lesions, sphere_around
+from DiffMask.placement.sectors import Sector, draw_sector, no_reflow_mask, sector_mask
+from DiffMask.placement.spheres import LungScene, Placement, place_lesions, sphere_around
 from DiffMask.postprocess import CORNERS
-from DiffMask.sectors import Sector, draw_sector, no_reflow_mask, sector_mask
-from LeFusion.commandline import given_path
 from LeFusion.dataset.cases import GENERATED, Layout, find_cases, find_images
+from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import Volume, read_volume
-from LeFusion.dataset.transfer import Anatomy, septal_angle, wall_coordinates
-from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
 from LeFusion.diffusion import address_seed
+from LeFusion.errors import MissingFileError, UserError
+from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates
+from LeFusion.runtime.commandline import given_path
 
 PLACED, FROM_MASKS = "placed", "masks"
 COLUMNS = ("x_mm", "y_mm", "z_mm", "diameter_mm")  # of a table of spheres; and case, where scans are several
@@ -68,13 +69,13 @@ def find_scans(config: dict, layout: Layout) -> list[Scan]:
     folder = folder if folder.is_dir() else root
     output_dir = given_path(config["output_dir"]).resolve()
     if output_dir.is_relative_to(folder.resolve()):
-        raise ValueError(f"output_dir={output_dir} lies in the folder of the scans, {folder}; choose another")
+        raise UserError(f"output_dir={output_dir} lies in the folder of the scans, {folder}; choose another")
     if layout.myocardium_label is not None or config["spheres"] == FROM_MASKS:
         cases = find_cases(root, layout, mask_dir=given_path(config["masks_from"]))
         return [Scan(case.name, case.image_path, case.mask_path) for case in cases]
     images = find_images(folder)
     if not images:
-        raise FileNotFoundError(f"{root}: no NIfTI file in it; give a folder of scans, or one scan")
+        raise MissingFileError(f"{root}: no NIfTI file in it; give a folder of scans, or one scan")
     return [Scan(name, path) for name, path in images.items()]
 
 
@@ -101,7 +102,7 @@ class SphereDrafts:
             self.table = read_spheres(given_path(self.spheres), len(scans))
             unknown = sorted(set(self.table) - {"", *(scan.name for scan in scans)})
             if unknown:
-                raise ValueError(f"{self.spheres}: there is no scan {unknown[0]}, of which it has spheres")
+                raise UserError(f"{self.spheres}: there is no scan {unknown[0]}, of which it has spheres")
 
     def __call__(self, scan: Scan) -> list[Draft]:
         volume = read_volume(scan.path)
@@ -123,7 +124,7 @@ class SphereDrafts:
                 for number, placement in enumerate(self._placements(scan, scene, volume, own), start=1)
             ]
         except ValueError as error:
-            raise ValueError(f"{scan.path}: {error}") from None
+            raise UserError(f"{scan.path}: {error}") from None
 
     def _placements(
         self, scan: Scan, scene: LungScene, volume: Volume, own: np.ndarray | None
@@ -134,7 +135,7 @@ class SphereDrafts:
         if self.spheres == FROM_MASKS:
             parts, count = ndimage.label(own, CORNERS)
             if count == 0:
-                raise ValueError(f"its mask {scan.mask_path} has no lesion to take a sphere from")
+                raise UserError(f"its mask {scan.mask_path} has no lesion to take a sphere from")
             found = []
             for part in range(1, count + 1):
                 around = sphere_around(parts == part, scene.spacing_mm)
@@ -143,7 +144,7 @@ class SphereDrafts:
         else:
             rows = [*self.table.get(scan.name, []), *self.table.get("", [])]
             if not rows:
-                raise ValueError(f"{self.spheres} has no sphere for it")
+                raise UserError(f"{self.spheres} has no sphere for it")
             found = []
             for x, y, z, diameter_mm in rows:
                 stored = np.linalg.solve(volume.affine, (x, y, z, 1))[:3]
@@ -158,7 +159,7 @@ class SphereDrafts:
         )
         box = grid.box(organ.shape)
         if placement.inside_share == 0:
-            raise ValueError(
+            raise UserError(
                 f"the sphere of {placement.diameter_mm:.1f} mm at voxel {placement.centre_dhw} is not in the "
                 "organ"
             )
@@ -168,7 +169,7 @@ class SphereDrafts:
         """A mask (D, H, W) bool on the scan's grid: of these labels, or of all above 0."""
         values = read_volume(path).values
         if values.shape != volume.raw.shape:
-            raise ValueError(
+            raise UserError(
                 f"{path}: has shape {values.shape} but its scan {volume.path} has {volume.raw.shape}"
             )
         return to_depth_first(np.isin(values, labels) if labels else values > 0, self.layout.depth_axis)
@@ -181,7 +182,7 @@ def read_spheres(path: Path, scans: int) -> dict[str, list[tuple[float, ...]]]:
     without a case are under "". Raises FileNotFoundError and ValueError, with the row.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"spheres={path}: give placed, masks, or a CSV file of spheres")
+        raise MissingFileError(f"spheres={path}: give placed, masks, or a CSV file of spheres")
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     found: dict[str, list[tuple[float, ...]]] = {}
@@ -191,17 +192,17 @@ def read_spheres(path: Path, scans: int) -> dict[str, list[tuple[float, ...]]]:
                 float(row[column] if column in row else row[column.removesuffix("_mm")]) for column in COLUMNS
             )
         except (KeyError, TypeError, ValueError):
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: needs numbers in the columns {', '.join(COLUMNS)}"
             ) from None
         if not np.isfinite(values).all() or values[3] <= 0:
-            raise ValueError(f"{path}, line {number}: {values} must be finite, the diameter above 0")
+            raise UserError(f"{path}, line {number}: {values} must be finite, the diameter above 0")
         case = row.get("case") or ""
         if not case and scans > 1:
-            raise ValueError(f"{path}, line {number}: has no case, but there are {scans} scans")
+            raise UserError(f"{path}, line {number}: has no case, but there are {scans} scans")
         found.setdefault(case, []).append(values)
     if not found:
-        raise ValueError(f"{path}: holds no sphere")
+        raise UserError(f"{path}: holds no sphere")
     return found
 
 
@@ -210,16 +211,16 @@ def _beside(path: Path | None, key: str, scans: int) -> Callable[[Scan], Path | 
     if path is None:
         return lambda scan: None
     if not path.exists():
-        raise FileNotFoundError(f"{key}={path}: no such folder or file")
+        raise MissingFileError(f"{key}={path}: no such folder or file")
     masks = find_images(path)
     if path.is_file() and scans > 1:
-        raise ValueError(f"{key}={path} is one file, but there are {scans} scans; give a folder")
+        raise UserError(f"{key}={path} is one file, but there are {scans} scans; give a folder")
 
     def find(scan: Scan) -> Path:
         if path.is_file():
             return path
         if scan.name not in masks:
-            raise FileNotFoundError(f"{path}: holds no {scan.name}.nii.gz, the mask of {scan.path}")
+            raise MissingFileError(f"{path}: holds no {scan.name}.nii.gz, the mask of {scan.path}")
         return masks[scan.name]
 
     return find
@@ -250,7 +251,7 @@ class SectorDrafts:
     def __call__(self, scan: Scan) -> list[Draft]:
         image, mask = read_volume(scan.path), read_volume(scan.mask_path)
         if image.raw.shape != mask.raw.shape:
-            raise ValueError(
+            raise UserError(
                 f"{scan.mask_path}: has shape {mask.raw.shape} but its scan {scan.path} has {image.raw.shape}"
             )
         axis = self.layout.depth_axis
@@ -265,7 +266,7 @@ class SectorDrafts:
                 angle = None  # no septum to be seen: all angles are equally likely
             return [self._draft(scan, number, spacing, labels, angle) for number in range(1, self.count + 1)]
         except ValueError as error:
-            raise ValueError(f"{scan.mask_path}: {error}") from None
+            raise UserError(f"{scan.mask_path}: {error}") from None
 
     def _check(self, labels: np.ndarray) -> np.ndarray:
         """The labels as uint8."""
@@ -273,12 +274,12 @@ class SectorDrafts:
         unknown = sorted(set(np.unique(labels).tolist()) - set(known))
         if unknown:
             found = ", ".join(f"{value:g}" for value in unknown[:5])
-            raise ValueError(f"holds the unknown labels {found}; it may hold only {sorted(known)}")
+            raise UserError(f"holds the unknown labels {found}; it may hold only {sorted(known)}")
         if np.isin(labels, self.layout.lesion_labels).any():
-            raise ValueError("holds lesions already; masks are made for normal hearts")
+            raise UserError("holds lesions already; masks are made for normal hearts")
         for part, label in (("myocardium", self.anatomy.myocardium), ("cavity", self.anatomy.cavity)):
             if not (labels == label).any():
-                raise ValueError(f"no {part} found: no voxel has the label {label}")
+                raise UserError(f"no {part} found: no voxel has the label {label}")
         wall_coordinates(labels, self.anatomy, ())
         return np.ascontiguousarray(labels, dtype=np.uint8)
 
@@ -307,7 +308,7 @@ class SectorDrafts:
                 sector=sector,
                 facts=facts,
             )
-        raise ValueError(
+        raise UserError(
             f"no infarct found a place in {self.redraws + 1} draws (mask {number}, seed {self.seed}): "
             f"{reason}"
         )

@@ -7,14 +7,15 @@ import numpy as np
 from scipy import ndimage
 
 from DiffMask.inference.plan import Draft
-from DiffMask.pictures import save_surfaces
-from DiffMask.shapes import shape_features
+from DiffMask.shapes.features import shape_features
+from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import Volume, read_volume
-from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
-from LeFusion.pictures import around, lesion_slice, save_contact_sheet
-from LeFusion.processes import Share
-from LeFusion.table import Table
+from LeFusion.errors import UserError
+from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
+from LeFusion.runtime.processes import Share
+from LeFusion.runtime.tables import Table
 
 SIDE = 56  # voxels of a slice that are shown, at least
 WALL_OPACITY, INFARCT_OPACITY = 0.12, 0.4  # no-reflow lies within
@@ -175,7 +176,7 @@ def _read(draft: Draft, paths: dict[str, Path], layout: Layout) -> tuple[np.ndar
     mask = read_volume(paths[draft.name])
     spacing = spacing_depth_first(mask.affine, layout.depth_axis)
     if to_depth_first(mask.raw, layout.depth_axis).shape != image.shape or spacing != draft.spacing_mm:
-        raise ValueError(
+        raise UserError(
             f"{mask.path}: is not on the grid of {draft.scan.path}: made for another scan of "
             "that name; overwrite=true makes it again"
         )

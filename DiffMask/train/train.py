@@ -17,8 +17,11 @@ from DiffMask.dataset import MaskDataset, find_masks
 from DiffMask.losses import mask_loss_fn
 from DiffMask.postprocess import clean_mask
 from DiffMask.sampling import sample_masks
-from DiffMask.validation import SAMPLER, ShapeValidation
-from LeFusion.commandline import (
+from DiffMask.shapes.validation import SAMPLER, ShapeValidation
+from LeFusion.dataset.cases import Layout
+from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import (
     check_whole_numbers,
     git_commit,
     given_path,
@@ -28,10 +31,8 @@ from LeFusion.commandline import (
     run_command,
     say,
 )
-from LeFusion.dataset.cases import Layout
-from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
-from LeFusion.pictures import lesion_slice, save_contact_sheet
-from LeFusion.trainer import TrainingSettings, train
+from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
+from LeFusion.training.trainer import TrainingSettings, train
 
 
 def run(config: dict) -> Path:
@@ -69,7 +70,7 @@ def run(config: dict) -> Path:
     validate, shown = None, dataset
     if config["validation_masks"]:
         if config["split"] != "train":
-            raise ValueError(
+            raise UserError(
                 f"split={config['split']} would train on the masks to validate on; set validation_masks=0"
             )
         shown = MaskDataset(find_masks(root, layout, test_txt, "test"), layout, **given)
@@ -89,7 +90,7 @@ def run(config: dict) -> Path:
         start_from(network, given_path(config["init_weights"]))
     for length in size[1:]:
         if length % network.plane_multiple:
-            raise ValueError(f"height and width of {size} must be multiples of {network.plane_multiple}")
+            raise UserError(f"height and width of {size} must be multiples of {network.plane_multiple}")
     metadata = {
         "data_type": config["data_type"],
         "makes": "masks",
@@ -120,9 +121,9 @@ def parts(config: dict) -> tuple[TrainingSettings, dict, str]:
     """The groups of the configuration -> settings, arguments of the network, what the network predicts."""
     trainer, model = dict(config["trainer"]), dict(config["model"])
     if trainer.pop("histogram_loss"):
-        raise ValueError("trainer.histogram_loss must be 0: masks have no histograms")
+        raise UserError("trainer.histogram_loss must be 0: masks have no histograms")
     if model.pop("context") != "noised":
-        raise ValueError("model.context must be noised: masks have no surroundings")
+        raise UserError("model.context must be noised: masks have no surroundings")
     return TrainingSettings(**trainer), model, model.pop("prediction")
 
 

@@ -6,6 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from LeFusion.errors import MissingFileError, UserError
+
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SPLITS = ("all", "train", "test")
 GENERATED = "_GenMask_"  # <image name>_GenMask_<number>: a mask that DiffMask made for an image
@@ -45,24 +47,24 @@ class Layout:
         object.__setattr__(self, "other_labels", tuple(self.other_labels))
         labels = (0, *self.lesion_labels, *self.other_labels)
         if not self.lesion_labels or len(set(labels)) < len(labels):
-            raise ValueError(
+            raise UserError(
                 f"lesion_labels {self.lesion_labels} and other_labels {self.other_labels} must be different "
                 "numbers above 0, at least one of them a lesion"
             )
         heart = (self.cavity_label, self.myocardium_label)
         if heart != (None, None) and (heart[0] == heart[1] or not set(heart) <= set(self.other_labels)):
-            raise ValueError(
+            raise UserError(
                 f"cavity_label and myocardium_label, {heart[0]} and {heart[1]}, must be two of the "
                 f"other_labels {self.other_labels}"
             )
         if self.reference_label is not None and self.reference_label not in self.other_labels:
-            raise ValueError(
+            raise UserError(
                 f"reference_label {self.reference_label} must be one of the other_labels {self.other_labels}"
             )
         if self.depth_axis not in (0, 1, 2):
-            raise ValueError(f"depth_axis is {self.depth_axis}; it must be 0, 1 or 2")
+            raise UserError(f"depth_axis is {self.depth_axis}; it must be 0, 1 or 2")
         if any(len(pair) != 2 or not pair[0] for pair in self.mask_names):
-            raise ValueError(
+            raise UserError(
                 f"mask_names {self.mask_names} must be pairs (part of an image's name, what stands in its "
                 "place in the mask's name); the former may not be empty"
             )
@@ -132,12 +134,12 @@ def find_images(folder: str | os.PathLike) -> dict[str, Path]:
     if folder.is_file() and folder.name.endswith(NIFTI_ENDINGS):
         return {_stem(folder.name): folder}
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder or NIfTI file; check dataset_root_dir")
+        raise MissingFileError(f"{folder}: no such folder or NIfTI file; check dataset_root_dir")
     images = _index_by_name(folder)
     for name, paths in sorted(images.items()):
         if len(paths) > 1:
             first, second = sorted(paths)[:2]
-            raise ValueError(
+            raise UserError(
                 f"{first}: has the same case name {name!r} as {second}; rename one, results go by name"
             )
     return {name: images[name][0] for name in sorted(images)}
@@ -165,18 +167,18 @@ def _locate_folders(
         images = root / layout.image_folder
         image_dir, mask_dir = images if images.is_dir() else root, Path(os.path.abspath(mask_dir))
     elif not root.is_dir():
-        raise FileNotFoundError(f"{root_dir}: no such folder; check dataset_root_dir")
+        raise MissingFileError(f"{root_dir}: no such folder; check dataset_root_dir")
     elif (root / layout.image_folder).is_dir():
         image_dir, mask_dir = root / layout.image_folder, root / layout.mask_folder
     elif root.name == layout.image_folder:
         image_dir, mask_dir = root, root.parent / layout.mask_folder
     else:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{root}: has no folder {layout.image_folder!r}; give the folder that holds "
             f"{layout.image_folder!r} and {layout.mask_folder!r}"
         )
     if not mask_dir.is_dir():
-        raise FileNotFoundError(f"{mask_dir}: no such folder; every image needs a mask there")
+        raise MissingFileError(f"{mask_dir}: no such folder; every image needs a mask there")
     return image_dir, mask_dir
 
 
@@ -185,24 +187,24 @@ def _choose(
 ) -> dict[str, Path]:
     """The images of a split, sorted by name."""
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
+        raise UserError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     listed = _read_names(test_txt) if test_txt is not None else None
     if split == "all":
         chosen = set(images)
     elif listed is None:
-        raise ValueError(f"split {split!r} needs the list of test cases; give the path of test.txt")
+        raise UserError(f"split {split!r} needs the list of test cases; give the path of test.txt")
     elif split == "train":
         chosen = set(images) - listed
     else:
         absent = sorted(listed - set(images))
         if absent:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{test_txt}: lists {_shorten(absent)}, not found among the {len(images)} images in "
                 f"{image_dir}; add the image or remove the line"
             )
         chosen = listed
     if not chosen:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{image_dir}: no case found (split {split}, {len(images)} images seen, "
             f"{len(listed or ())} names in test.txt); check the folder and the split"
         )
@@ -212,13 +214,11 @@ def _choose(
 def _read_names(test_txt: str | os.PathLike) -> set[str]:
     path = Path(test_txt)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; it should list the names of the test images")
+        raise MissingFileError(f"{path}: no such file; it should list the names of the test images")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: is not UTF-8 text; save it as plain text with one name per line"
-        ) from error
+        raise UserError(f"{path}: is not UTF-8 text; save it as plain text with one name per line") from error
     return {_stem(line.strip()) for line in lines if line.strip()}
 
 
@@ -241,7 +241,7 @@ def _generated(masks: dict[str, list[Path]]) -> dict[str, list[Path]]:
         match = re.fullmatch(rf"(.+){GENERATED}\d+", name)
         if match:
             if len(paths) > 1:
-                raise ValueError(f"{paths[0]}: lies also in {paths[1].parent}; keep one")
+                raise UserError(f"{paths[0]}: lies also in {paths[1].parent}; keep one")
             found[match[1]].append(paths[0])
     return found
 
@@ -252,16 +252,16 @@ def _find_mask(
     try:
         mask_name = _swap(_stem(image.name), layout.mask_names) if layout.mask_names else _stem(image.name)
     except ValueError as error:
-        raise ValueError(f"{image}: {error}") from error
+        raise UserError(f"{image}: {error}") from error
     expected_dir = mask_dir / image.parent.relative_to(image_dir)
     candidates = masks.get(mask_name, [])
     nearby = [path for path in candidates if path.parent == expected_dir]
     if len(nearby or candidates) > 1:
-        raise ValueError(
+        raise UserError(
             f"{image}: its mask could be {_shorten(sorted(map(str, nearby or candidates)))}; keep one"
         )
     if not candidates:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{image}: its mask {expected_dir / mask_name}.nii.gz is missing; every image "
             "needs a mask of its lesions"
         )
@@ -275,7 +275,7 @@ def _swap(name: str, pairs) -> str:
             before, _, after = name.rpartition(old)
             return before + new + after
     parts = ", ".join(repr(old) for old, _ in pairs)
-    raise ValueError(f"the name {name!r} has none of the parts {parts}; rename the file or set mask_names")
+    raise UserError(f"the name {name!r} has none of the parts {parts}; rename the file or set mask_names")
 
 
 def _stem(file_name: str) -> str:

@@ -9,30 +9,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, remap_contrast
+from LeFusion.dataset.boxes import AIR, Box, crop, lesion_box, random_box, tight_box
 from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.grid import resample, resample_masks, spacing_depth_first, to_depth_first
+from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.nifti import Volume, read_volume
-from LeFusion.dataset.transforms import (
-    AIR,
-    Box,
-    IntensityMap,
-    Window,
-    blend_histograms,
-    crop,
-    draw_contrast,
-    draw_flip_axes,
-    flip,
-    lesion_box,
-    lesion_histogram,
-    match_histogram,
-    random_box,
-    remap_contrast,
-    resample,
-    resample_masks,
-    shift_histogram,
-    spacing_depth_first,
-    tight_box,
-    to_depth_first,
-)
+from LeFusion.errors import UserError
+from LeFusion.textures.histograms import blend_histograms, lesion_histogram, match_histogram, shift_histogram
 
 REGIONS = ("whole", "lesion", "random")
 OTHER_SHARE = 0.3  # how often histogram matching draws from the histograms given, not from the lesions
@@ -93,7 +77,7 @@ def load_case(
     """
     volume, mask_volume = read_volume(case.image_path), read_volume(case.mask_path)
     if mask_volume.raw.shape != volume.raw.shape:
-        raise ValueError(
+        raise UserError(
             f"{case.mask_path}: has shape {mask_volume.raw.shape} but its image {case.image_path} has "
             f"{volume.raw.shape}; a mask needs one voxel per image voxel"
         )
@@ -105,11 +89,11 @@ def load_case(
         try:
             labels = relabel(values, labels)
         except ValueError as error:
-            raise ValueError(f"{case.mask_path}: {error}") from error
+            raise UserError(f"{case.mask_path}: {error}") from error
     try:
         intensity_map = IntensityMap.of(values, window)
     except ValueError as error:
-        raise ValueError(f"{case.image_path}: {error}") from error
+        raise UserError(f"{case.image_path}: {error}") from error
     image = torch.from_numpy(np.ascontiguousarray(intensity_map.to_network(values)))
     lesions = torch.from_numpy(np.stack([labels == label for label in layout.lesion_labels]))
     organ = torch.from_numpy(labels > 0) if layout.myocardium_label is not None else None
@@ -117,7 +101,7 @@ def load_case(
     if layout.reference_label is not None:
         reference = torch.from_numpy(labels == layout.reference_label)
         if not bool(reference.any()):
-            raise ValueError(
+            raise UserError(
                 f"{case.mask_path}: has no voxel of label {layout.reference_label} (reference_label), which "
                 "lesion intensities are taken relative to; draw it, or set layout.reference_label=null"
             )
@@ -179,9 +163,9 @@ class LesionDataset(Dataset):
         cache: bool = True,
     ):
         if region not in REGIONS:
-            raise ValueError(f"region {region!r} is unknown; choose one of {', '.join(REGIONS)}")
+            raise UserError(f"region {region!r} is unknown; choose one of {', '.join(REGIONS)}")
         if len(size) != 3 or min(size) < 1:
-            raise ValueError(f"size {tuple(size)} must be three positive numbers (depth, height, width)")
+            raise UserError(f"size {tuple(size)} must be three positive numbers (depth, height, width)")
         self.cases = list(cases)
         self.layout = layout
         self.size = tuple(size)
@@ -191,9 +175,9 @@ class LesionDataset(Dataset):
         self.margin = margin
         self.augment = augment
         if lesion_contrast is not None and not 0 < lesion_contrast[0] <= lesion_contrast[1]:
-            raise ValueError(f"lesion_contrast {list(lesion_contrast)} must be (lowest, highest), above 0")
+            raise UserError(f"lesion_contrast {list(lesion_contrast)} must be (lowest, highest), above 0")
         if not 0 <= histogram_matching <= 1:
-            raise ValueError(f"histogram_matching={histogram_matching} must be a probability, 0 to 1")
+            raise UserError(f"histogram_matching={histogram_matching} must be a probability, 0 to 1")
         self.lesion_contrast = lesion_contrast
         self.histogram_matching = histogram_matching
         self.other_histograms = list(other_histograms)
@@ -217,7 +201,7 @@ class LesionDataset(Dataset):
         try:
             box = self._place_box(decoded, generator)
         except ValueError as error:
-            raise ValueError(f"{case.mask_path}: {error}; give a larger size or another region") from error
+            raise UserError(f"{case.mask_path}: {error}; give a larger size or another region") from error
         whole, histogram = decoded["image"], decoded["histogram"]
         if self.lesion_contrast is not None:
             drawn = draw_contrast(generator, self.lesion_contrast)
@@ -302,7 +286,7 @@ def collate(items: Sequence[dict]) -> dict:
             continue
         sizes = sorted({tuple(value.shape[1:]) for value in values})
         if len(sizes) > 1:
-            raise ValueError(
+            raise UserError(
                 f"a batch needs items of one size, got {sizes}; use batch size 1 or region 'whole'"
             )
         batch[key] = torch.stack(values)
@@ -314,12 +298,12 @@ def _check_labels(case: Case, labels: np.ndarray, layout: Layout, need_lesion: b
     unknown = sorted(found - {0, *layout.lesion_labels, *layout.other_labels})
     if unknown:
         known = sorted((0, *layout.lesion_labels, *layout.other_labels))
-        raise ValueError(
+        raise UserError(
             f"{case.mask_path}: holds the unknown values {_numbers(unknown)}; a mask may hold only "
             f"{_numbers(known)}"
         )
     if need_lesion and found.isdisjoint(layout.lesion_labels):
-        raise ValueError(
+        raise UserError(
             f"{case.mask_path}: has no lesion voxel (label {' or '.join(map(str, layout.lesion_labels))}), "
             f"only {_numbers(sorted(found))}; draw the lesion or leave the case out"
         )

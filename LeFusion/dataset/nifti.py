@@ -17,6 +17,8 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from LeFusion.errors import MissingFileError, StorageError, UserError
+
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_LEVEL = 4  # CT volumes shrink a few percent more at level 9, for several times the time
 
@@ -57,24 +59,24 @@ def read_volume(path: str | os.PathLike) -> Volume:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check the path")
+        raise MissingFileError(f"{path}: no such file; check the path")
     content = _decompressed(path)
     header, affine, slope, inter = _parse_header(path, content)
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"{path}: has shape {shape} but must be a 3D volume; save one 3D volume per file")
+        raise UserError(f"{path}: has shape {shape} but must be a 3D volume; save one 3D volume per file")
     if dtype.kind not in "iuf":
-        raise ValueError(f"{path}: has data type {dtype}; save it as integers or floats")
+        raise UserError(f"{path}: has data type {dtype}; save it as integers or floats")
     needed = header.get_data_offset() + math.prod(shape) * dtype.itemsize
     if len(content) < needed:
-        raise ValueError(
+        raise UserError(
             f"{path}: is cut short at {len(content)} of {needed} bytes; copy or download it again"
         )
     raw = header.raw_data_from_fileobj(io.BytesIO(content))
     volume = Volume(path, raw, slope, inter, affine, header)
     if not np.isfinite(np.array([raw.min(), raw.max()], np.float64) * slope + inter).all():
         bad = raw.size - np.count_nonzero(np.isfinite(volume.values))
-        raise ValueError(
+        raise UserError(
             f"{path}: holds {bad} NaN or infinite voxels; replace them by numbers (air in CT is -1000)"
         )
     return volume
@@ -83,13 +85,13 @@ def read_volume(path: str | os.PathLike) -> Volume:
 def check_same_grid(volume: Volume, other: Volume) -> None:
     """Raises ValueError, naming both files, unless shape and affine (to 1e-3 mm) are equal."""
     if volume.raw.shape != other.raw.shape:
-        raise ValueError(
+        raise UserError(
             f"{volume.path}: has shape {volume.raw.shape} but {other.path} has {other.raw.shape}; "
             "resample it to that grid"
         )
     difference = np.abs(volume.affine - other.affine).max()
     if not difference <= 1e-3:
-        raise ValueError(
+        raise UserError(
             f"{volume.path}: its affine differs from that of {other.path} by up to {difference:.4g} mm; "
             "resample it to that grid"
         )
@@ -107,18 +109,18 @@ def write_volume_like(source: Volume, values: np.ndarray, mask: np.ndarray, path
     when the file cannot be written.
     """
     if np.shape(values) != source.raw.shape or np.shape(mask) != source.raw.shape:
-        raise ValueError(
+        raise UserError(
             f"{path}: values {np.shape(values)} and mask {np.shape(mask)} must have the shape "
             f"{source.raw.shape} of the source {source.path}"
         )
     if mask.dtype != np.bool_:
-        raise ValueError(
+        raise UserError(
             f"{path}: the mask must be boolean, not {mask.dtype}; compare it with the label first"
         )
     new_values = np.asarray(values)[mask].astype(np.float64)
     bad = new_values.size - np.count_nonzero(np.isfinite(new_values))
     if bad:
-        raise ValueError(
+        raise UserError(
             f"{path}: {bad} of {new_values.size} new voxels are NaN or infinite; nothing was written"
         )
     raw = source.raw.copy()
@@ -132,11 +134,11 @@ def write_label_like(source: Volume, labels: np.ndarray, path: str | os.PathLike
     Raises ValueError for another shape or type (uint8 and bool are taken), OSError when it cannot be written.
     """
     if np.shape(labels) != source.raw.shape:
-        raise ValueError(
+        raise UserError(
             f"{path}: labels {np.shape(labels)} must have the shape {source.raw.shape} of {source.path}"
         )
     if not np.can_cast(labels.dtype, np.uint8):
-        raise ValueError(f"{path}: labels must be uint8, not {labels.dtype}; convert them first")
+        raise UserError(f"{path}: labels must be uint8, not {labels.dtype}; convert them first")
     header = source.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
@@ -168,7 +170,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise OSError(f"cannot write {path}: {error.strerror or _one_line(error)}") from error
+            raise StorageError(f"cannot write {path}: {error.strerror or _one_line(error)}") from error
         raise
 
 
@@ -179,7 +181,7 @@ def _decompressed(path: Path) -> bytes:
     try:
         return gzip.decompress(content)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: is a damaged gzip file ({_one_line(error)}); copy or download it again"
         ) from error
 
@@ -188,18 +190,18 @@ def _parse_header(path: Path, content: bytes) -> tuple[Nifti1Header, np.ndarray,
     """The header, its affine, slope and intercept."""
     header_class = next((c for c in (Nifti1Header, Nifti2Header) if c.may_contain_header(content)), None)
     if header_class is None:
-        raise ValueError(f"{path}: is not a NIfTI file; convert it to .nii.gz")
+        raise UserError(f"{path}: is not a NIfTI file; convert it to .nii.gz")
     try:
         header = header_class.from_fileobj(io.BytesIO(content))
         header.get_data_dtype()
         affine = header.get_best_affine()
         slope, inter = header.get_slope_inter()
     except (HeaderDataError, WrapStructError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: has a damaged NIfTI header ({_one_line(error)}); export it again"
         ) from error
     if not header["magic"].item().startswith(b"n+"):
-        raise ValueError(f"{path}: is the header of a .hdr/.img pair; save it as one .nii.gz file")
+        raise UserError(f"{path}: is the header of a .hdr/.img pair; save it as one .nii.gz file")
     if slope is None:  # 0 or NaN: the standard says "no scaling"
         slope, inter = 1.0, 0.0
     return header, affine, slope, inter

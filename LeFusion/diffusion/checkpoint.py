@@ -14,6 +14,7 @@ from torch import Tensor
 
 from LeFusion.diffusion.schedule import NoiseSchedule
 from LeFusion.diffusion.unet import UNet3D
+from LeFusion.errors import MissingFileError, UserError
 
 METADATA_KEY = "lefusion"
 SCHEDULE_BUFFER_PREFIXES = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_")
@@ -44,9 +45,9 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
     """
     path = Path(path)
     if weights not in ("ema", "model"):
-        raise ValueError(f"weights={weights!r} must be 'ema' or 'model'")
+        raise UserError(f"weights={weights!r} must be 'ema' or 'model'")
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"checkpoint {path} does not exist; python data/download.py weights fetches the released ones"
         )
     read = _read_own if path.suffix == ".safetensors" else _read_released
@@ -56,7 +57,7 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
         network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(
+        raise UserError(
             f"checkpoint {path}: its {weights} weights do not fit a LeFusion network: {reason}"
         ) from None
     return Checkpoint(network.eval(), metadata | {"network": network.config, "weights": weights})
@@ -70,7 +71,7 @@ def start_from(network: UNet3D, path: str | Path) -> None:
         other = ", ".join(
             f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]
         )
-        raise ValueError(f"init_weights {path} is another network: {other}")
+        raise UserError(f"init_weights {path} is another network: {other}")
     network.load_state_dict(checkpoint.network.state_dict())
 
 
@@ -105,9 +106,9 @@ def _read_own(path: Path, weights: str) -> tuple[dict, dict[str, Tensor], dict]:
             available = sorted({name.split(".")[0] for name in file.keys()})  # noqa: SIM118
         config = header["network"]
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"checkpoint {path} is damaged or was not written by LeFusion ({error!r})") from None
+        raise UserError(f"checkpoint {path} is damaged or was not written by LeFusion ({error!r})") from None
     if not state:
-        raise ValueError(f"checkpoint {path} holds no {weights!r} weights, only {', '.join(available)}")
+        raise UserError(f"checkpoint {path} holds no {weights!r} weights, only {', '.join(available)}")
     return config, state, header
 
 
@@ -116,12 +117,12 @@ def _read_released(path: Path, weights: str) -> tuple[dict, dict[str, Tensor], d
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged or foreign files
         reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"checkpoint {path} is damaged or not a weights file: {reason}") from None
+        raise UserError(f"checkpoint {path} is damaged or not a weights file: {reason}") from None
     if not isinstance(content, dict) or not isinstance(content.get(weights), dict):
         found = sorted(map(str, content))[:6] if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"checkpoint {path} holds no {weights!r} weights; found {found}")
+        raise UserError(f"checkpoint {path} holds no {weights!r} weights; found {found}")
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content[weights].items()):
-        raise ValueError(f"checkpoint {path}: its {weights!r} entry is not a state dict")
+        raise UserError(f"checkpoint {path}: its {weights!r} entry is not a state dict")
     plain = {_plain_name(name): value for name, value in content[weights].items()}
     betas = plain.get("betas")
     state = {}
@@ -129,16 +130,16 @@ def _read_released(path: Path, weights: str) -> tuple[dict, dict[str, Tensor], d
         if not name.startswith(SCHEDULE_BUFFER_PREFIXES):
             ours, tensor = _translate(name, value)
             if ours in state and not torch.equal(state[ours], tensor):
-                raise ValueError(f"checkpoint {path}: layers disagree about {ours}, which LeFusion shares")
+                raise UserError(f"checkpoint {path}: layers disagree about {ours}, which LeFusion shares")
             state[ours] = tensor
     try:
         config = _config_from(state)
     except KeyError as error:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {path} is not a LeFusion or DiffMask network: {error} is missing"
         ) from None
     except (IndexError, ValueError, ZeroDivisionError):
-        raise ValueError(f"checkpoint {path} is not a LeFusion or DiffMask network: odd sizes") from None
+        raise UserError(f"checkpoint {path} is not a LeFusion or DiffMask network: odd sizes") from None
     schedule = _identify_schedule(path, betas)
     return config, state, {"format": "released", "step": int(content.get("step", 0)), "schedule": schedule}
 
@@ -184,7 +185,7 @@ def _config_from(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def _identify_schedule(path: Path, betas: Tensor | None) -> dict[str, Any]:
     if betas is None:
-        raise ValueError(f"checkpoint {path} does not hold its noise schedule (betas)")
+        raise UserError(f"checkpoint {path} does not hold its noise schedule (betas)")
     if not torch.allclose(betas.float(), NoiseSchedule.cosine(len(betas)).betas, rtol=1e-4):
-        raise ValueError(f"checkpoint {path} was trained with a noise schedule other than the cosine one")
+        raise UserError(f"checkpoint {path} was trained with a noise schedule other than the cosine one")
     return {"kind": "cosine", "num_steps": len(betas)}

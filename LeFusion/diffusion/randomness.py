@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from LeFusion.errors import UserError
+
 
 def address_seed(*address: int | str) -> int:
     """A seed of 63 bits for an address such as (seed, case name, texture type); the same on every machine."""
@@ -35,7 +37,7 @@ class AddressedNoise:
     def __call__(self, like: Tensor) -> Tensor:
         """The next noise, of the shape (B, ...), device and dtype of `like`."""
         if len(like) != len(self.generators):
-            raise ValueError(f"{len(self.generators)} addresses for a batch of {len(like)}")
+            raise UserError(f"{len(self.generators)} addresses for a batch of {len(like)}")
         samples = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
         return torch.stack(samples).to(like.device, like.dtype)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from LeFusion.diffusion.schedule import NoiseSchedule
+from LeFusion.errors import UserError
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Noise = Callable[[Tensor], Tensor]
@@ -35,7 +36,7 @@ def repaint_times(num_steps: int, jump_length: int, jump_n_sample: int) -> list[
     jump_n_sample - 1 times. (Lugmayr et al., "RePaint", CVPR 2022, section 4.2.)
     """
     if min(num_steps, jump_length, jump_n_sample) < 1:
-        raise ValueError(
+        raise UserError(
             f"num_steps={num_steps}, jump_length={jump_length}, jump_n_sample={jump_n_sample}: "
             "each must be at least 1"
         )
@@ -62,9 +63,9 @@ def spaced_levels(schedule_steps: int, num_steps: int, spacing: str = "even") ->
     quadratic: from 0 on, closer to each other where there is little noise (Song et al., "DDIM", 2021, D.2).
     """
     if not 1 <= num_steps <= schedule_steps:
-        raise ValueError(f"num_steps={num_steps} must be in 1..{schedule_steps}, the levels of the schedule")
+        raise UserError(f"num_steps={num_steps} must be in 1..{schedule_steps}, the levels of the schedule")
     if spacing not in SPACINGS:
-        raise ValueError(f"spacing={spacing!r} must be one of {', '.join(SPACINGS)}")
+        raise UserError(f"spacing={spacing!r} must be one of {', '.join(SPACINGS)}")
     top = schedule_steps - 1
     if spacing == "trailing":
         step = schedule_steps / num_steps
@@ -209,9 +210,9 @@ SAMPLERS = {"repaint": repaint, "ddim": ddim, "dpmpp": dpm_solver_pp_2m}
 def _start(known: Tensor, lesions: Tensor) -> Tensor:
     """An empty sample (B, K, D, H, W) on the device of `known`, after a check of the shapes."""
     if known.ndim != 5 or known.shape[1] != 1:
-        raise ValueError(f"known must have shape (B, 1, D, H, W), got {tuple(known.shape)}")
+        raise UserError(f"known must have shape (B, 1, D, H, W), got {tuple(known.shape)}")
     if lesions.dtype != torch.bool or lesions[:, :1].shape != known.shape:
-        raise ValueError(
+        raise UserError(
             f"lesions must be bool and match known {tuple(known.shape)} but for the classes, "
             f"got {lesions.dtype} {tuple(lesions.shape)}"
         )

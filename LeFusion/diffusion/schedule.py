@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from LeFusion.errors import UserError
+
 
 class NoiseSchedule:
     """A discrete Gaussian diffusion of T levels.
@@ -21,7 +23,7 @@ class NoiseSchedule:
 
     def __init__(self, betas: Tensor):
         if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError("betas must be one-dimensional and not empty, each in (0, 1)")
+            raise UserError("betas must be one-dimensional and not empty, each in (0, 1)")
         self._betas = betas.double()
         self._signal = torch.cumprod(1.0 - self._betas, dim=0)
         self._signal_from_clean = torch.cat([torch.ones(1, dtype=torch.float64), self._signal])
@@ -31,7 +33,7 @@ class NoiseSchedule:
         """The schedule of Nichol & Dhariwal (2021), eq. 17. Betas are clipped at 0.9999 as in the released
         weights (the paper, and most libraries, clip at 0.999)."""
         if num_steps < 1:
-            raise ValueError(f"num_steps={num_steps} must be at least 1")
+            raise UserError(f"num_steps={num_steps} must be at least 1")
         time = torch.linspace(0, num_steps, num_steps + 1, dtype=torch.float64) / num_steps
         signal = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
         return cls((1 - signal[1:] / signal[:-1]).clamp(0, max_beta))

@@ -15,6 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from LeFusion.errors import UserError
+
 GROUPS = 8  # of every group normalisation
 POSITION_BUCKETS = 32  # of the relative position bias; also the distance beyond which it is constant
 # An attention layer works on pieces whose projections take about this much: what a CPU keeps in cache, and
@@ -266,9 +268,9 @@ class UNet3D(nn.Module):
     ):
         super().__init__()
         if dim % GROUPS:
-            raise ValueError(f"dim={dim} must be a multiple of {GROUPS} (the groups of the normalisation)")
+            raise UserError(f"dim={dim} must be a multiple of {GROUPS} (the groups of the normalisation)")
         if attn_dim_head % 2:
-            raise ValueError(f"attn_dim_head={attn_dim_head} must be even (rotary positions turn pairs)")
+            raise UserError(f"attn_dim_head={attn_dim_head} must be even (rotary positions turn pairs)")
         self.config = {
             "dim": dim,
             "in_channels": in_channels,
@@ -386,10 +388,10 @@ class UNet3D(nn.Module):
     def _check(self, x_t: Tensor, cond: Tensor | None) -> None:
         channels, multiple = self.config["in_channels"], self.plane_multiple
         if x_t.ndim != 5 or x_t.shape[1] != channels:
-            raise ValueError(f"x_t must have shape (B, {channels}, D, H, W), got {tuple(x_t.shape)}")
+            raise UserError(f"x_t must have shape (B, {channels}, D, H, W), got {tuple(x_t.shape)}")
         if x_t.shape[3] % multiple or x_t.shape[4] % multiple:
-            raise ValueError(f"height and width must be multiples of {multiple}, got {tuple(x_t.shape[3:])}")
+            raise UserError(f"height and width must be multiples of {multiple}, got {tuple(x_t.shape[3:])}")
         cond_dim = self.config["cond_dim"]
         if cond is not None and (cond_dim is None or cond.shape != (x_t.shape[0], cond_dim)):
             wanted = "None" if cond_dim is None else f"({x_t.shape[0]}, {cond_dim})"
-            raise ValueError(f"cond must be {wanted}, got {tuple(cond.shape)}")
+            raise UserError(f"cond must be {wanted}, got {tuple(cond.shape)}")

@@ -4,8 +4,8 @@
         output=textures.json
     python LeFusion/inference/fit_textures.py data_type=lidc histograms_csv=... types=3 output=textures.json
 
-Writes the types (.json, see LeFusion/textures.py), a picture of them (.png) and the type of each lesion
-(.csv). All keys: --help, or configs/fit_textures.yaml.
+Writes the types (.json, see LeFusion/textures/fitted.py), a picture of them (.png) and the type of each
+lesion (.csv). All keys: --help, or configs/fit_textures.yaml.
 """
 
 import csv
@@ -16,7 +16,11 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.commandline import (
+from LeFusion.dataset.cases import Case, Layout, find_cases
+from LeFusion.dataset.dataset import LesionDataset
+from LeFusion.dataset.nifti import atomic_file
+from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.commandline import (
     check_whole_numbers,
     given_path,
     output_folder,
@@ -24,13 +28,9 @@ from LeFusion.commandline import (
     required_path,
     run_command,
 )
-from LeFusion.dataset.cases import Case, Layout, find_cases
-from LeFusion.dataset.dataset import LesionDataset
-from LeFusion.dataset.nifti import atomic_file
-from LeFusion.dataset.transforms import shift_histogram
-from LeFusion.histogram import condition_from_counts
-from LeFusion.inference.texture_picture import ExampleImages, save_texture_picture
-from LeFusion.textures import Fit, Textures, describe, fit_textures, write_textures
+from LeFusion.textures.fitted import Fit, Textures, describe, fit_textures, write_textures
+from LeFusion.textures.histograms import condition_from_counts, shift_histogram
+from LeFusion.textures.picture import ExampleImages, save_texture_picture
 
 
 def run(config: dict) -> Path:
@@ -40,14 +40,14 @@ def run(config: dict) -> Path:
     layout, bins, window = Layout(**config["layout"]), config["histogram_bins"], config["window"]
     classes = len(layout.lesion_labels)
     if config["cond_dim"] != classes * bins:
-        raise ValueError(
+        raise UserError(
             f"cond_dim={config['cond_dim']} must be {classes} classes x {bins} bins = {classes * bins}"
         )
     picture, table = output.with_suffix(".png"), output.with_suffix(".csv")
     source, images, reference_mean = given_path(config["histograms_csv"]), None, None
     if source:
         if table.exists() and source.exists() and table.samefile(source):
-            raise ValueError(f"{table} would be written over histograms_csv; choose another output")
+            raise UserError(f"{table} would be written over histograms_csv; choose another output")
         names, histograms = read_histograms(source, config["cond_dim"], bins)
     else:
         source = required_path(config, "dataset_root_dir")
@@ -58,7 +58,7 @@ def run(config: dict) -> Path:
     try:
         fit = fit_textures(histograms, bins, config["types"], config["seed"])
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise UserError(f"{source}: {error}") from error
     textures = describe(fit, histograms, names, config["data_type"], bins, window, reference_mean)
     share_of_range = isinstance(window, str | dict)
     unit = "share of the volume's range" if share_of_range else config["unit"] or "image units"
@@ -82,29 +82,29 @@ def read_histograms(path: Path, cond_dim: int, bins: int) -> tuple[list[str], np
             reader = csv.DictReader(file)
             header, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; check histograms_csv") from None
+        raise MissingFileError(f"{path}: no such file; check histograms_csv") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: is no table of comma-separated values ({error})") from error
+        raise UserError(f"{path}: is no table of comma-separated values ({error})") from error
     found = [name for name in header if name[:1] == "h" and name[1:].isdigit()]
     if found != columns:
-        raise ValueError(
+        raise UserError(
             f"{path}: needs the columns {columns[0]} to {columns[-1]} (cond_dim={cond_dim}), "
             f"has {', '.join(found) or 'none of them'}"
         )
     if not rows:
-        raise ValueError(f"{path}: has no lesion, only a header")
+        raise UserError(f"{path}: has no lesion, only a header")
     lesions = {}
     for number, (line, row) in enumerate(rows, start=1):
         name = row["name"] if "name" in header else f"row {number}"
         if not name or name in lesions:
-            raise ValueError(f"{path}: line {line}: the name {name!r} must be there and occur only once")
+            raise UserError(f"{path}: line {line}: the name {name!r} must be there and occur only once")
         try:
             if None in row:
-                raise ValueError(f"has {len(row[None])} values more than the header")
+                raise UserError(f"has {len(row[None])} values more than the header")
             counts = [float(row[column] or "nan") for column in columns]
             lesions[name] = condition_from_counts(counts, cond_dim, bins).double().numpy()
         except ValueError as error:
-            raise ValueError(f"{path}: line {line}: {error}") from error
+            raise UserError(f"{path}: line {line}: {error}") from error
     names = sorted(lesions) if "name" in header else list(lesions)
     return names, np.stack([lesions[name] for name in names])
 
@@ -141,7 +141,7 @@ def _histograms_of(cases: list[Case], layout: Layout, config: dict) -> tuple[np.
 def _output(config: dict) -> Path:
     path = required_path(config, "output")
     if path.suffix != ".json" or path.is_dir():
-        raise ValueError(f"output={path} must be the path of a .json file")
+        raise UserError(f"output={path} must be the path of a .json file")
     output_folder({"output": str(path.parent)}, "output")
     return path
 

@@ -20,7 +20,17 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.commandline import (
+from LeFusion.dataset.boxes import AIR, Box, crop, paste
+from LeFusion.dataset.cases import Case, find_cases, output_mask_name
+from LeFusion.dataset.grid import from_depth_first, to_depth_first
+from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume_like
+from LeFusion.diffusion import NoiseSchedule, load_checkpoint
+from LeFusion.diffusion.compilation import compile_network
+from LeFusion.errors import UserError
+from LeFusion.inference.job import PRECISIONS, Canvas, Job, make_job
+from LeFusion.inference.report import Manifest, save_preview
+from LeFusion.painting import paint
+from LeFusion.runtime.commandline import (
     choose_device,
     given_path,
     output_folder,
@@ -29,24 +39,9 @@ from LeFusion.commandline import (
     run_command,
     say,
 )
-from LeFusion.dataset.cases import Case, find_cases, output_mask_name
-from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume_like
-from LeFusion.dataset.transforms import (
-    AIR,
-    Box,
-    crop,
-    from_depth_first,
-    lesion_histogram,
-    paste,
-    to_depth_first,
-)
-from LeFusion.diffusion import NoiseSchedule, load_checkpoint
-from LeFusion.diffusion.compilation import compile_network
-from LeFusion.inference.job import PRECISIONS, Canvas, Job, make_job
-from LeFusion.inference.report import Manifest, save_preview
-from LeFusion.memory import BatchSize, largest_batch
-from LeFusion.painting import paint
-from LeFusion.processes import find_share
+from LeFusion.runtime.memory import BatchSize, largest_batch
+from LeFusion.runtime.processes import find_share
+from LeFusion.textures.histograms import lesion_histogram
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ def run(config: dict) -> Path:
     share = find_share(config["shard"], config["shards"], config["device"])
     device, dtype = choose_device(config["device"]), PRECISIONS.get(config["precision"])
     if dtype is None:
-        raise ValueError(f"precision={config['precision']!r} must be one of {', '.join(PRECISIONS)}")
+        raise UserError(f"precision={config['precision']!r} must be one of {', '.join(PRECISIONS)}")
     image_root, label_root = (output_folder(config, f"target_{kind}_path") for kind in ("img", "label"))
     checkpoint = load_checkpoint(required_path(config, "model_path"), config["weights"])
     job = make_job(config, checkpoint)
@@ -84,7 +79,7 @@ def run(config: dict) -> Path:
     folders = config["types"], image_root, label_root
     outputs = _plan(share.of(cases), job, *folders, skipped, share.main)
     if not outputs and share.count == 1:
-        raise ValueError(f"no usable case: {skipped[0]}")
+        raise UserError(f"no usable case: {skipped[0]}")
     settings = {
         "seed": job.seed,
         "model": Path(config["model_path"]).name,
@@ -151,7 +146,7 @@ def run(config: dict) -> Path:
         outputs = _plan(cases[: config["preview_cases"]], job, *folders, [], shown=False)
     shown = [output for output in outputs if output.image_path.exists()]
     if not shown:
-        raise ValueError(f"no usable case: {skipped[0]}")
+        raise UserError(f"no usable case: {skipped[0]}")
     preview = save_preview(image_root / "preview.png", shown, job, config["preview_cases"])
     others = manifest.made_otherwise(
         {(case.name, kind) for case in cases for kind in range(1, folders[0] + 1)}
@@ -175,7 +170,7 @@ def _check_names(cases: list[Case], job: Job) -> None:
     for case in cases:
         label_name = output_mask_name(case.name + _ending(case), job.layout)
         if label_name in names:
-            raise ValueError(
+            raise UserError(
                 f"{case.name} and {names[label_name]} would both write the label {label_name}; rename one"
             )
         names[label_name] = case.name
@@ -205,7 +200,7 @@ def _plan(
                 else (f"{case.mask_path}: {error}")
             )
             if skipped is None:
-                raise ValueError(f"{reason} (skip_bad_cases=true goes on without such cases)") from None
+                raise UserError(f"{reason} (skip_bad_cases=true goes on without such cases)") from None
             skipped.append(reason)
             continue
         ending = _ending(case)
@@ -218,7 +213,7 @@ def _plan(
                 ("target_label_path", label_path, case.mask_path),
             ):
                 if target.exists() and target.samefile(source):
-                    raise ValueError(f"{target} is a source file; choose another {key}")
+                    raise UserError(f"{target} is a source file; choose another {key}")
             outputs.append(Output(case, kind, box, image_path, label_path))
     return outputs
 
@@ -275,7 +270,7 @@ def _paint(batch: Sequence[Output], job: Job, network, schedule: NoiseSchedule) 
         job.denoiser,
     )
     if not bool(torch.isfinite(painted).all()):
-        raise ValueError("the network's output is not finite; try precision=no, or another checkpoint")
+        raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
     return painted
 
 

@@ -6,22 +6,19 @@ from functools import lru_cache
 
 import torch
 
-from LeFusion.commandline import check_whole_numbers, given_path
-from LeFusion.conditions import Conditions, choose_conditions
+from LeFusion.dataset.boxes import Box, tight_box
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.dataset import LoadedCase, load_case
-from LeFusion.dataset.transfer import Anatomy, septal_angle, transfer_lesions
-from LeFusion.dataset.transforms import (
-    Box,
-    Window,
-    lesion_histogram,
-    shift_histogram,
-    tight_box,
-    to_depth_first,
-)
-from LeFusion.denoiser import Denoiser
+from LeFusion.dataset.grid import to_depth_first
+from LeFusion.dataset.intensity import Window
 from LeFusion.diffusion import Checkpoint, address_seed
+from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.errors import UserError
+from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
 from LeFusion.painting import SamplerSettings
+from LeFusion.runtime.commandline import check_whole_numbers, given_path
+from LeFusion.textures.conditions import Conditions, choose_conditions
+from LeFusion.textures.histograms import lesion_histogram, shift_histogram
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DONORS_TRIED = 10  # for one case, where the lesions of the first drawn leave nothing on it
@@ -83,7 +80,7 @@ class Donors:
         generator = torch.Generator().manual_seed(address_seed(self.seed, "donor", case.name))
         others = [donor for donor in self.cases if donor.name != case.name]
         if not others:
-            raise ValueError(f"{case.mask_path}: no other case in lesions_from could lend a lesion")
+            raise UserError(f"{case.mask_path}: no other case in lesions_from could lend a lesion")
         for number in torch.randperm(len(others), generator=generator)[:DONORS_TRIED].tolist():
             donor, angle, histogram = self._donor(others[number])
 
@@ -109,7 +106,7 @@ class Donors:
             values = to_depth_first(loaded.volume.values, self.layout.depth_axis)
             angle = self._angle(values, loaded.labels_dhw)
         except ValueError as error:
-            raise ValueError(f"{case.mask_path}: {error}") from error
+            raise UserError(f"{case.mask_path}: {error}") from error
         return loaded, angle, lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw, self.bins)
 
     def _angle(self, values, labels) -> float:
@@ -137,7 +134,7 @@ def make_job(config: dict, checkpoint: Checkpoint) -> Job:
         float(config["eta"]),
     )
     if sampler.guidance_scale != 1 and not metadata.get("loss", {}).get("cond_dropout"):
-        raise ValueError(
+        raise UserError(
             f"guidance_scale={sampler.guidance_scale} needs a network trained with loss.cond_dropout > 0; "
             f"{path} was not"
         )
@@ -145,11 +142,11 @@ def make_job(config: dict, checkpoint: Checkpoint) -> Job:
     if region == "auto":
         region = metadata.get("region", "whole")
     if region not in ("whole", "lesion"):
-        raise ValueError(f"region={region!r} must be auto, whole or lesion")
+        raise UserError(f"region={region!r} must be auto, whole or lesion")
     size = (config["diffusion_depth_size"], config["diffusion_img_size"], config["diffusion_img_size"])
     multiple = checkpoint.network.plane_multiple
     if size[1] % multiple:
-        raise ValueError(f"diffusion_img_size={size[1]} must be a multiple of {multiple}")
+        raise UserError(f"diffusion_img_size={size[1]} must be a multiple of {multiple}")
 
     def read(case: Case, relabel=None) -> LoadedCase:
         return load_case(case, layout, window, config["spacing_mm"], relabel)
@@ -175,10 +172,10 @@ def _canvas(config: dict, layout: Layout, read: Callable[..., LoadedCase]) -> Ca
     """Cases with their own lesions, or with those of lesions_from."""
     if not config["lesions_from"]:
         if config["donor"]:
-            raise ValueError(f"donor={config['donor']} needs lesions_from, the data set that it is in")
+            raise UserError(f"donor={config['donor']} needs lesions_from, the data set that it is in")
         return lambda case: Canvas(read(case))
     if layout.myocardium_label is None:
-        raise ValueError(
+        raise UserError(
             "lesions_from moves lesions between hearts and needs layout.cavity_label and "
             f"layout.myocardium_label; data_type={config['data_type']} has none. Draw lesions in the masks"
         )
@@ -188,7 +185,7 @@ def _canvas(config: dict, layout: Layout, read: Callable[..., LoadedCase]) -> Ca
     if config["donor"]:
         cases = [case for case in cases if case.name == config["donor"]]
         if not cases:
-            raise ValueError(f"donor={config['donor']} is no case of {root}, or one of its test cases")
+            raise UserError(f"donor={config['donor']} is no case of {root}, or one of its test cases")
     return Donors(cases, layout, read, config["histogram_bins"], config["seed"]).canvas
 
 
@@ -196,7 +193,7 @@ def _check_fit(config: dict, checkpoint: Checkpoint, layout: Layout, denoiser: D
     network, metadata, path = checkpoint.network.config, checkpoint.metadata, config["model_path"]
     classes, bins, cond_dim = len(layout.lesion_labels), config["histogram_bins"], config["cond_dim"]
     if metadata.get("data_type", config["data_type"]) != config["data_type"]:
-        raise ValueError(
+        raise UserError(
             f"{path} was trained on {metadata['data_type']}, not on data_type={config['data_type']}"
         )
     for key, value, wanted in (
@@ -209,13 +206,13 @@ def _check_fit(config: dict, checkpoint: Checkpoint, layout: Layout, denoiser: D
         ("spacing_mm", config["spacing_mm"], metadata.get("spacing_mm") or config["spacing_mm"]),
     ):
         if value != wanted:
-            raise ValueError(
+            raise UserError(
                 f"{path} needs {key}={wanted}, got {value}; choose the data_type it was trained on"
             )
     if cond_dim != classes * bins:
-        raise ValueError(f"cond_dim={cond_dim} must be {classes} classes x {bins} bins = {classes * bins}")
+        raise UserError(f"cond_dim={cond_dim} must be {classes} classes x {bins} bins = {classes * bins}")
     if network["in_channels"] != denoiser.in_channels(classes):
-        raise ValueError(
+        raise UserError(
             f"{path} has {network['in_channels']} input channels, not {denoiser.in_channels(classes)}: is it "
             "a LeFusion network?"
         )
@@ -234,4 +231,4 @@ def _check_numbers(config: dict) -> None:
         numbers.append("intensity_guidance")
     for key in numbers:
         if not isinstance(config[key], int | float):
-            raise ValueError(f"{key}={config[key]} must be a number")
+            raise UserError(f"{key}={config[key]} must be a number")

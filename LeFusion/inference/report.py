@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from LeFusion.dataset.grid import to_depth_first
+from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.nifti import read_volume
-from LeFusion.dataset.transforms import IntensityMap, to_depth_first
-from LeFusion.histogram import jensen_shannon, wasserstein_distance
-from LeFusion.pictures import around, lesion_slice, save_contact_sheet
-from LeFusion.processes import Share
-from LeFusion.table import Table
+from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
+from LeFusion.runtime.processes import Share
+from LeFusion.runtime.tables import Table
+from LeFusion.textures.histograms import jensen_shannon, wasserstein_distance
 
 PREVIEW_SIDE = 64  # voxels of a slice shown around the lesion, at least
 

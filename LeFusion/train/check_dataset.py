@@ -16,7 +16,14 @@ import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.commandline import (
+from LeFusion.check.facts import CheckSettings, Finding, measure
+from LeFusion.check.files import assign_split, list_cases
+from LeFusion.check.findings import find_common_faults
+from LeFusion.check.report import findings_text, overview, save_picture, write_csv, write_text
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.intensity import IntensityMap
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import (
     check_whole_numbers,
     given_path,
     output_folder,
@@ -24,12 +31,6 @@ from LeFusion.commandline import (
     required_path,
     run_command,
 )
-from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.transforms import IntensityMap
-from LeFusion.train.dataset_facts import CheckSettings, Finding, measure
-from LeFusion.train.dataset_files import assign_split, list_cases
-from LeFusion.train.dataset_findings import find_common_faults
-from LeFusion.train.dataset_report import findings_text, overview, save_picture, write_csv, write_text
 
 
 def run(config: dict) -> int:
@@ -77,7 +78,7 @@ def read_settings(config: dict) -> CheckSettings:
     spacing = config["spacing_mm"]
     for key, numbers in (("crop_size", size), ("spacing_mm", spacing)):
         if numbers is not None and (len(numbers) != 3 or min(numbers) <= 0):
-            raise ValueError(f"{key}={list(numbers)} must be three numbers above 0 (depth, height, width)")
+            raise UserError(f"{key}={list(numbers)} must be three numbers above 0 (depth, height, width)")
     return CheckSettings(
         root, layout, config["window"], config["histogram_bins"], size, bool(config["crop_size"]), spacing
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from LeFusion.commandline import run_command
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.diffusion import load_checkpoint, save_checkpoint
+from LeFusion.runtime.commandline import run_command
 
 
 def export(source: Path, target: Path, intensity_guidance: float = 0.0) -> None:

@@ -12,7 +12,14 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from LeFusion.commandline import (
+from LeFusion.dataset.cases import Layout, find_cases
+from LeFusion.dataset.dataset import LesionDataset, collate
+from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
+from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.errors import UserError
+from LeFusion.losses import lesion_loss_fn
+from LeFusion.painting import SamplerSettings, paint
+from LeFusion.runtime.commandline import (
     check_whole_numbers,
     git_commit,
     given_path,
@@ -22,15 +29,9 @@ from LeFusion.commandline import (
     run_command,
     say,
 )
-from LeFusion.conditions import load_palette
-from LeFusion.dataset.cases import Layout, find_cases
-from LeFusion.dataset.dataset import LesionDataset, collate
-from LeFusion.denoiser import Denoiser
-from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
-from LeFusion.losses import lesion_loss_fn
-from LeFusion.painting import SamplerSettings, paint
-from LeFusion.pictures import lesion_slice, save_contact_sheet
-from LeFusion.trainer import TrainingSettings, train
+from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
+from LeFusion.textures.conditions import load_palette
+from LeFusion.training.trainer import TrainingSettings, train
 
 
 def run(config: dict) -> Path:
@@ -42,7 +43,7 @@ def run(config: dict) -> Path:
     classes = len(layout.lesion_labels)
     bins = config["histogram_bins"]
     if config["cond_dim"] != classes * bins:
-        raise ValueError(
+        raise UserError(
             f"cond_dim={config['cond_dim']} must be {classes} classes x {bins} bins = {classes * bins}"
         )
     size = config["crop_size"] or [
@@ -82,13 +83,13 @@ def run(config: dict) -> Path:
     if config["init_weights"]:
         start_from(network, given_path(config["init_weights"]))
     if config["diffusion_num_channels"] != classes:
-        raise ValueError(
+        raise UserError(
             f"diffusion_num_channels={config['diffusion_num_channels']} must be {classes}, "
             "one for each lesion label"
         )
     for length in size[1:]:
         if length % network.plane_multiple:
-            raise ValueError(f"height and width of {size} must be multiples of {network.plane_multiple}")
+            raise UserError(f"height and width of {size} must be multiples of {network.plane_multiple}")
     schedule = NoiseSchedule.cosine(config["timesteps"])
     loss_fn = lesion_loss_fn(schedule, settings.seed, **loss, denoiser=denoiser)
     metadata = {

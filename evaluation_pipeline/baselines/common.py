@@ -10,14 +10,15 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
+from evaluation_pipeline.cases.patients import patient_of
+from evaluation_pipeline.cases.synthetic import MANIFEST, nifti_files, numbered_folders
 from evaluation_pipeline.fidelity.data_types import DataType, add_data_flags, data_type_of, training_cases
 from evaluation_pipeline.fidelity.lesions import read_pair
 from evaluation_pipeline.fidelity.seeds import address_generator
-from evaluation_pipeline.patients import patient_of
-from evaluation_pipeline.synthetic import MANIFEST, nifti_files, numbered_folders
 from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
+from LeFusion.dataset.grid import from_depth_first, spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import Volume, atomic_file, write_label_like, write_volume_like
-from LeFusion.dataset.transforms import from_depth_first, spacing_depth_first, to_depth_first
+from LeFusion.errors import UserError
 
 COLUMNS = ("case", "type", "donor", "intensities_from", "image", "label")
 
@@ -86,11 +87,11 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
     The manifest names an image's donor before the image is there, also in a run that is killed.
     """
     if arguments.types < 1 or arguments.blend_mm < 0:
-        raise ValueError("--types must be at least 1 and --blend_mm at least 0")
+        raise UserError("--types must be at least 1 and --blend_mm at least 0")
     data_type = data_type_of(arguments, arguments.dataset_root_dir)
     donor_type = data_type_of(arguments, arguments.lesions_from)
     if donor_type.name != data_type.name:
-        raise ValueError(
+        raise UserError(
             f"{arguments.lesions_from} looks like {donor_type.name}, {arguments.dataset_root_dir} like "
             f"{data_type.name}; lesions must come from the same kind of images"
         )
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
     donors, test = training_cases(arguments.lesions_from, donor_type.layout, arguments.test_txt_path)
     cases, donors = (_without_patients_of(test, part) for part in (found, donors))
     if not cases:
-        raise ValueError(f"{arguments.dataset_root_dir}: all {len(found)} scans are of test patients")
+        raise UserError(f"{arguments.dataset_root_dir}: all {len(found)} scans are of test patients")
     if len(cases) < len(found):
         print(f"{len(found) - len(cases)} of {len(found)} scans left out: they are of test patients")
     outputs = _plan(cases, arguments, data_type.layout)
@@ -106,7 +107,7 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
     lesions = _read_scans(donors, donor_type, "reading lesions")
     lesions = [scan for scan in lesions if scan.lesion(donor_type.layout).any()]
     if not lesions:
-        raise ValueError(f"{arguments.lesions_from}: no training case holds a lesion")
+        raise UserError(f"{arguments.lesions_from}: no training case holds a lesion")
     scans = _read_scans(cases, data_type, "checking scans")
     manifest, rows = Path(arguments.target_img_path) / MANIFEST, []
     with tqdm(total=len(outputs), unit="image", desc="painting") as progress:
@@ -117,7 +118,7 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
                 try:
                     painted = paint(scan, lesions, data_type, generator, arguments.blend_mm)
                 except ValueError as error:
-                    raise ValueError(f"{scan.case.mask_path}: {error}") from error
+                    raise UserError(f"{scan.case.mask_path}: {error}") from error
                 paths = outputs[scan.case.name, kind]
                 paths[0].unlink(missing_ok=True)  # of an earlier run: the new row is not about it
                 row = (scan.case.name, kind, painted.donor, painted.intensities_from, *map(str, paths))
@@ -196,7 +197,7 @@ def _plan(
     for case in cases:
         label_name = output_mask_name(case.image_path.name, layout)
         if label_name in names:
-            raise ValueError(
+            raise UserError(
                 f"{case.name} and {names[label_name]} would both write the label {label_name}; rename one"
             )
         names[label_name] = case.name
@@ -205,7 +206,7 @@ def _plan(
             label_path = Path(arguments.target_label_path) / f"Mask_{kind}" / label_name
             for target, source in ((image_path, case.image_path), (label_path, case.mask_path)):
                 if target.exists() and target.samefile(source):
-                    raise ValueError(f"{target} is a source file; choose another target")
+                    raise UserError(f"{target} is a source file; choose another target")
             outputs[case.name, kind] = image_path, label_path
     return outputs
 
@@ -217,10 +218,10 @@ def _check_targets(arguments: argparse.Namespace, outputs: dict[tuple[str, int],
     for target, prefix in targets:
         for kind, folder in sorted(numbered_folders(Path(target), prefix).items()):
             if not 1 <= kind <= arguments.types:
-                raise ValueError(
+                raise UserError(
                     f"{folder}: is of another run than one of --types {arguments.types}; remove it or choose "
                     "another target"
                 )
             for path in nifti_files(folder):
                 if path not in expected:
-                    raise ValueError(f"{path}: is not of this run; remove it or choose another target")
+                    raise UserError(f"{path}: is not of this run; remove it or choose another target")

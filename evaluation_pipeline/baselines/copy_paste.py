@@ -16,7 +16,8 @@ import numpy as np
 from evaluation_pipeline.baselines.common import Painted, Scan, centroid, fade, parse, run
 from evaluation_pipeline.baselines.hearts import paste_into_heart
 from evaluation_pipeline.fidelity.data_types import DataType
-from LeFusion.commandline import run_command
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import run_command
 
 
 def paint(
@@ -27,10 +28,10 @@ def paint(
         return paste_into_heart(scan, lesions, data_type, generator, blend_mm)
     own = scan.lesion(data_type.layout)
     if not own.any():
-        raise ValueError("marks no place for a lesion")
+        raise UserError("marks no place for a lesion")
     donor = lesions[generator.integers(len(lesions))]
     if not np.allclose(donor.spacing_mm, scan.spacing_mm, rtol=0.02):
-        raise ValueError(
+        raise UserError(
             f"has voxels of {_listed(scan.spacing_mm)} mm but {donor.case.image_path} of "
             f"{_listed(donor.spacing_mm)} mm; resample the data sets to one spacing"
         )
@@ -68,7 +69,7 @@ def place(
     target = voxels - centroid(labels > 0) + centre
     inside = ((target >= 0) & (target < shape)).all(axis=1)
     if not inside.any():
-        raise ValueError("the pasted lesion lies outside the volume")
+        raise UserError("the pasted lesion lies outside the volume")
     new_labels, new_values = np.zeros(shape, labels.dtype), np.zeros(shape)
     at, origin = tuple(target[inside].T), tuple(voxels[inside].T)
     new_labels[at], new_values[at] = labels[origin], values[origin]

@@ -16,8 +16,9 @@ from scipy.ndimage import gaussian_filter, label
 from evaluation_pipeline.baselines.common import Painted, Scan, fade, parse, run
 from evaluation_pipeline.baselines.hearts import healthy_scale, made_up_lesion
 from evaluation_pipeline.fidelity.data_types import DataType
-from LeFusion.commandline import run_command
 from LeFusion.dataset.cases import Layout
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import run_command
 
 GRAIN_MM = 1.0  # standard deviation of the Gaussian that smooths the texture's noise
 DEFORMATION = 0.25  # standard deviation of the border's distance, in radii
@@ -35,7 +36,7 @@ def paint(
     else:
         own = scan.lesion(layout)
         if not own.any():
-            raise ValueError("marks no place for a lesion")
+            raise UserError("marks no place for a lesion")
         mask = deformed_ellipsoid(own, scan.spacing_mm, generator)
         labels = np.where(mask, layout.lesion_labels[0], np.where(own, 0, scan.labels)).astype(np.uint8)
     texture = mean + sd * smooth_noise(mask, scan.spacing_mm, generator)

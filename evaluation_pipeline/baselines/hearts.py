@@ -7,7 +7,8 @@ from scipy.spatial import cKDTree
 from evaluation_pipeline.baselines.common import Painted, Scan, fade
 from evaluation_pipeline.fidelity.data_types import DataType
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.transfer import (
+from LeFusion.errors import UserError
+from LeFusion.hearts.transfer import (
     Anatomy,
     WallCoordinates,
     septal_angle,
@@ -79,7 +80,7 @@ def healthy_scale(scan: Scan, layout: Layout) -> tuple[float, float]:
     """
     healthy = scan.values[scan.labels == layout.myocardium_label]
     if not healthy.size:
-        raise ValueError(f"{scan.case.mask_path} has no myocardium (label {layout.myocardium_label})")
+        raise UserError(f"{scan.case.mask_path} has no myocardium (label {layout.myocardium_label})")
     return float(healthy.mean()), float(np.ptp(scan.values))
 
 

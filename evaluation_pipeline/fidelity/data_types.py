@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from LeFusion.dataset.cases import Case, Layout, find_cases
+from LeFusion.errors import MissingFileError, UserError
 
 NNUNET_FOLDERS = {
     "image_folder": "imagesTr",
@@ -67,7 +68,7 @@ def data_type_of(arguments: argparse.Namespace, root_dir: str | Path) -> DataTyp
     """
     root = Path(root_dir)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; check the path")
+        raise MissingFileError(f"{root}: no such folder; check the path")
     nnunet = (root / "imagesTr").is_dir()
     name = arguments.data_type
     if name == "auto":
@@ -88,7 +89,7 @@ def data_type_of(arguments: argparse.Namespace, root_dir: str | Path) -> DataTyp
     if arguments.window:
         window, unit = tuple(arguments.window), data_type.unit if data_type.window else "the image's unit"
         if not window[0] < window[1]:
-            raise ValueError(f"--window {window[0]} {window[1]}: the first must be below the second")
+            raise UserError(f"--window {window[0]} {window[1]}: the first must be below the second")
     return DataType(name, layout, window, unit)
 
 
@@ -100,12 +101,12 @@ def _guess(root: Path, nnunet: bool) -> str:
                 json.loads(described.read_text()).get("channel_names", {}) if described.is_file() else {}
             )
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-            raise ValueError(f"{described}: is not a dataset.json of nnU-Net ({error})") from error
+            raise UserError(f"{described}: is not a dataset.json of nnU-Net ({error})") from error
         return "lidc" if "CT" in channels.values() or not channels else "emidec"
     for name, data_type in DATA_TYPES.items():
         if (root / data_type.layout.image_folder).is_dir() or root.name == data_type.layout.image_folder:
             return name
-    raise ValueError(
+    raise UserError(
         f"{root}: has none of the folders Image, images and imagesTr; give the folder that holds the images "
         "and the masks"
     )

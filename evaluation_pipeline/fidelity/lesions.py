@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from evaluation_pipeline.cases.patients import case_name, patient_of
 from evaluation_pipeline.fidelity.data_types import DataType
-from evaluation_pipeline.patients import case_name, patient_of
 from LeFusion.dataset.cases import NIFTI_ENDINGS
+from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
-from LeFusion.dataset.transforms import spacing_depth_first, to_depth_first
+from LeFusion.errors import MissingFileError, UserError
 
 GENERATED_MASK = re.compile(r"_GenMask_\d+$")  # ends the name of an image painted into such a mask
 MARGIN_MM = 20.0  # of surroundings that are kept: enough for border profiles and pictures
@@ -91,12 +92,12 @@ def read_pair(
     found = np.unique(stored)
     unknown = [f"{v:g}" for v in found if v not in data_type.known_labels]
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{mask_path}: holds the labels {', '.join(unknown[:5])}, but {data_type.name} has "
             f"{', '.join(map(str, data_type.known_labels))}; give --lesion_labels and --other_labels"
         )
     if not found.any():
-        raise ValueError(f"{mask_path}: is empty; a mask needs the lesion's voxels")
+        raise UserError(f"{mask_path}: is empty; a mask needs the lesion's voxels")
     stored = stored.astype(np.uint8)
     return volume, np.ascontiguousarray(to_depth_first(stored, data_type.layout.depth_axis)), stored
 
@@ -112,7 +113,7 @@ def intensities(volume: Volume, labels_dhw: np.ndarray, data_type: DataType) -> 
         return values.clip(*data_type.window), 0.0
     low, high = float(values.min()), float(values.max())
     if low == high:
-        raise ValueError(f"{volume.path}: is {low:g} everywhere; is it the image?")
+        raise UserError(f"{volume.path}: is {low:g} everywhere; is it the image?")
     shares = (values - low) / (high - low)
     healthy = labels_dhw == data_type.layout.reference_label
     reference = float(shares[healthy].mean()) if healthy.any() else 0.0
@@ -162,9 +163,7 @@ def read_synthetic(
             if sources is not None:
                 scan = GENERATED_MASK.sub("", case)
                 if scan not in sources:
-                    raise ValueError(
-                        f"{image_path}: --source_dir has no image of this name; check the folder"
-                    )
+                    raise UserError(f"{image_path}: --source_dir has no image of this name; check the folder")
                 source = read_volume(sources[scan])
                 check_same_grid(volume, source)
                 painted = np.isin(labels, painted_labels)
@@ -191,12 +190,12 @@ def images_by_name(folder: str | Path, image_folder: str) -> dict[str, Path]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; check --source_dir")
+        raise MissingFileError(f"{root}: no such folder; check --source_dir")
     root = root / image_folder if (root / image_folder).is_dir() else root
     paths = sorted(path for ending in NIFTI_ENDINGS for path in root.rglob(f"*{ending}"))
     found = {case_name(path): path for path in paths if not path.name.startswith(".")}
     if not found:
-        raise FileNotFoundError(f"{root}: holds no .nii.gz or .nii image; check --source_dir")
+        raise MissingFileError(f"{root}: holds no .nii.gz or .nii image; check --source_dir")
     return found
 
 

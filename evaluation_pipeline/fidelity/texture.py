@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation_pipeline.cases.patients import case_name
 from evaluation_pipeline.fidelity.data_types import DataType
 from evaluation_pipeline.fidelity.distances import REPEATS, equal_sets, spread_of
 from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
-from evaluation_pipeline.patients import case_name
+from LeFusion.errors import MissingFileError, UserError
 
 FINE_BINS = 140  # over the scale, for the distance between pooled intensities: 10 HU each for lungs
 
@@ -79,7 +80,7 @@ def read_manifest(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check --manifest")
+        raise MissingFileError(f"{path}: no such file; check --manifest")
     requested = {}
     try:
         with open(path, newline="") as file:
@@ -88,16 +89,16 @@ def read_manifest(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
             numbers = np.array([float(v) for v in row["requested_histogram"].split()])
             requested[case_name(row["case"]), int(row["type"])] = numbers
     except KeyError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: has no column {error}; a manifest needs case, type, requested_histogram"
         ) from None
     except (TypeError, AttributeError, ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: is not a manifest of requested histograms ({error})") from None
+        raise UserError(f"{path}: is not a manifest of requested histograms ({error})") from None
     if not requested:
-        raise ValueError(f"{path}: has no rows")
+        raise UserError(f"{path}: has no rows")
     for key, numbers in requested.items():
         if not np.isfinite(numbers).all() or (numbers < 0).any() or not numbers.sum() > 0:
-            raise ValueError(
+            raise UserError(
                 f"{path}: the histogram of {key[0]}, type {key[1]}, is not one of positive numbers"
             )
     return requested
@@ -117,9 +118,9 @@ def requested_against_obtained(
     for lesion in lesions:
         wanted = requested.get((lesion.case, lesion.kind))
         if wanted is None:
-            raise ValueError(f"the manifest has no row for {lesion.case}, type {lesion.kind}")
+            raise UserError(f"the manifest has no row for {lesion.case}, type {lesion.kind}")
         if len(wanted) % len(labels):
-            raise ValueError(
+            raise UserError(
                 f"the manifest's histogram of {lesion.case} has {len(wanted)} bins, which {len(labels)} "
                 "lesion labels cannot share"
             )
@@ -136,7 +137,7 @@ def requested_against_obtained(
             by_type[lesion.kind].append(float(np.mean(distances)))
     everything = [d for distances in by_type.values() for d in distances]
     if not everything:
-        raise ValueError("the manifest asks for nothing that the masks hold")
+        raise UserError("the manifest asks for nothing that the masks hold")
     return {
         "scale": list(scale),
         "mean": float(np.mean(everything)),

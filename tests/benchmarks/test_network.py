@@ -36,7 +36,10 @@ def test_command_line(tmp_path):
         assert 0 < float(row["min ms"]) <= float(row["median ms"]) <= float(row["max ms"])
         assert row["GFLOP"] == plain["GFLOP"] and float(row["GFLOP"]) > 0
         assert 0 < float(row["of peak"].rstrip("%")) < 100 and float(row["MiB"]) > 0
-    assert failed["median ms"] == "failed: ValueError: ours-cuda-graphs needs a CUDA device, got --device cpu"
+    assert (
+        failed["median ms"]
+        == "failed: LeFusion.errors.UserError: ours-cuda-graphs needs a CUDA device, got --device cpu"
+    )
     table = (tmp_path / "network.md").read_text()
     assert table in done.stdout and "--dim 8" in table and "--size 2 16 16" in table
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from LeFusion.dataset.boxes import Box, paste
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.dataset import LesionDataset, collate, load_case
-from LeFusion.dataset.transforms import Box, lesion_histogram, paste, resample
+from LeFusion.dataset.grid import resample
+from LeFusion.textures.histograms import lesion_histogram
 
 HEART = Layout(
     mask_names=(),

@@ -4,28 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from LeFusion.dataset.transforms import (
-    Box,
-    IntensityMap,
-    blend_histograms,
-    crop,
-    draw_contrast,
-    draw_flip_axes,
-    flip,
+from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, remap_contrast
+from LeFusion.dataset.boxes import Box, crop, lesion_box, paste, random_box, tight_box
+from LeFusion.dataset.grid import (
     from_depth_first,
-    lesion_box,
+    resample,
+    resample_masks,
+    spacing_depth_first,
+    to_depth_first,
+)
+from LeFusion.dataset.intensity import IntensityMap
+from LeFusion.textures.histograms import (
+    blend_histograms,
     lesion_histogram,
     match_histogram,
     match_intensities,
-    paste,
-    random_box,
-    remap_contrast,
-    resample,
-    resample_masks,
     shift_histogram,
-    spacing_depth_first,
-    tight_box,
-    to_depth_first,
 )
 
 

@@ -18,8 +18,8 @@ from scipy import ndimage
 import DiffMask.inference.inference as inference
 import LeFusion.inference.inference as painting
 from DiffMask.inference.report import MaskTable
-from LeFusion.commandline import PROJECT_ROOT, plain, run_command
 from LeFusion.diffusion import UNet3D, save_checkpoint
+from LeFusion.runtime.commandline import PROJECT_ROOT, plain, run_command
 
 GOLDEN = Path(os.environ.get("LEFUSION_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 DEMO = PROJECT_ROOT / "data" / "demo" / "EMIDEC" / "Normal"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from DiffMask.inference.plan import SectorDrafts, SphereDrafts, find_scans, read_spheres
-from LeFusion.commandline import PROJECT_ROOT
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.transfer import Anatomy, wall_coordinates
+from LeFusion.hearts.transfer import Anatomy, wall_coordinates
+from LeFusion.runtime.commandline import PROJECT_ROOT
 
 LIDC = Layout()
 CT = Layout(mask_names=(), output_mask_infix="", depth_axis=2)

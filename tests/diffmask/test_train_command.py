@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 import DiffMask.train.train as training
-from DiffMask.baselines import deformed_ellipsoid
 from DiffMask.dataset import MaskDataset, find_masks
-from DiffMask.validation import ShapeValidation
-from LeFusion.commandline import git_commit
+from DiffMask.shapes.baselines import deformed_ellipsoid
+from DiffMask.shapes.validation import ShapeValidation
 from LeFusion.dataset.cases import Layout
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
+from LeFusion.runtime.commandline import git_commit
 
 pytestmark = pytest.mark.usefixtures("fresh_process_state")
 

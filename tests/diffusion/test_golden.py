@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from LeFusion.dataset.transforms import lesion_histogram
 from LeFusion.diffusion import NoiseSchedule, load_checkpoint, repaint_step, repaint_times
 from LeFusion.losses import lesion_loss
+from LeFusion.textures.histograms import lesion_histogram
 
 GOLDEN = Path(os.environ.get("LEFUSION_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 pytestmark = pytest.mark.skipif(

@@ -10,9 +10,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from evaluation_pipeline import compare, results
-from evaluation_pipeline.experiments import compare as compare_experiments
-from evaluation_pipeline.experiments import read_experiments
+from evaluation_pipeline import compare
+from evaluation_pipeline.judging import results
+from evaluation_pipeline.judging.experiments import compare as compare_experiments
+from evaluation_pipeline.judging.experiments import read_experiments
 
 PATIENTS = 12
 BASE = np.random.default_rng(0).uniform(0.4, 0.8, PATIENTS)

@@ -7,8 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from evaluation_pipeline import comparison_figures
-from evaluation_pipeline.comparison_figures import PicturedCase, save_box_plot, save_cases_sheet, worst_first
+from evaluation_pipeline.judging import figures as comparison_figures
+from evaluation_pipeline.judging.figures import PicturedCase, save_box_plot, save_cases_sheet, worst_first
 
 
 def png_size(path: Path) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation_pipeline.intervals import bootstrap_mean, known_mean, paired_comparison
+from evaluation_pipeline.judging.intervals import bootstrap_mean, known_mean, paired_comparison
 
 NORMAL = np.random.default_rng(0).normal(5, 2, 60)
 

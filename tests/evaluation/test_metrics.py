@@ -12,7 +12,7 @@ from monai.metrics import compute_surface_dice
 from monai.metrics.utils import create_table_neighbour_code_to_surface_area
 from scipy import ndimage
 
-from evaluation_pipeline import metrics
+from evaluation_pipeline.judging import metrics
 from LeFusion.dataset.nifti import read_volume
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from evaluation_pipeline.models import (
+from evaluation_pipeline.segmentation.models import (
     MODEL_NAMES,
     SegmentationLoss,
     build_model,

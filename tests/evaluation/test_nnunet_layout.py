@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from evaluation_pipeline.nnunet_layout import (
+from evaluation_pipeline.cases.nnunet_layout import (
     check_labels,
     description,
     file_names,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from evaluation_pipeline.nnunet_layout import LabelledImage, RealDataset
-from evaluation_pipeline.nnunet_original import train_original
-from evaluation_pipeline.segmenter import load_segmenter, read_checkpoint
-from evaluation_pipeline.synthetic import SyntheticImage
-from evaluation_pipeline.training_data import TrainingData
+from evaluation_pipeline.cases.nnunet_layout import LabelledImage, RealDataset
+from evaluation_pipeline.cases.synthetic import SyntheticImage
+from evaluation_pipeline.cases.training_data import TrainingData
+from evaluation_pipeline.segmentation.nnunet_original import train_original
+from evaluation_pipeline.segmentation.segmenter import load_segmenter, read_checkpoint
 
 TRAINER = """#!/bin/sh
 echo "train $@" >> calls.txt

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from evaluation_pipeline.patients import case_name, patient_of, patient_share, split_folds, stored_folds
+from evaluation_pipeline.cases.patients import case_name, patient_of, patient_share, split_folds, stored_folds
 
 NAMES = [f"P{patient:02d}_Vol_{scan}" for patient in range(13) for scan in range(1 + patient % 4)]
 

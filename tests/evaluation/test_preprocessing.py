@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation_pipeline.preprocessing import (
+from evaluation_pipeline.segmentation.preprocessing import (
     AddressedDataset,
     Preprocessing,
     address_seed,

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from evaluation_pipeline import results
+from evaluation_pipeline.judging import results
 
 NAN = math.nan
 

@@ -11,8 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from evaluation_pipeline import results, run_segmentation_evaluation, segmenter
+from evaluation_pipeline import run_segmentation_evaluation
+from evaluation_pipeline.judging import results
 from evaluation_pipeline.run_segmentation_evaluation import main
+from evaluation_pipeline.segmentation import segmenter
 
 PIPELINE = Path(run_segmentation_evaluation.__file__).parent
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation_pipeline import training
-from evaluation_pipeline.nnunet_layout import description, file_names, write_description
+from evaluation_pipeline.cases.nnunet_layout import description, file_names, write_description
 from evaluation_pipeline.run_segmentation_training import main
-from evaluation_pipeline.segmenter import load_segmenter, read_checkpoint
-from evaluation_pipeline.training import SampleOrder
+from evaluation_pipeline.segmentation import training
+from evaluation_pipeline.segmentation.segmenter import load_segmenter, read_checkpoint
+from evaluation_pipeline.segmentation.training import SampleOrder
 
 pytestmark = pytest.mark.usefixtures("fresh_process_state")
 
@@ -250,7 +250,7 @@ def test_a_share_of_the_samples_is_synthetic():
 
 def test_a_killed_process_goes_on(real, tmp_path):
     """The command as users start it, killed in the middle of its work."""
-    script = Path(training.__file__).with_name("run_segmentation_training.py")
+    script = Path(training.__file__).parents[1] / "run_segmentation_training.py"
     command = [
         *(sys.executable, script, "--real_data_dir", real, "--model_name", "UNet", "--fold", "1"),
         *("--num_folds", "4", "--model_size", "small", "--device", "cpu", "--steps_per_epoch", "2"),
@@ -267,7 +267,7 @@ def test_a_killed_process_goes_on(real, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_together(real, tmp_path):
-    script = Path(training.__file__).with_name("run_segmentation_training.py")
+    script = Path(training.__file__).parents[1] / "run_segmentation_training.py"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script),
         *("--real_data_dir", real, "--model_name", "nnUNet", "--fold", "0", "--num_folds", "4"),

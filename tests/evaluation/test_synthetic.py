@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation_pipeline.synthetic import check_leakage, draw_synthetic, find_synthetic
+from evaluation_pipeline.cases.synthetic import check_leakage, draw_synthetic, find_synthetic
 
 
 def touch(path: Path) -> Path:

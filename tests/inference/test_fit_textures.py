@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import LeFusion.inference.fit_textures as fit_textures
-from LeFusion.commandline import PROJECT_ROOT
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.dataset import load_case
-from LeFusion.dataset.transforms import lesion_histogram
-from LeFusion.inference.texture_picture import ExampleImages
-from LeFusion.textures import read_textures
+from LeFusion.runtime.commandline import PROJECT_ROOT
+from LeFusion.textures.fitted import read_textures
+from LeFusion.textures.histograms import lesion_histogram
+from LeFusion.textures.picture import ExampleImages
 
 SCRIPT = PROJECT_ROOT / "LeFusion" / "inference" / "fit_textures.py"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import LeFusion.inference.inference as inference
-from LeFusion.dataset.transforms import lesion_histogram, shift_histogram
+from LeFusion.textures.histograms import lesion_histogram, shift_histogram
 
 # Turned and sheared, so that an exchange of axes shows.
 AFFINE = np.array([[1.4, 0.2, 0.1, -12], [-0.2, 1.4, 0.3, 31], [0.0, -0.1, 8.0, 7], [0, 0, 0, 1]])

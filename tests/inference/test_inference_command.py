@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import LeFusion.inference.inference as inference
-from LeFusion.commandline import PROJECT_ROOT
+from LeFusion.runtime.commandline import PROJECT_ROOT
 
 SCRIPT = PROJECT_ROOT / "LeFusion" / "inference" / "inference.py"
 REGION = ["diffusion_depth_size=8", "diffusion_img_size=16", "device=cpu", "preview_cases=1"]

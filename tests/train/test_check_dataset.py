@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import LeFusion.train.check_dataset as checking
-from LeFusion.commandline import PROJECT_ROOT
+from LeFusion.check import report as dataset_report
+from LeFusion.check.facts import CaseFacts, CheckSettings, measure
+from LeFusion.check.files import patients_of
 from LeFusion.dataset.cases import Layout
-from LeFusion.train import dataset_report
-from LeFusion.train.dataset_facts import CaseFacts, CheckSettings, measure
-from LeFusion.train.dataset_files import patients_of
+from LeFusion.runtime.commandline import PROJECT_ROOT
 
 SCRIPT = PROJECT_ROOT / "LeFusion" / "train" / "check_dataset.py"
 OUTPUTS = ["check_dataset.csv", "check_dataset.md", "check_dataset.png"]

@@ -15,10 +15,10 @@ from PIL import Image
 
 import LeFusion.inference.inference as inference
 import LeFusion.train.train as training
-from LeFusion.commandline import PROJECT_ROOT, git_commit
 from LeFusion.diffusion import load_checkpoint
+from LeFusion.runtime.commandline import PROJECT_ROOT, git_commit
 from LeFusion.train.export import export
-from LeFusion.trainer import STATE_FILE
+from LeFusion.training.trainer import STATE_FILE
 
 pytestmark = pytest.mark.usefixtures("fresh_process_state")
 

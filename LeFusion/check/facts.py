@@ -1,0 +1,300 @@
+"""What one case of a data set holds, measured whatever is wrong with it. For the check of a data set."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from nibabel.orientations import aff2axcodes
+
+from LeFusion.dataset.boxes import Size
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
+from LeFusion.dataset.intensity import IntensityMap, Window
+from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.textures.histograms import lesion_histogram
+
+AFFINE_TOLERANCE = 1e-3  # relative; rounding in a header stays below
+SAMPLE = 5000  # voxels of a case from which percentiles are estimated
+UNKNOWN_KEPT = (
+    20  # label values that the layout does not know; a picture in the place of a mask has thousands
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong. where: file and value; findings alike but for it are reported in one line."""
+
+    level: str  # "error": training stops, or learns what it should not; "warning": worth a look
+    what: str
+    where: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What the data are measured against. size: (depth, height, width) that the network sees.
+
+    crops: training draws random crops, which may hold a part of a lesion. spacing_mm: (depth, height, width)
+    of the grid that images are brought to; None: as stored.
+    """
+
+    root: Path
+    layout: Layout
+    window: Window
+    bins: int
+    size: Size
+    crops: bool = False
+    spacing_mm: Sequence[float] | None = None
+
+    def __str__(self) -> str:
+        grid = "as stored" if self.spacing_mm is None else f"brought to {triple(self.spacing_mm)} mm"
+        return (
+            f"{'crops' if self.crops else 'region'} of {triple(self.size)} voxels (depth x height x width), "
+            f"voxels {grid}, window {self.window}, {self.bins} bins, {self.layout}"
+        )
+
+
+@dataclass
+class CaseFacts:
+    """One image with its mask; what could not be measured is None or empty. Axes: (depth, height, width)."""
+
+    name: str
+    image_path: Path | None
+    mask_path: Path | None
+    split: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    shape: Size | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    orientation: str = ""  # of the stored axes, e.g. LPS
+    dtype: str = ""
+    mask_dtype: str = ""
+    range: tuple[float, float] | None = None
+    sample: np.ndarray | None = None
+    digest: str = ""  # equal for images of the same shape and values
+    window: IntensityMap | None = None
+    clipped: np.ndarray = field(default_factory=lambda: np.zeros(2, int))  # voxels below and above the window
+    labels: dict[float, int] = field(default_factory=dict)  # voxels of each value but 0
+    extent: Size | None = None  # of all lesions together, in voxels as stored
+    grid_extent: Size | None = None  # in voxels of the network
+    grid_shape: Size | None = None
+    lesion_range: tuple[float, float] | None = None
+    lesion_sample: np.ndarray | None = None
+    lesion_clipped: np.ndarray = field(default_factory=lambda: np.zeros(2, int))
+    histograms: np.ndarray | None = None  # (classes, bins)
+
+    @property
+    def voxel_ml(self) -> float:
+        return math.prod(self.spacing_mm) / 1000
+
+    def lesion_voxels(self, layout: Layout) -> int:
+        return sum(self.labels.get(label, 0) for label in layout.lesion_labels)
+
+    def add(self, level: str, what: str, where: str, fix: str) -> None:
+        self.findings.append(Finding(level, what, where, fix))
+
+
+def relative(path: Path, root: Path) -> str:
+    """How a file is named in the report."""
+    path, root = Path(path), Path(root).absolute()
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
+    """Reads the files that `facts` names and fills in the rest; what is wrong goes to facts.findings."""
+    layout = settings.layout
+    image = _read(facts, facts.image_path, settings.root)
+    mask = _read(facts, facts.mask_path, settings.root)
+    for volume in (image, mask):
+        if volume is not None and facts.shape is None:
+            _measure_geometry(facts, volume, settings)
+    values = None
+    if image is not None:
+        values = to_depth_first(image.values, layout.depth_axis)
+        _measure_intensities(facts, values, settings)
+        facts.dtype = str(image.raw.dtype)
+    if mask is None:
+        return facts
+    facts.mask_dtype = str(mask.raw.dtype)
+    labels = to_depth_first(mask.values, layout.depth_axis)
+    _measure_labels(facts, labels, settings)
+    lesion = np.isin(labels, layout.lesion_labels)
+    if facts.spacing_mm is not None and lesion.any():
+        _measure_extent(facts, lesion, settings)
+    if image is None:
+        return facts
+    where = relative(mask.path, settings.root)
+    if labels.shape != values.shape:
+        facts.add(
+            "error",
+            "mask and image differ in shape",
+            f"{where} {mask.raw.shape}, image {image.raw.shape}",
+            "export the mask again on the image's grid: one voxel of the mask for each of the image",
+        )
+        return facts
+    smallest = np.linalg.norm(image.affine[:3, :3], axis=0).min()
+    if not np.allclose(mask.affine, image.affine, AFFINE_TOLERANCE, AFFINE_TOLERANCE * smallest):
+        gap = np.abs(mask.affine - image.affine)
+        facts.add(
+            "warning",
+            "mask and image differ in geometry (affine), although the shapes agree",
+            f"{where} (by up to {gap.max():.3g})",
+            "look whether the mask lies on the lesion in check_dataset.png; voxels are matched by index",
+        )
+    if facts.window is not None and lesion.any():
+        _measure_lesion(facts, values[lesion], labels[lesion], layout, settings.bins)
+    return facts
+
+
+def _read(facts: CaseFacts, path: Path | None, root: Path) -> Volume | None:
+    if path is None:
+        return None
+    try:
+        return read_volume(path)
+    except (ValueError, OSError) as error:
+        text = " ".join((getattr(error, "strerror", None) or str(error)).split()).removeprefix(f"{path}: ")
+        reason, _, fix = text.rpartition("; ")
+        facts.add(
+            "error",
+            "file cannot be used",
+            f"{relative(path, root)} {reason or text}",
+            fix if reason else "make the file readable, or leave the case out",
+        )
+        return None
+
+
+def _measure_geometry(facts: CaseFacts, volume: Volume, settings: CheckSettings) -> None:
+    facts.shape = to_depth_first(volume.raw, settings.layout.depth_axis).shape
+    spacing = spacing_depth_first(volume.affine, settings.layout.depth_axis)
+    if not all(math.isfinite(mm) and mm > 0 for mm in spacing):
+        facts.add(
+            "error",
+            "voxel size is not above 0",
+            f"{relative(volume.path, settings.root)} {triple(spacing)} mm",
+            "write the file again with its geometry (affine)",
+        )
+        return
+    facts.spacing_mm = spacing
+    facts.orientation = "".join(code or "?" for code in aff2axcodes(volume.affine))
+    wanted = settings.spacing_mm or spacing
+    facts.grid_shape = tuple(
+        max(1, round(n * s / w)) for n, s, w in zip(facts.shape, spacing, wanted, strict=True)
+    )
+
+
+def _measure_intensities(facts: CaseFacts, values: np.ndarray, settings: CheckSettings) -> None:
+    where = relative(facts.image_path, settings.root)
+    facts.range = float(values.min()), float(values.max())
+    facts.sample = _some(values.ravel())
+    facts.digest = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
+    if facts.range[0] == facts.range[1]:
+        facts.add(
+            "error",
+            "image is constant",
+            f"{where} (every voxel is {facts.range[0]:g})",
+            "look at the image: the export may have failed; put in the right file or leave the case out",
+        )
+        return
+    try:
+        facts.window = IntensityMap.of(values, settings.window)
+    except ValueError as error:
+        facts.add(
+            "error",
+            "the window does not suit the image",
+            f"{where} ({error})",
+            "give another window, for example window=minmax",
+        )
+        return
+    facts.clipped = _count_outside(values, facts.window)
+
+
+def _measure_labels(facts: CaseFacts, labels: np.ndarray, settings: CheckSettings) -> None:
+    layout, where = settings.layout, relative(facts.mask_path, settings.root)
+    known = (*layout.lesion_labels, *layout.other_labels)
+    counts = _count_values(labels)
+    counts.pop(0.0, None)
+    unknown = sorted(set(counts) - set(known))
+    kept = {*known, *unknown[:UNKNOWN_KEPT]}
+    facts.labels = {value: counts[value] for value in sorted(counts) if value in kept}
+    if unknown:
+        shown = ", ".join(f"{value:g}" for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        facts.add(
+            "error",
+            "mask holds values that are no label of the layout",
+            f"{where} ({shown})",
+            f"the layout knows 0, {', '.join(map(str, sorted(known)))}: name the others in "
+            "layout.lesion_labels or layout.other_labels, or correct the mask",
+        )
+    voxels = facts.lesion_voxels(layout)
+    if voxels == 0:
+        facts.add(
+            "error",
+            "mask holds no lesion",
+            where,
+            f"draw the lesion (label {' or '.join(map(str, layout.lesion_labels))}), or leave the case out",
+        )
+    elif voxels > labels.size / 2:
+        facts.add(
+            "warning",
+            "lesion fills more than half of the image",
+            f"{where} ({voxels / labels.size:.0%})",
+            "check the labels: this may be the organ or the background, which belong to layout.other_labels",
+        )
+    if layout.reference_label is not None and not facts.labels.get(layout.reference_label):
+        facts.add(
+            "error",
+            f"mask holds no voxel of layout.reference_label {layout.reference_label}",
+            where,
+            "draw it, or set layout.reference_label=null",
+        )
+
+
+def _measure_extent(facts: CaseFacts, lesion: np.ndarray, settings: CheckSettings) -> None:
+    lines = [np.flatnonzero(lesion.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    facts.extent = tuple(int(line[-1] - line[0]) + 1 for line in lines)
+    wanted = settings.spacing_mm or facts.spacing_mm
+    scales = [s / w for s, w in zip(facts.spacing_mm, wanted, strict=True)]
+    facts.grid_extent = tuple(
+        math.ceil(n * scale - 1e-6) for n, scale in zip(facts.extent, scales, strict=True)
+    )
+
+
+def _measure_lesion(
+    facts: CaseFacts, values: np.ndarray, labels: np.ndarray, layout: Layout, bins: int
+) -> None:
+    """values, labels: (N,) of the lesion voxels."""
+    facts.lesion_range = float(values.min()), float(values.max())
+    facts.lesion_sample = _some(values)
+    facts.lesion_clipped = _count_outside(values, facts.window)
+    row = torch.from_numpy(facts.window.to_network(values)).reshape(1, 1, 1, -1)
+    lesions = torch.from_numpy(np.stack([labels == label for label in layout.lesion_labels]))
+    histograms = lesion_histogram(row, lesions[:, None, None], bins)
+    facts.histograms = histograms.numpy().reshape(len(lesions), bins)
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    """At most SAMPLE of (N,) values, drawn the same way each time."""
+    if values.size <= SAMPLE:
+        return values.copy()
+    return values[np.random.default_rng(0).integers(0, values.size, SAMPLE)]
+
+
+def _count_outside(values: np.ndarray, window: IntensityMap) -> np.ndarray:
+    return np.array([np.count_nonzero(values < window.low), np.count_nonzero(values > window.high)])
+
+
+def _count_values(values: np.ndarray) -> dict[float, int]:
+    """How often each value occurs. Small whole numbers, as masks hold, are counted without sorting."""
+    if values.min() >= 0 and values.max() <= 65535:
+        whole = values.astype(np.uint16)
+        if np.array_equal(whole, values):
+            counts = np.bincount(whole.ravel())
+            return {float(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
+
+
+def triple(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)

@@ -1,0 +1,55 @@
+"""What training changes at random: draw the parameters, then call the transform with them."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+
+def flip(
+    image: torch.Tensor, lesions: torch.Tensor, axes: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mirror image (1, D, H, W) and lesions (K, D, H, W) together; its own inverse. axes: of 0, 1, 2."""
+    if not axes:
+        return image, lesions
+    return tuple(channels.flip([axis + 1 for axis in axes]) for channels in (image, lesions))
+
+
+def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gamma: float) -> torch.Tensor:
+    """Lesion intensities remapped relative to the dark surroundings: brighter or fainter, sharper or softer.
+
+    A lesion voxel at a height u above the surroundings (1 = the lesion's 95th percentile) goes to
+    factor * u ** gamma. gamma < 1 fills the soft border, gamma > 1 widens it. The surroundings' intensity is
+    the 10th percentile of the image; what is not above it stays. The factor is held down so that the 95th
+    percentile does not rise above 0.65 (150 HU in CT), unless it is there already.
+
+    image (1, D, H, W) in [-1, 1]; lesion (D, H, W) bool, not empty.
+    """
+    surroundings = float(torch.quantile(image.flatten()[::4], 0.1))
+    peak = float(torch.quantile(image[0][lesion], 0.95)) - surroundings
+    if peak <= 0 or (factor, gamma) == (1.0, 1.0):
+        return image
+    factor = min(factor, max(1.0, (0.65 - surroundings) / peak))
+    height = (image - surroundings) / peak
+    remapped = (surroundings + factor * peak * height.clamp(min=0) ** gamma).clamp(-1, 1)
+    return torch.where(lesion[None] & (height > 0), remapped, image)
+
+
+def draw_contrast(
+    generator: torch.Generator,
+    bounds: Sequence[float],
+    gammas: Sequence[float] = (0.3, 1.25),
+    probability: float = 0.7,
+) -> tuple[float, float]:
+    """Factor (log-uniform within bounds) and gamma for remap_contrast, with that probability; else 1, 1."""
+    applied, first, second = torch.rand(3, generator=generator).tolist()
+    if applied >= probability:
+        return 1.0, 1.0
+    low, high = (math.log(bound) for bound in bounds)
+    return math.exp(low + (high - low) * first), gammas[0] + (gammas[1] - gammas[0]) * second
+
+
+def draw_flip_axes(generator: torch.Generator, probability: float = 0.5) -> tuple[int, ...]:
+    """The axes to flip this time: each of depth, height and width on its own with `probability`."""
+    chosen = torch.rand(3, generator=generator) < probability
+    return tuple(axis for axis in range(3) if chosen[axis])

@@ -1,0 +1,164 @@
+"""Boxes in depth-first voxel coordinates: around a lesion, at random for training, cut out and put back."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from LeFusion.dataset.intensity import Array
+from LeFusion.errors import UserError
+
+Size = tuple[int, int, int]
+
+AIR = -1.0  # lowest network intensity; pads an image that is smaller than its box
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in depth-first voxel coordinates. It may overhang the volume; what lies outside is padding."""
+
+    start: Size
+    size: Size
+
+
+def lesion_box(mask_dhw: Array, size: Sequence[int]) -> Box:
+    """The box of exactly `size` centred on the lesion's bounding box, then shifted to lie inside the volume.
+
+    Along an axis where the volume is not larger than the box, the box is centred on the volume.
+    mask_dhw: (D, H, W) bool. Raises ValueError when the mask is empty or the lesion is larger than `size`.
+    """
+    first, end = _extent(mask_dhw)
+    _require_fit(first, end, size)
+    return _centred(first, end, tuple(size), mask_dhw.shape)
+
+
+def tight_box(
+    mask_dhw: Array,
+    volume_shape: Sequence[int],
+    margin: int,
+    max_size: Sequence[int],
+    multiple: Sequence[int] = (1, 8, 8),
+) -> Box:
+    """The lesion's bounding box plus `margin` voxels on each side, rounded up to `multiple`.
+
+    At most `max_size`, and no larger than the volume, itself rounded up: more would be padding only. Placed
+    like `lesion_box`. mask_dhw: (D, H, W) bool, of the shape `volume_shape`. Raises ValueError when the mask
+    is empty, the lesion is larger than `max_size`, or `max_size` is no multiple of `multiple`.
+    """
+    assert tuple(mask_dhw.shape) == tuple(volume_shape), (
+        f"mask {tuple(mask_dhw.shape)}, volume {tuple(volume_shape)}"
+    )
+    if any(most % unit for most, unit in zip(max_size, multiple, strict=True)):
+        raise UserError(
+            f"the largest box {tuple(max_size)} must be a multiple of {tuple(multiple)} along each axis"
+        )
+    first, end = _extent(mask_dhw)
+    _require_fit(first, end, max_size)
+    size = tuple(
+        min(math.ceil(min(e - f + 2 * margin, length) / unit) * unit, most)
+        for f, e, length, unit, most in zip(first, end, volume_shape, multiple, max_size, strict=True)
+    )
+    return _centred(first, end, size, volume_shape)
+
+
+def random_box(mask_dhw: Array, size: Sequence[int], generator: torch.Generator) -> Box:
+    """A random box of `size` for training that holds as much of the lesion as possible.
+
+    Along an axis where the lesion fits, the box holds all of it at a uniformly random place inside the volume
+    (centred on the volume, as in inference, where that is not larger than the box). Along the others the box
+    lies within the lesion's extent, and it always holds at least one lesion voxel. mask_dhw: (D, H, W) bool;
+    an empty one raises ValueError.
+    """
+    first, end = _extent(mask_dhw)
+    seed_voxel = _random_lesion_voxel(mask_dhw, generator)
+    start = []
+    for f, e, wanted, length, seed in zip(first, end, size, mask_dhw.shape, seed_voxel, strict=True):
+        if length <= wanted:
+            start.append(-((wanted - length) // 2))
+        elif e - f <= wanted:
+            start.append(_randint(max(e - wanted, 0), min(f, length - wanted), generator))
+        else:
+            start.append(_randint(max(f, seed - wanted + 1), min(seed, e - wanted), generator))
+    return Box(tuple(start), tuple(size))
+
+
+def crop(array: Array, box: Box, pad_value: float | bool) -> Array:
+    """Cut `box` out of an array (..., D, H, W) -> (..., *box.size), filling what overhangs with `pad_value`.
+
+    Raises ValueError when the box lies outside the volume altogether.
+    """
+    inner, before, after = _overlap(box, array.shape[-3:])
+    cut = array[(..., *inner)]
+    if not any(before) and not any(after):
+        return cut.clone() if isinstance(cut, torch.Tensor) else cut.copy()
+    shape = (*array.shape[:-3], *box.size)
+    if isinstance(cut, torch.Tensor):
+        padded = cut.new_full(shape, pad_value)
+    else:
+        padded = np.full(shape, pad_value, cut.dtype)
+    padded[(..., *(slice(b, b + s.stop - s.start) for b, s in zip(before, inner, strict=True)))] = cut
+    return padded
+
+
+def paste(patch: Array, box: Box, into: Array) -> Array:
+    """A copy of `into` (..., D, H, W) with the in-volume part of `patch` (..., *box.size) written back.
+
+    The inverse of `crop`: what was cropped and is pasted where it came from changes nothing.
+    """
+    assert tuple(patch.shape[-3:]) == tuple(box.size), (
+        f"patch {tuple(patch.shape)} does not fit box {box.size}"
+    )
+    inner, before, _ = _overlap(box, into.shape[-3:])
+    kept = tuple(slice(b, b + s.stop - s.start) for b, s in zip(before, inner, strict=True))
+    result = into.clone() if isinstance(into, torch.Tensor) else into.copy()
+    result[(..., *inner)] = patch[(..., *kept)]
+    return result
+
+
+def _extent(mask_dhw: Array) -> tuple[Size, Size]:
+    """First index of the lesion's bounding box along each axis, and the index behind its last one."""
+    mask = np.asarray(mask_dhw)
+    lines = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not lines[0].size:
+        raise UserError("the mask is empty, so there is no lesion to put a box around")
+    return tuple(int(line[0]) for line in lines), tuple(int(line[-1]) + 1 for line in lines)
+
+
+def _require_fit(first: Size, end: Size, size: Sequence[int]) -> None:
+    extent = tuple(e - f for f, e in zip(first, end, strict=True))
+    if any(e > s for e, s in zip(extent, size, strict=True)):
+        raise UserError(
+            f"the lesion spans {extent} voxels (depth, height, width), more than the box {tuple(size)}"
+        )
+
+
+def _centred(first: Size, end: Size, size: Size, volume_shape: Sequence[int]) -> Box:
+    start = tuple(
+        min(max((f + e - wanted) // 2, 0), length - wanted) if length > wanted else -((wanted - length) // 2)
+        for f, e, wanted, length in zip(first, end, size, volume_shape, strict=True)
+    )
+    return Box(start, size)
+
+
+def _overlap(box: Box, volume_shape: Sequence[int]) -> tuple[tuple[slice, ...], Size, Size]:
+    """The part of the volume under the box, and how far the box overhangs before and after it."""
+    end = tuple(start + size for start, size in zip(box.start, box.size, strict=True))
+    inner = tuple(slice(max(s, 0), min(e, n)) for s, e, n in zip(box.start, end, volume_shape, strict=True))
+    if any(part.stop <= part.start for part in inner):
+        raise UserError(
+            f"box at {box.start} of size {box.size} lies outside the volume {tuple(volume_shape)}"
+        )
+    before = tuple(max(-s, 0) for s in box.start)
+    after = tuple(max(e - n, 0) for e, n in zip(end, volume_shape, strict=True))
+    return inner, before, after
+
+
+def _random_lesion_voxel(mask_dhw: Array, generator: torch.Generator) -> Size:
+    voxels = np.argwhere(np.asarray(mask_dhw))
+    return tuple(int(i) for i in voxels[_randint(0, len(voxels) - 1, generator)])
+
+
+def _randint(lowest: int, highest: int, generator: torch.Generator) -> int:
+    return int(torch.randint(lowest, highest + 1, (), generator=generator))

@@ -1,0 +1,143 @@
+"""What every command shares: errors in one line, paths, the git commit."""
+
+import atexit
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from LeFusion.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+ISSUES = "https://github.com/M3DV/LeFusion/issues"
+
+# Defaults in configs/ lie in the project's folder; paths that the user gives, where the command starts.
+OmegaConf.register_new_resolver("project", lambda path: str(PROJECT_ROOT / path), replace=True)
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Runs a command; the user's mistakes (UserError) and what the system refuses (OSError, such as a full
+    disk) become one line on stderr and exit code 1. Everything else is a bug and shows its traceback, as does
+    every error with LEFUSION_TRACEBACK=1 in the environment.
+
+    In a sweep (--multirun) the jobs after it still run; the exit code is 1 in the end.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    atexit.register(_leave_processes)
+    try:
+        command()
+    except (UserError, OSError) as error:
+        if os.environ.get("LEFUSION_TRACEBACK"):
+            raise
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" (process {rank})"
+        line = f"error{where}: {' '.join(str(error).split())}"
+        print(line, file=sys.stderr, flush=True)
+        sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+        if sweeping and "WORLD_SIZE" not in os.environ:  # the others of several processes would wait for it
+            # Hydra keeps this until all jobs are through, then prints the job's overrides and the line
+            raise CompactHydraException(line) from None
+        atexit.unregister(_leave_processes)  # NCCL waits for the others there, which wait for this one
+        sys.exit(1)
+    except Exception:
+        print(f"this is a bug of LeFusion; please report it with the lines below: {ISSUES}", file=sys.stderr)
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra cuts the traceback short
+        raise
+
+
+def _leave_processes() -> None:
+    """Ends the connections to the other processes of a launch, if there are any.
+
+    Their threads may otherwise abort the interpreter while it shuts down: exit code 134 after a good run.
+    """
+    distributed = sys.modules.get("torch.distributed")  # not imported: no other processes
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def say(text: str) -> None:
+    """Prints, once where several processes run."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
+def given_path(value: str | None) -> Path | None:
+    """A path of the configuration, absolute; None stays None."""
+    return Path(value).expanduser().absolute() if value else None
+
+
+def required_path(config: dict, key: str) -> Path:
+    """The path under a key of the configuration, absolute; empty or null is a ValueError."""
+    if not config[key]:
+        raise UserError(f"give a path for {key}")
+    return given_path(config[key])
+
+
+def output_folder(config: dict, key: str) -> Path:
+    """required_path, after a check that files can be written below it."""
+    folder = required_path(config, key)
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        reason = "no permission" if existing.is_dir() else "not a folder"
+        raise UserError(f"{key}={folder} cannot be written to: {existing} is {reason}")
+    return folder
+
+
+def check_whole_numbers(config: dict, **least: int) -> None:
+    """A ValueError that names the first of these keys whose value is no whole number of at least this."""
+    for key, smallest in least.items():
+        if not isinstance(config[key], int) or config[key] < smallest:
+            raise UserError(f"{key}={config[key]} must be a whole number of at least {smallest}")
+
+
+def choose_device(name: str) -> "torch.device":
+    """The device of a name, or the best there is for "auto". ValueError when it cannot be used."""
+    import torch  # here: it takes seconds, and commands check their paths first
+
+    rank = int(os.environ.get("LOCAL_RANK", "0"))  # a GPU for each process
+    if name == "auto":
+        return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device("cuda", rank) if name == "cuda" else torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"device={name!r} cannot be used ({reason}); try auto, cpu or cuda:0") from None
+    return device
+
+
+def stays_on_cpu(device: str) -> bool:
+    """Whether Accelerate has to be told to stay on the CPU: it is asked for, or there are several processes
+    and no GPU, which Accelerate would otherwise leave unconnected, each doing everything."""
+    import torch
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return device == "cpu" or (several and not torch.cuda.is_available())
+
+
+def plain(config: DictConfig) -> dict:
+    """A DictConfig as plain Python; a missing value (???) is a ValueError that names it."""
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise UserError(f"give a value for {', '.join(sorted(missing))}")
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def git_commit() -> str | None:
+    """The commit that the project is at, None outside a checkout."""
+    command = ["git", "-C", str(PROJECT_ROOT), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,179 @@
+"""The histogram that an image is painted with: what `condition` in a configuration may be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.dataset import LoadedCase, load_case
+from LeFusion.dataset.intensity import Window
+from LeFusion.diffusion import address_seed
+from LeFusion.errors import UserError
+from LeFusion.textures.fitted import read_textures
+from LeFusion.textures.histograms import condition_from_counts, lesion_histogram, perturb, shift_histogram
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Texture types to choose from: histograms (cond_dim,) by name, and how common each is (sum 1).
+
+    reference_mean: the mean intensity of healthy tissue (the layout's reference_label, network units) that
+    the histograms are stated for; None for absolute intensities.
+    """
+
+    names: tuple[str, ...] = ()
+    histograms: tuple[Tensor, ...] = ()
+    shares: tuple[float, ...] = ()
+    reference_mean: float | None = None
+
+
+def load_palette(given: str | Sequence[Sequence[float]] | None, cond_dim: int, bins: int) -> Palette:
+    """Texture types from `textures` of a configuration: lists of counts, a file of fit_textures, or null.
+
+    Types of a list are named "type 1", "type 2", ... and equally common. Raises ValueError for a histogram
+    of the wrong length, with negative or only zero bins, FileNotFoundError for a missing file.
+    """
+    if not given:
+        return Palette()
+    if isinstance(given, str):
+        path = Path(given).expanduser()
+        fitted = read_textures(path)
+        if (fitted.classes * fitted.bins, fitted.bins) != (cond_dim, bins):
+            raise UserError(
+                f"{path}: holds {fitted.classes} classes x {fitted.bins} bins, the data type has "
+                f"{cond_dim // bins} x {bins}; fit textures for it"
+            )
+        total = sum(fitted.shares)
+        shares = tuple(share / total for share in fitted.shares)
+        return Palette(fitted.names, fitted.histograms, shares, fitted.reference_mean)
+    histograms = tuple(condition_from_counts(counts, cond_dim, bins) for counts in given)
+    names = tuple(f"type {number}" for number in range(1, len(histograms) + 1))
+    return Palette(names, histograms, (1 / len(histograms),) * len(histograms))
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Which histogram each output gets.
+
+    palette: one entry for output 1, 2, ... of a case; or, with draw, drawn for each output by the shares;
+    empty: the lesion's own histogram. perturbation: see textures.histograms.perturb; not of own histograms.
+    """
+
+    palette: Palette
+    draw: bool
+    perturbation: float
+    bins: int
+    seed: int
+
+    def choose(self, case_name: str, kind: int) -> int | None:
+        """The number (from 0) of the palette's entry for output `kind` (from 1) of a case; None: its own."""
+        if not self.palette.histograms:
+            return None
+        if not self.draw:
+            return (kind - 1) % len(self.palette.histograms)
+        generator = torch.Generator().manual_seed(address_seed(self.seed, "texture", case_name, kind))
+        return int(torch.multinomial(torch.tensor(self.palette.shares), 1, generator=generator))
+
+    def name(self, case_name: str, kind: int) -> str:
+        chosen = self.choose(case_name, kind)
+        return "own" if chosen is None else self.palette.names[chosen]
+
+    def histogram(self, loaded: LoadedCase, kind: int, own: Tensor | None = None) -> Tensor:
+        """(cond_dim,): zero for classes that the case lacks.
+
+        own: the histogram of the lesion itself where it is not the one in the image. Raises ValueError when
+        the case has a class that the histogram chosen lacks.
+        """
+        if own is None:
+            own = lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw, self.bins)
+        chosen = self.choose(loaded.case.name, kind)
+        if chosen is None:
+            wanted = own
+        else:
+            wanted = self.palette.histograms[chosen]
+            if self.palette.reference_mean is not None and loaded.reference_mean is not None:
+                shift = loaded.reference_mean - self.palette.reference_mean
+                wanted = shift_histogram(wanted, shift, self.bins)
+            address = (self.seed, "histogram", loaded.case.name, kind)
+            wanted = perturb(wanted, self.perturbation, self.bins, address)
+        classes = wanted.reshape(-1, self.bins)
+        present = loaded.lesions_dhw.flatten(1).any(dim=1)
+        lacking = present & (classes.sum(dim=1) == 0)
+        if bool(lacking.any()):
+            raise UserError(
+                f"{loaded.case.mask_path}: has lesion class {int(lacking.nonzero()[0]) + 1}, for which the "
+                f"texture {self.name(loaded.case.name, kind)!r} has no histogram; choose another condition"
+            )
+        return (classes * present[:, None]).flatten()
+
+
+def choose_conditions(config: dict, layout: Layout, window: Window) -> Conditions:
+    """What `condition`, `textures`, `texture_shares`, `reference_image` and `reference_mask` ask for.
+
+    condition: "textures" (type i for output i), "mixture" (drawn by shares), "own", "reference", the name or
+    the number of a type, or a list of cond_dim counts. Raises ValueError, one line, naming key and value.
+    """
+    condition, bins, cond_dim = config["condition"], config["histogram_bins"], config["cond_dim"]
+    palette = load_palette(config["textures"], cond_dim, bins)
+    draw = condition == "mixture"
+    if not isinstance(condition, list) and condition not in ("own", "reference") and not palette.names:
+        raise UserError(f"condition={condition} needs textures; fit_textures.py finds those of a data set")
+    if isinstance(condition, list):
+        palette = Palette(("given",), (condition_from_counts(condition, cond_dim, bins),), (1.0,))
+    elif condition == "own":
+        palette = Palette()
+    elif condition == "reference":
+        palette = _of_reference(config, layout, window)
+    elif condition == "textures":
+        if config["types"] > len(palette.names):
+            raise UserError(
+                f"types={config['types']} but data_type={config['data_type']} has "
+                f"{len(palette.names)} textures"
+            )
+    elif draw:
+        palette = _with_shares(palette, config["texture_shares"])
+    else:
+        palette = _only(palette, condition)
+    return Conditions(palette, draw, config["histogram_perturbation"], bins, config["seed"])
+
+
+def _only(palette: Palette, name: str | int) -> Palette:
+    numbered = isinstance(name, int) and not isinstance(name, bool) and 1 <= name <= len(palette.names)
+    if not numbered and name not in palette.names:
+        raise UserError(
+            f"condition={name!r} must be textures, mixture, own, reference, a list of bins, or one of the "
+            f"types: 1 to {len(palette.names)}, {', '.join(map(repr, palette.names))}"
+        )
+    index = name - 1 if numbered else palette.names.index(name)
+    return Palette((palette.names[index],), (palette.histograms[index],), (1.0,), palette.reference_mean)
+
+
+def _with_shares(palette: Palette, shares: Sequence[float] | None) -> Palette:
+    if shares is None:
+        return palette
+    if not isinstance(shares, list):
+        raise UserError(f"texture_shares={shares} must be a list, one number for each texture")
+    numbers = all(isinstance(share, int | float) and share >= 0 for share in shares)
+    if len(shares) != len(palette.names) or not numbers or not 0 < sum(shares) < float("inf"):
+        raise UserError(
+            f"texture_shares={list(shares)} must be {len(palette.names)} numbers >= 0, not all 0: how common "
+            "each texture is to be"
+        )
+    normalised = tuple(share / sum(shares) for share in shares)
+    return Palette(palette.names, palette.histograms, normalised, palette.reference_mean)
+
+
+def _of_reference(config: dict, layout: Layout, window: Window) -> Palette:
+    """The histogram of the lesion in reference_image under reference_mask."""
+    paths = []
+    for key in ("reference_image", "reference_mask"):
+        if not config[key]:
+            raise UserError(f"condition=reference needs {key}")
+        paths.append(Path(config[key]).expanduser().absolute())
+    case = Case("reference", *paths)
+    loaded = load_case(case, layout, window, config["spacing_mm"])
+    histogram = lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw, config["histogram_bins"])
+    return Palette((f"of {paths[0].name}",), (histogram,), (1.0,), loaded.reference_mean)

@@ -1,0 +1,121 @@
+"""Errors become one line, paths are relative to where the command starts, outputs are checked early."""
+
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime import commandline
+from LeFusion.runtime.commandline import (
+    PROJECT_ROOT,
+    check_whole_numbers,
+    git_commit,
+    given_path,
+    output_folder,
+    plain,
+    required_path,
+    run_command,
+)
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("bad\n  value"), MissingFileError("no\nfile"), OSError(28, "No space left", "/x")]
+)
+def test_a_mistake_is_one_line(capsys, error):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        run_command(fail)
+    printed = capsys.readouterr()
+    assert stopped.value.code == 1 and printed.out == ""
+    assert printed.err == f"error: {' '.join(str(error).split())}\n"
+
+
+def test_a_traceback_on_request(monkeypatch):
+    monkeypatch.setenv("LEFUSION_TRACEBACK", "1")
+
+    def fail():
+        raise UserError("abc")
+
+    with pytest.raises(UserError, match="abc"):
+        run_command(fail)
+
+
+@pytest.mark.parametrize("error", [AssertionError, TypeError, ValueError, KeyError])
+def test_our_own_defects_are_not_hidden(error, monkeypatch, capsys):
+    """A ValueError of NumPy, say, is not the user's mistake."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # set by a defect; this puts it back
+
+    def fail():
+        raise error
+
+    with pytest.raises(error):
+        run_command(fail)
+    assert "this is a bug of LeFusion" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop", [SystemExit, KeyboardInterrupt])
+def test_a_stop_is_no_defect(stop, capsys):
+    def end():
+        raise stop
+
+    with pytest.raises(stop):
+        run_command(end)
+    assert capsys.readouterr().err == ""
+
+
+def test_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert given_path("a/b") == tmp_path / "a" / "b"
+    assert given_path("/a/b") == Path("/a/b")
+    assert given_path("~/b") == tmp_path / "home" / "b"
+    assert given_path(None) is None and given_path("") is None
+    assert required_path({"key": "a"}, "key") == tmp_path / "a"
+    for nothing in ("", None):
+        with pytest.raises(ValueError, match="path for key"):
+            required_path({"key": nothing}, "key")
+
+
+def test_output_folders_are_checked_and_not_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert output_folder({"key": "a/b/c"}, "key") == tmp_path / "a" / "b" / "c"
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    for bad in ("file", "file/a/b", "lost/a"):
+        with pytest.raises(ValueError, match="not a folder") as refused:
+            output_folder({"key": bad}, "key")
+        assert f"key={tmp_path / bad}" in str(refused.value)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="no permission"):
+        output_folder({"key": "a"}, "key")
+
+
+def test_whole_numbers():
+    check_whole_numbers({"a": 1, "b": 0}, a=1, b=0)
+    for value in (0, -1, 1.5, "1", None):
+        with pytest.raises(ValueError, match=f"^a={value} must be a whole number of at least 1"):
+            check_whole_numbers({"a": value}, a=1)
+
+
+def test_missing_values_are_named():
+    config = OmegaConf.create({"a": "???", "b": {"c": "???"}, "d": 1})
+    with pytest.raises(ValueError, match="a, b.c"):
+        plain(config)
+    resolved = plain(OmegaConf.create({"a": "${b.c}", "b": {"c": [1, 2]}, "root": "${project:x/y}"}))
+    assert resolved == {"a": [1, 2], "b": {"c": [1, 2]}, "root": str(PROJECT_ROOT / "x" / "y")}
+    assert type(resolved["a"]) is list
+
+
+def test_the_commit(tmp_path, monkeypatch):
+    commit = git_commit()
+    assert commit is None or (len(commit) == 40 and int(commit, 16))
+    monkeypatch.setattr(commandline, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert git_commit() is None
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() is None

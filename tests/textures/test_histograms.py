@@ -1,0 +1,192 @@
+"""Conditions: what they sum to, what a perturbation may change, and how far apart two are."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.spatial.distance
+import scipy.stats
+import torch
+
+from LeFusion.textures.histograms import condition_from_counts, jensen_shannon, perturb, wasserstein_distance
+
+BINS = 16
+WINDOW = (-1000.0, 400.0)
+
+
+def random_condition(classes=2, seed=0) -> torch.Tensor:
+    values = torch.rand(classes, BINS, generator=torch.Generator().manual_seed(seed))
+    return (values / values.sum(dim=1, keepdim=True)).flatten()
+
+
+def class_sums(condition):
+    return condition.reshape(-1, BINS).sum(dim=1).tolist()
+
+
+# --- from counts
+
+
+def test_counts_become_shares_of_each_class():
+    counts = [1, 3] + [0] * 14 + [2] * 16
+    condition = condition_from_counts(counts, 32, BINS)
+    assert condition.dtype == torch.float32 and condition.shape == (32,)
+    assert condition.tolist() == pytest.approx([0.25, 0.75] + [0] * 14 + [1 / 16] * 16)
+    assert torch.equal(condition_from_counts([c * 1000 for c in counts], 32, BINS), condition)
+
+
+def test_an_absent_class_stays_zero():
+    condition = condition_from_counts([0] * 16 + [5] + [0] * 15, 32, BINS)
+    assert class_sums(condition) == [0, 1]
+
+
+@pytest.mark.parametrize("length", [15, 17, 32])
+def test_another_number_of_bins_is_refused(length):
+    with pytest.raises(ValueError, match=f"a texture histogram has {length} bins, the network takes 16"):
+        condition_from_counts([1.0] * length, 16, BINS)
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf])
+def test_bad_counts_are_refused(value):
+    with pytest.raises(ValueError, match="must hold finite numbers >= 0, not all zero"):
+        condition_from_counts([1.0] * 15 + [value], 16, BINS)
+
+
+def test_no_counts_at_all_are_refused():
+    with pytest.raises(ValueError, match="not all zero"):
+        condition_from_counts([0] * 16, 16, BINS)
+
+
+# --- perturbation
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.5, 0.9])
+def test_perturbed_histograms_are_histograms_within_the_bound(strength):
+    condition = random_condition()
+    ratios = []
+    for case in range(50):
+        perturbed = perturb(condition, strength, BINS, (0, f"case {case}"))
+        assert perturbed.dtype == torch.float32 and class_sums(perturbed) == pytest.approx([1, 1], abs=1e-6)
+        ratio = (perturbed / condition).reshape(2, BINS)
+        # the normalisation is common to a class, so that the factors show in how bins change to one another
+        ratios.append((ratio.amax(dim=1) / ratio.amin(dim=1)).max())
+    bound = (1 + strength) / (1 - strength)
+    assert 0.6 * bound < max(ratios) < bound * (1 + 1e-5)
+
+
+def test_no_strength_changes_nothing():
+    condition = random_condition()
+    assert torch.allclose(perturb(condition, 0, BINS, (1,)), condition, atol=1e-7)
+
+
+def test_every_address_has_its_own_draw_whatever_the_order():
+    condition = random_condition()
+    addresses = [(0, "A", "texture 1"), (0, "B", "texture 1"), (1, "A", "texture 1"), (0, "A", "texture 2")]
+    draws = [perturb(condition, 0.3, BINS, address) for address in addresses]
+    torch.manual_seed(5)
+    again = [perturb(condition, 0.3, BINS, address) for address in reversed(addresses)][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(draws, again, strict=True))
+    assert len({tuple(draw.tolist()) for draw in draws}) == 4
+    first, second = (draws[0] / condition).reshape(2, BINS)
+    assert not torch.allclose(first, second, atol=1e-2)  # a factor for each bin of each class
+
+
+def test_absent_classes_and_empty_bins_stay_empty():
+    condition = torch.cat([torch.zeros(BINS), torch.tensor([0.5, 0, 0.5] + [0.0] * 13)])
+    perturbed = perturb(condition, 0.4, BINS, (2,))
+    assert torch.equal(perturbed == 0, condition == 0) and class_sums(perturbed) == pytest.approx([0, 1])
+
+
+def test_factors_are_fair():
+    """On average a bin keeps its share: factors lie evenly about 1."""
+    condition = torch.full((BINS,), 1 / BINS)
+    mean = torch.stack([perturb(condition, 0.5, BINS, (case,)) for case in range(2000)]).mean(dim=0) * BINS
+    assert float((mean - 1).abs().max()) < 4 * 0.5 / 3**0.5 / 2000**0.5
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.0, 2])
+def test_bad_strengths_are_refused(strength):
+    with pytest.raises(ValueError, match=rf"histogram_perturbation={strength} must be in \[0, 1\)"):
+        perturb(random_condition(), strength, BINS, (0,))
+
+
+# --- distance
+
+
+def scipy_distance(first, second, window):
+    edges = np.linspace(*window, BINS + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    return scipy.stats.wasserstein_distance(centres, centres, first, second)
+
+
+@pytest.mark.parametrize("window", [WINDOW, (0.0, 873.5)])
+def test_distance_agrees_with_scipy(window):
+    first, second = random_condition(seed=1), random_condition(seed=2)
+    expected = [
+        scipy_distance(a.double().numpy(), b.double().numpy(), window)
+        for a, b in zip(first.reshape(2, BINS), second.reshape(2, BINS), strict=True)
+    ]
+    assert expected[0] != pytest.approx(expected[1], rel=1e-2)
+    assert wasserstein_distance(first, second, BINS, window) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert wasserstein_distance(first[:BINS], second[:BINS], BINS, window) == pytest.approx(
+        expected[0], rel=1e-5
+    )
+
+
+def one_bin(index):
+    return torch.eye(BINS)[index]
+
+
+def test_distance_by_hand():
+    assert wasserstein_distance(one_bin(2), one_bin(5), BINS, WINDOW) == pytest.approx(3 * 1400 / 16)
+    assert wasserstein_distance(one_bin(5), one_bin(2), BINS, WINDOW) == pytest.approx(3 * 1400 / 16)
+    assert wasserstein_distance(one_bin(5), one_bin(5), BINS, WINDOW) == 0
+
+
+def test_a_class_that_both_lack_is_left_out():
+    empty = torch.zeros(BINS)
+    first, second = torch.cat([one_bin(2), empty]), torch.cat([one_bin(4), empty])
+    assert wasserstein_distance(first, second, BINS, WINDOW) == pytest.approx(2 * 1400 / 16)
+
+
+def test_a_class_that_one_lacks_has_no_distance():
+    empty = torch.zeros(BINS)
+    both, one = torch.cat([one_bin(2), one_bin(3)]), torch.cat([one_bin(2), empty])
+    for first, second in ((both, one), (one, both), (torch.cat([empty, empty]),) * 2, (one_bin(1), empty)):
+        assert math.isnan(wasserstein_distance(first, second, BINS, WINDOW))
+
+
+# --- Jensen-Shannon divergence
+
+
+def test_divergence_agrees_with_scipy():
+    first, second = (random_condition(seed=seed).double() for seed in (1, 2))
+    pairs = list(zip(first.reshape(2, BINS).numpy(), second.reshape(2, BINS).numpy(), strict=True))
+    expected = [scipy.spatial.distance.jensenshannon(a, b, base=2) ** 2 for a, b in pairs]
+    assert expected[0] != pytest.approx(expected[1], rel=1e-2)
+    assert jensen_shannon(first, second, BINS) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert jensen_shannon(second, first, BINS) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert jensen_shannon(7 * first, second, BINS) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_divergence_by_hand():
+    assert jensen_shannon(one_bin(2), one_bin(2), BINS) == 0
+    assert jensen_shannon(one_bin(2), one_bin(3), BINS) == jensen_shannon(one_bin(2), one_bin(9), BINS) == 1
+    half = (one_bin(2) + one_bin(3)) / 2  # entropy of (3/4, 1/4), less half a bit
+    assert jensen_shannon(one_bin(2), half, BINS) == pytest.approx(2 - 0.75 * math.log2(3) - 0.5)
+
+
+def test_divergence_stays_between_0_and_1():
+    """Rounding does not take it below 0."""
+    for seed in range(50):
+        condition = random_condition(classes=1, seed=seed)
+        assert 0 <= jensen_shannon(condition, condition * 3, BINS) < 1e-12
+        assert 0 < jensen_shannon(condition, random_condition(classes=1, seed=seed + 1), BINS) < 1
+
+
+def test_divergence_of_classes_that_are_absent():
+    empty = torch.zeros(BINS)
+    first, second = torch.cat([one_bin(2), empty]), torch.cat([one_bin(4), empty])
+    assert jensen_shannon(first, second, BINS) == 1
+    both = torch.cat([one_bin(2), one_bin(3)])
+    for one, other in ((both, first), (first, both), (torch.cat([empty, empty]),) * 2, (one_bin(1), empty)):
+        assert math.isnan(jensen_shannon(one, other, BINS))
