@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation_pipeline.patients import patient_of
-from LeFusion.commandline import run_command
+from LeFusion.commandline import given_path, run_command
 from LeFusion.dataset.cases import find_images
 from LeFusion.dataset.nifti import atomic_file
 
@@ -26,7 +26,7 @@ def held_out(scans: Sequence[str], test_names: Sequence[str]) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    source_dir, test_txt = arguments.source_dir, arguments.test_txt_path
+    source_dir, test_txt = given_path(arguments.source_dir), given_path(arguments.test_txt_path)
     folder = next((source_dir / name for name in IMAGE_FOLDERS if (source_dir / name).is_dir()), source_dir)
     if not test_txt.is_file():
         raise FileNotFoundError(f"--test_txt_path {test_txt}: no such file; it lists the test images")

@@ -28,11 +28,12 @@ from evaluation_pipeline.nnunet_layout import (
 )
 from evaluation_pipeline.patients import case_name, patient_of
 from evaluation_pipeline.preprocessing import check_pair
-from LeFusion.commandline import run_command
+from LeFusion.commandline import given_path, run_command
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
 
 SOURCES = "sources.json"  # what the folder was made from
+SOURCE_OPTIONS = ("source_image_dir", "source_mask_dir", "test_txt_path")
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def _label(text: str) -> tuple[str, int]:
 
 def run(arguments: argparse.Namespace) -> None:
     chosen = vars(arguments) | {"labels": dict(arguments.labels) if arguments.labels else None}
+    chosen |= {name: given_path(path) for name, path in chosen.items() if name in SOURCE_OPTIONS}
     written = prepare(**chosen)
     output = arguments.output_dir
     counts = {split: len(list((output / SPLITS[split][0]).glob("*.nii.gz"))) for split in SPLITS}

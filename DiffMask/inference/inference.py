@@ -37,6 +37,7 @@ from LeFusion.commandline import (
     required_path,
     run_command,
     say,
+    say_weights,
 )
 from LeFusion.dataset.cases import GENERATED, Layout
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
@@ -169,6 +170,7 @@ class ShapeMaker:
         path = required_path(config, "model_path")
         self.checkpoint = _mask_network(path, config["weights"])
         metadata = self.checkpoint.metadata
+        say_weights(path, metadata["format"])
         self.config, self.device = config, choose_device(config["device"])
         self.schedule = NoiseSchedule.cosine(metadata["schedule"]["num_steps"])
         depth, side = config["diffusion_depth_size"], config["diffusion_img_size"]

@@ -13,7 +13,7 @@ from DiffMask.grid import MaskGrid
 from DiffMask.placement import LungScene, Placement, place_lesions, sphere_around
 from DiffMask.postprocess import CORNERS
 from DiffMask.sectors import Sector, draw_sector, no_reflow_mask, sector_mask
-from LeFusion.commandline import given_path
+from LeFusion.commandline import absolute_path, given_path
 from LeFusion.dataset.cases import GENERATED, Layout, find_cases, find_images
 from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.dataset.transfer import Anatomy, septal_angle, wall_coordinates
@@ -66,7 +66,7 @@ def find_scans(config: dict, layout: Layout) -> list[Scan]:
     root = given_path(config["dataset_root_dir"])
     folder = root / layout.image_folder
     folder = folder if folder.is_dir() else root
-    output_dir = given_path(config["output_dir"]).resolve()
+    output_dir = absolute_path(config["output_dir"]).resolve()
     if output_dir.is_relative_to(folder.resolve()):
         raise ValueError(f"output_dir={output_dir} lies in the folder of the scans, {folder}; choose another")
     if layout.myocardium_label is not None or config["spheres"] == FROM_MASKS:
