@@ -79,7 +79,7 @@ def test_columns_that_only_some_rows_have_stay_empty(tmp_path):
     first, second = results.read_results(path)
     assert first["NSD 1 mm"] == 0.25 and math.isnan(first["Lesion F1"]) and first["n"] == 3
     assert math.isnan(second["NSD 1 mm"]) and second["Lesion F1"] == pytest.approx(1 / 3, abs=1e-6)
-    assert path.read_text().splitlines()[0].startswith("Experiment Name,Model,Dice,Class,n")
+    assert path.read_text().splitlines()[0].startswith("Experiment Name,Model,Dice,Dice Unit,Class,n")
 
 
 def test_processes_may_append_at_once(tmp_path):

@@ -409,7 +409,7 @@ def test_from_the_folder_of_the_pipeline(data):
     assert ran.returncode == 0, ran.stderr
     with open(data / "out" / "r.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["Model"], row["Dice"]) == ("copy-paste", "0.75")
+    assert (row["Model"], row["Dice"], row["Dice Unit"]) == ("copy-paste", "75", "percent")
 
 
 def test_help(capsys):
