@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,6 +39,50 @@ SIZES = {
     "--patch_size 32 32 64 --val_overlap 0 --device cpu",
     "run_segmentation_evaluation.py": "--no_mirroring --val_overlap 0 --device cpu",
 }
+
+# Importing torch and MONAI takes most of the time of so small a command: one process imports everything, and
+# a fork of it becomes each command. The client hands over its arguments, folder, environment and outputs.
+SERVER = """
+import json, os, runpy, signal, socket, sys
+import DiffMask.inference.inference, LeFusion.train.train
+import evaluation_pipeline.check_knobs, evaluation_pipeline.comparison_figures
+import evaluation_pipeline.prepare_real_dataset, tensorboard.summary
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    client, _ = listener.accept()
+    if os.fork():
+        client.close()
+        continue
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, outputs, _, _ = socket.recv_fds(client, 1 << 20, 2)
+    sys.argv, folder, environment = json.loads(message)
+    for number, output in enumerate(outputs, start=1):
+        os.dup2(output, number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    code = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stopped:
+        code = stopped.code or 0
+    except BaseException:
+        code = 99
+        sys.excepthook(*sys.exc_info())
+    sys.stdout.flush()
+    client.sendall(bytes([code]))
+    os._exit(code)
+"""
+CLIENT = """
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect(sys.argv[1])
+socket.send_fds(server, [json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()], [1, 2])
+sys.exit((server.recv(1) or b"c")[0])
+"""
 
 
 def blocks(path: Path) -> list[str]:
@@ -91,10 +136,15 @@ def shell(tmp_path):
     served.mkdir()
     serve(served, runpy.run_path(str(PROJECT / "tests/diffusion/test_checkpoint.py"))["save_released"])
     stubs.mkdir()
+    server, client = tmp_path / "server.py", tmp_path / "client.py"
+    server.write_text(SERVER)
+    client.write_text(CLIENT)
     cases = "\n".join(f'*{script}) set -- "$@" {sizes};;' for script, sizes in SIZES.items())
+    python = sys.executable
+    starts = f'[ "$1" = - ] && exec {python} "$@"\nexec {python} -I -S {client} {tmp_path}/socket "$@"'
     stub_texts = {
         "wget": f'cp "{served}/${{1#*resolve/main/}}" "$3"',
-        "python": f'case "$1" in\n{cases}\nesac\nexec {sys.executable} "$@"',
+        "python": f'case "$1" in\n{cases}\nesac\n{starts}',
     }
     for name, text in stub_texts.items():
         (stubs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
@@ -118,7 +168,12 @@ def shell(tmp_path):
         return done.stdout
 
     run.root = copy
-    return run
+    serving = subprocess.Popen([sys.executable, server, tmp_path / "socket"], env=environment, cwd=tmp_path)
+    while not (tmp_path / "socket").exists() and serving.poll() is None:
+        time.sleep(0.1)
+    yield run
+    serving.kill()
+    serving.wait()
 
 
 @pytest.mark.slow
