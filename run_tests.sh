@@ -2,7 +2,7 @@
 # Runs the tests in TEST_PROCESSES processes; arguments go to pytest (for example: ./run_tests.sh -m slow).
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-source "$here/setup_env.sh"
+LEFUSION_EXTRA=dev source "$here/setup_env.sh"
 # tiny tensors: threads would only wait for each other
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 cd "$here" && exec "$PYTHON" -m pytest -n "${TEST_PROCESSES:-2}" "$@"

@@ -2,10 +2,11 @@
 # Sourced by every script: leaves in $PYTHON an interpreter that has the requirements and the project, and defines
 # lefusion_launch, which starts a Python script in as many processes as NUM_GPUS and NNODES say.
 # Uses the active Python if it has both, else makes .venv beside this file (once; again when the requirements change).
+# What the tests need counts as a requirement only with LEFUSION_EXTRA=dev.
 LEFUSION_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 lefusion_ready() {  # does this interpreter hold the project of this folder, and every requirement of it?
-    "$1" - "$LEFUSION_ROOT" <<'PYTHON_CODE' 2>/dev/null
+    "$1" - "$LEFUSION_ROOT" "${LEFUSION_EXTRA:-}" <<'PYTHON_CODE' 2>/dev/null
 import importlib.metadata as metadata
 import importlib.util
 import pathlib
@@ -18,7 +19,7 @@ root = pathlib.Path(sys.argv[1]).resolve()
 ready = package is not None and root in pathlib.Path(package.origin).resolve().parents
 for text in metadata.requires("lefusion"):
     need = Requirement(text)
-    if need.marker is None or need.marker.evaluate({"extra": "dev"}):
+    if need.marker is None or need.marker.evaluate({"extra": sys.argv[2]}):
         ready = ready and need.specifier.contains(metadata.version(need.name), prereleases=True)
 sys.exit(not ready)
 PYTHON_CODE
@@ -40,8 +41,7 @@ lefusion_setup() {
         }
         echo "setting up $venv (once; some minutes)"
         "$active" -m venv "$venv" || return 1
-        "$venv/bin/python" -m pip install --quiet --requirement "$LEFUSION_ROOT/requirements.txt" || return 1
-        "$venv/bin/python" -m pip install --quiet --no-deps --editable "$LEFUSION_ROOT" || return 1
+        (cd "$LEFUSION_ROOT" && "$venv/bin/python" -m pip install --quiet --requirement requirements.txt) || return 1
         echo "$stamp" > "$venv/installed"
     fi
     PYTHON="$venv/bin/python"

@@ -20,6 +20,7 @@ from LeFusion.runtime.commandline import (
     PROJECT_ROOT,
     check_whole_numbers,
     given_path,
+    output_path,
     plain,
     required_path,
     run_command,
@@ -42,7 +43,7 @@ def check_generation(overrides: Sequence[str]) -> None:
     root, mask_dir = required_path(config, "dataset_root_dir"), given_path(config["mask_dir"])
     cases = find_cases(root, layout, split="all", skipped=[], mask_dir=mask_dir, generated=True)
     check_target(
-        required_path(config, "target_img_path"), types, {case_name(case.name) for case in cases}, root
+        output_path(config, "target_img_path"), types, {case_name(case.name) for case in cases}, root
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from evaluation_pipeline.judging import results
 from evaluation_pipeline.judging.experiments import Experiment, compare, read_experiments
 from evaluation_pipeline.judging.figures import PicturedCase, badness, save_box_plot, save_cases_sheet
+from evaluation_pipeline.segmentation.predictions import fingerprint
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import run_command
@@ -39,7 +40,7 @@ def shown_table(
     several = [name for name in ("Model", "runs") if len({row[name] for row in table}) > 1 or name == "runs"]
     if all(row["runs"] == 1 for row in table):
         several = [name for name in several if name != "runs"]
-    header = ["Experiment", *several, "n", *columns]
+    header = ["Experiment", *several, "n", *map(results.titled, columns)]
     header += ["SD of runs"] if "runs" in several else []
     header += [f"{metric} - {baseline}", "p"] if baseline is not None else []
     rows = []
@@ -90,7 +91,7 @@ def p_text(p_value: float) -> str:
 def save_worst_cases(path: Path, experiments: Sequence[Experiment], metric: str, number: int) -> int:
     """Pictures the cases that are worst on average over the experiments (their first runs); -> how many.
 
-    Cases whose files are no longer where they were judged are left out.
+    Cases whose files are no longer where they were judged, or no longer those, are left out.
     """
     cases = experiments[0].cases
     values = np.array([experiment.values(metric) for experiment in experiments])
@@ -101,13 +102,19 @@ def save_worst_cases(path: Path, experiments: Sequence[Experiment], metric: str,
         rows = [experiment.runs[0][cases[i]] for experiment in experiments]
         files = [Path(row[name]) for row, name in ((rows[0], "Image"), (rows[0], "Label"))]
         predictions = tuple(Path(row["Prediction"]) for row in rows)
-        if len(pictured) < number and all(file.is_file() for file in (*files, *predictions)):
+        there = all(file.is_file() for file in (*files, *predictions))
+        if len(pictured) < number and there and all(map(_is_as_judged, rows)):
             title = f"{cases[i]}\n{metric} {results.number_text(metric, float(np.nanmean(values[:, i])))}"
             pictured.append(PicturedCase(title, *files, predictions))
     if pictured:
         labels = [int(value) for value in experiments[0].runs[0][cases[0]]["Labels"].split()]
         save_cases_sheet(path, pictured, {"lesion": labels}, list(experiment_labels(experiments)))
     return len(pictured)
+
+
+def _is_as_judged(row: dict) -> bool:
+    """Whether a case's prediction is still the file that was judged, as far as the table can tell."""
+    return row.get(results.DIGEST) in (None, fingerprint(Path(row["Prediction"])))
 
 
 def experiment_labels(experiments: Sequence[Experiment]) -> dict[str, Experiment]:
@@ -138,6 +145,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, text in texts.items():
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+    table = [row | {results.UNIT: "share"} for row in table]
     cells = [["" if isinstance(c, float) and math.isnan(c) else c for c in row.values()] for row in table]
     results.write_table(folder / "comparison.csv", list(table[0]), cells)
     labels = experiment_labels(experiments)
@@ -146,14 +154,17 @@ def run(arguments: argparse.Namespace) -> None:
     save_box_plot(
         folder / "comparison.png",
         {label: e.values(metric) for label, e in labels.items()},
-        metric,
+        results.titled(metric),
         marked if one_model else None,
     )
     pictured = save_worst_cases(folder / "worst_cases.png", experiments, metric, arguments.num_worst)
     print(markdown)
     written = [*texts, "comparison.csv", "comparison.png", *(["worst_cases.png"] if pictured else [])]
     if pictured < min(arguments.num_worst, len(experiments[0].cases)):
-        print(f"{pictured} of the worst cases are shown; files of the others are gone or have no {metric}")
+        print(
+            f"{pictured} of the worst cases are shown; files of the others are gone or were written again, "
+            f"or they have no {metric}"
+        )
     print(f"\nwrote {', '.join(written)} in {folder}")
 
 

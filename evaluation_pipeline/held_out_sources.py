@@ -15,7 +15,7 @@ from evaluation_pipeline.cases.patients import patient_of
 from LeFusion.dataset.cases import find_images
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.runtime.commandline import run_command
+from LeFusion.runtime.commandline import given_path, run_command
 
 IMAGE_FOLDERS = ("Image", "images", "imagesTr")  # of lungs, hearts and nnU-Net's layout
 
@@ -27,7 +27,7 @@ def held_out(scans: Sequence[str], test_names: Sequence[str]) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    source_dir, test_txt = arguments.source_dir, arguments.test_txt_path
+    source_dir, test_txt = given_path(arguments.source_dir), given_path(arguments.test_txt_path)
     folder = next((source_dir / name for name in IMAGE_FOLDERS if (source_dir / name).is_dir()), source_dir)
     if not test_txt.is_file():
         raise MissingFileError(f"--test_txt_path {test_txt}: no such file; it lists the test images")

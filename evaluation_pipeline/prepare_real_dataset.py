@@ -31,9 +31,10 @@ from evaluation_pipeline.segmentation.preprocessing import check_pair
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.runtime.commandline import run_command
+from LeFusion.runtime.commandline import given_path, run_command
 
 SOURCES = "sources.json"  # what the folder was made from
+SOURCE_OPTIONS = ("source_image_dir", "source_mask_dir", "test_txt_path")
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def _label(text: str) -> tuple[str, int]:
 
 def run(arguments: argparse.Namespace) -> None:
     chosen = vars(arguments) | {"labels": dict(arguments.labels) if arguments.labels else None}
+    chosen |= {name: given_path(path) for name, path in chosen.items() if name in SOURCE_OPTIONS}
     written = prepare(**chosen)
     output = arguments.output_dir
     counts = {split: len(list((output / SPLITS[split][0]).glob("*.nii.gz"))) for split in SPLITS}

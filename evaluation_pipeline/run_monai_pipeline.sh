@@ -6,24 +6,25 @@
 set -euo pipefail
 
 MODEL_NAME="${MODEL_NAME:-SwinUNETR}"            # SwinUNETR, nnUNet, UNet, nnUNetv2
-MAX_EPOCHS="${MAX_EPOCHS:-100}"
-BATCH_SIZE="${BATCH_SIZE:-2}"
-LEARNING_RATE="${LEARNING_RATE:-}"               # empty: the model's own
-METHOD_NAME="${METHOD_NAME:-}"                   # folder of the synthetic data, name of the rows; empty: LeFusion_H_N_prime, or
-                                                 # P for TYPES=0. A row is <METHOD_NAME>_fold<FOLD>_seed<SEED>
+MAX_EPOCHS="${MAX_EPOCHS:-200}"
+BATCH_SIZE="${BATCH_SIZE:-2}"                    # of the training
+LEARNING_RATE="${LEARNING_RATE-1e-4}"            # LEARNING_RATE= (empty): 0.01 for nnUNet, else 0.001, which suit these models better
+METHOD_NAME="${METHOD_NAME:-LeFusion-H}"         # with _ for -: datasets/<method>_N_prime, rows <method>_P+N_prime
+GENERATION_BATCH_SIZE="${GENERATION_BATCH_SIZE:-4}" # images painted at once (the original calls this BATCH_SIZE, too), or auto
 TYPES="${TYPES:-3}"                              # synthetic images of each case, one for each texture of the data type; 0: real
                                                  # data only. More than textures: GENERATION_OPTIONS=condition=mixture
-VAL_OVERLAP="${VAL_OVERLAP:-0.5}"                # of sliding windows
-CACHE_RATE="${CACHE_RATE:-1.0}"                  # share of the cases held in memory
+VAL_OVERLAP="${VAL_OVERLAP:-0.75}"               # of sliding windows
+CACHE_RATE="${CACHE_RATE:-0.5}"                  # share of the cases held in memory
 
 DATA_TYPE="${DATA_TYPE:-lidc}"                   # lidc or emidec
+# ../data/LIDC-IDRI does as well
 REAL_IMAGE_DIR="${REAL_IMAGE_DIR:-../data/LIDC/Pathological/Image}"
 REAL_MASK_DIR="${REAL_MASK_DIR:-../data/LIDC/Pathological/Mask}"
 TEST_TXT="${TEST_TXT:-../data/LIDC/Pathological/test.txt}"
 SOURCE_DIR="${SOURCE_DIR:-../data/LIDC/Normal/Image}" # what lesions are painted into
-FOLD="${FOLD:-0}"
-SEED="${SEED:-0}"
-WORK_DIR="${WORK_DIR:-.}"                        # datasets/, models/, predictions/, logs/ and evaluation_results.csv
+FOLD="${FOLD:-0}"                                # of five, for validation; all: none. Names end in _fold<FOLD> unless it is 0,
+SEED="${SEED:-0}"                                # and in _seed<SEED> unless it is 0
+WORK_DIR="${WORK_DIR:-.}"                        # datasets/, trained_models/, predictions/, logs/ and evaluation_results.csv
 GENERATION_OPTIONS="${GENERATION_OPTIONS:-}"     # further Hydra overrides of inference.py
 TRAINING_OPTIONS="${TRAINING_OPTIONS:-}"         # further options of run_segmentation_training.py
 EVALUATION_OPTIONS="${EVALUATION_OPTIONS:-}"     # and of run_segmentation_evaluation.py
@@ -31,13 +32,16 @@ EVALUATION_OPTIONS="${EVALUATION_OPTIONS:-}"     # and of run_segmentation_evalu
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ../setup_env.sh
 
-if [ -z "$METHOD_NAME" ]; then
-    if [ "$TYPES" = 0 ]; then METHOD_NAME=P; else METHOD_NAME=LeFusion_H_N_prime; fi
-fi
-real="$WORK_DIR/datasets/${DATA_TYPE}_real"
-synthetic="$WORK_DIR/datasets/$METHOD_NAME"
-run="$METHOD_NAME/${MODEL_NAME}_fold${FOLD}_seed${SEED}"
-model="$WORK_DIR/models/$run"
+method="${METHOD_NAME//-/_}"
+arm="${method}_P+N_prime"
+if [ "$TYPES" = 0 ]; then arm=P; fi
+ending=""
+if [ "$FOLD" != 0 ]; then ending="_fold$FOLD"; fi
+if [ "$SEED" != 0 ]; then ending="${ending}_seed$SEED"; fi
+real="$WORK_DIR/datasets/$(tr "[:lower:]" "[:upper:]" <<< "$DATA_TYPE")_real"
+synthetic="$WORK_DIR/datasets/${method}_N_prime"
+run="${arm}_$MODEL_NAME$ending"
+model="$WORK_DIR/trained_models/$run"
 logs="$WORK_DIR/logs/$run"
 mkdir -p "$logs"
 
@@ -58,7 +62,7 @@ if [ "$TYPES" != 0 ]; then
     # shellcheck disable=SC2206  # options are several words, here and below
     generation=(data_type="$DATA_TYPE" dataset_root_dir="$(hydra "$SOURCE_DIR")" test_txt_dir="$(hydra "$held_out")"
         target_img_path="$(hydra "$synthetic/imagesTr")" target_label_path="$(hydra "$synthetic/labelsTr")"
-        types="$TYPES" $GENERATION_OPTIONS)
+        batch_size="$GENERATION_BATCH_SIZE" types="$TYPES" $GENERATION_OPTIONS)
 else
     synthetic_data=none
 fi
@@ -68,10 +72,10 @@ training=(--real_data_dir "$real" --synthetic_data_dir "$synthetic_data"
     --batch_size "$BATCH_SIZE" ${LEARNING_RATE:+--learning_rate "$LEARNING_RATE"} --cache_rate "$CACHE_RATE"
     --val_overlap "$VAL_OVERLAP" $TRAINING_OPTIONS)
 # shellcheck disable=SC2206
-evaluation=(--test_data_dir "$real/imagesTs" --gt_dir "$real/labelsTs"
+evaluation=(--test_data_dir "$real" --gt_dir "$real/labelsTs"
     --trained_model_path "$model/best_model.pt" --model_name "$MODEL_NAME"
     --output_pred_dir "$WORK_DIR/predictions/$run" --results_csv "$WORK_DIR/evaluation_results.csv"
-    --experiment_name "${METHOD_NAME}_fold${FOLD}_seed${SEED}" --val_overlap "$VAL_OVERLAP" $EVALUATION_OPTIONS)
+    --experiment_name "$arm$ending" --val_overlap "$VAL_OVERLAP" $EVALUATION_OPTIONS)
 
 step check "$PYTHON" check_knobs.py ${generation[@]+"${generation[@]}"} -- "${training[@]}" -- "${evaluation[@]}"
 

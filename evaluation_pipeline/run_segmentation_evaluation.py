@@ -1,8 +1,8 @@
 """Judges a segmentation on the test cases: one row in the table of results, and a table of the cases.
 
-    python run_segmentation_evaluation.py --test_data_dir real/imagesTs --gt_dir real/labelsTs \\
-        --trained_model_path models/P/best_model.pt --model_name SwinUNETR --output_pred_dir predictions/P \\
-        --results_csv evaluation_results.csv --experiment_name P
+    python run_segmentation_evaluation.py --test_data_dir real --gt_dir real/labelsTs \\
+        --trained_model_path trained_models/P_SwinUNETR/best_model.pt --model_name SwinUNETR \\
+        --output_pred_dir predictions/P --results_csv evaluation_results.csv --experiment_name P
 
 With `--trained_model_path none` the predictions in --output_pred_dir are judged as they are, whatever made
 them: one `<case>.nii.gz` for each case. A second run with the same experiment and model replaces its row.
@@ -31,7 +31,12 @@ from evaluation_pipeline.cases.patients import patient_of
 from evaluation_pipeline.judging import results
 from evaluation_pipeline.judging.figures import CASES_SHOWN, PicturedCase, save_cases_sheet, worst_first
 from evaluation_pipeline.judging.metrics import TOLERANCES_MM, case_metrics, wall_metrics
-from evaluation_pipeline.segmentation.predictions import check_origin, check_segmenter, predict_cases
+from evaluation_pipeline.segmentation.predictions import (
+    check_origin,
+    check_segmenter,
+    fingerprint,
+    predict_cases,
+)
 from LeFusion.dataset.nifti import check_same_grid
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import run_command
@@ -63,6 +68,7 @@ def evaluate(
         described = {"Experiment Name": experiment, "Model": model, "Case": case.name}
         files = {"Image": case.image, "Label": case.label, "Prediction": path}
         files = {name: str(file.absolute()) for name, file in files.items()}
+        files |= {results.DIGEST: fingerprint(path)}
         of_classes = [
             described
             | {"Patient": patient_of(case.name), "Class": name, "Labels": str(value)}
@@ -94,12 +100,14 @@ def save_picture(path: Path, rows: Sequence[dict], scheme: LabelScheme, model: s
 
 def run(arguments: argparse.Namespace) -> None:
     check_arguments(arguments)
-    results_csv, predictions = arguments.results_csv, arguments.output_pred_dir
-    experiment, model = arguments.experiment_name, arguments.model_name
+    results_csv, model = arguments.results_csv, arguments.model_name
+    experiment = arguments.experiment_name or default_experiment(arguments)
+    predictions = arguments.output_pred_dir or Path("predictions") / experiment
+    test_data_dir = images_folder(arguments.test_data_dir)
     if results_csv.exists():
         results.read_results(results_csv)  # a file that is no table is refused before hours of work
-    cases = find_cases(arguments.test_data_dir, arguments.gt_dir)
-    scheme = label_scheme(arguments.test_data_dir, arguments.gt_dir, arguments.lesion_labels)
+    cases = find_cases(test_data_dir, arguments.gt_dir)
+    scheme = label_scheme(test_data_dir, arguments.gt_dir, arguments.lesion_labels)
     if arguments.trained_model_path is None:
         if predictions.resolve() == arguments.gt_dir.resolve():
             raise UserError(f"--output_pred_dir {predictions}: is the folder of the real labels")
@@ -149,13 +157,34 @@ def check_patients(trained_on: Sequence[str], cases: Sequence[EvaluationCase], c
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raises ValueError for values that cannot be."""
     for option in ("experiment_name", "model_name"):
-        if not getattr(arguments, option).strip():
+        if getattr(arguments, option) is not None and not getattr(arguments, option).strip():
             raise UserError(f"--{option} is empty; give a name")
+    if arguments.trained_model_path is None and arguments.output_pred_dir is None:
+        raise UserError(
+            "give --trained_model_path, a model to predict with, or --output_pred_dir, the folder of "
+            "predictions to judge as they are"
+        )
     if not 0 <= arguments.val_overlap < 1:
         raise UserError(f"--val_overlap {arguments.val_overlap} must be at least 0 and below 1")
     tolerances = arguments.tolerance_mm
     if len(set(tolerances)) < len(tolerances) or not all(0 <= t < math.inf for t in tolerances):
         raise UserError(f"--tolerance_mm {tolerances} must be different numbers of at least 0")
+
+
+def images_folder(test_data_dir: Path) -> Path:
+    """The folder of the test images: imagesTs of a data set's root, or the folder itself."""
+    inside = test_data_dir / "imagesTs"
+    return inside if inside.is_dir() else test_data_dir
+
+
+def default_experiment(arguments: argparse.Namespace) -> str:
+    """The name of the row: of the model's folder (with _last for last_model.pt), of a model's file of any
+    other name, or of the folder of predictions that are judged as they are."""
+    path = (arguments.trained_model_path or arguments.output_pred_dir).absolute()
+    if arguments.trained_model_path is None or path.is_dir():
+        return path.name
+    endings = {"best_model.pt": "", "last_model.pt": "_last"}
+    return path.parent.name + endings[path.name] if path.name in endings else path.stem
 
 
 def checkpoint_path(text: str) -> Path | None:
@@ -167,17 +196,34 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = described.add_argument
-    add("--test_data_dir", type=Path, required=True, help="images, <case>_0000.nii.gz or <case>.nii.gz")
+    add(
+        "--test_data_dir",
+        type=Path,
+        required=True,
+        help="images, <case>_0000.nii.gz or <case>.nii.gz, or a folder with imagesTs in it",
+    )
     add("--gt_dir", type=Path, required=True, help="real labels, <case>.nii.gz; dataset.json in or above it")
     add(
         "--trained_model_path",
         type=checkpoint_path,
-        help="checkpoint of run_segmentation_training.py; none (default): judge what is there",
+        help="best_model.pt of a training, or its folder; none (default): judge what is there",
     )
     add("--model_name", required=True, help="SwinUNETR, nnUNet, UNet; any name when predictions are judged")
-    add("--output_pred_dir", type=Path, required=True, help="predictions are written to, or read from, here")
-    add("--results_csv", type=Path, required=True, help="table that gets the row")
-    add("--experiment_name", required=True, help="name of the row, such as P+N' or P_seed0")
+    add(
+        "--output_pred_dir",
+        type=Path,
+        help="predictions are written to, or read from, here (default predictions/<experiment>)",
+    )
+    add(
+        "--results_csv",
+        type=Path,
+        default=Path("evaluation_results.csv"),
+        help="table that gets the row (default evaluation_results.csv)",
+    )
+    add(
+        "--experiment_name",
+        help="name of the row, such as P+N' or P_seed0 (default: that of the model's folder or file)",
+    )
     add("--val_overlap", type=float, default=0.5, help="overlap of sliding windows (default 0.5)")
     add(
         "--tolerance_mm",

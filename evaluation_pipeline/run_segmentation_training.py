@@ -2,7 +2,7 @@
 
     python run_segmentation_training.py --real_data_dir datasets/LIDC_real \\
         --synthetic_data_dir datasets/LeFusion_H_N_prime --model_name SwinUNETR \\
-        --output_model_dir models/P_N_prime --fold 0
+        --output_model_dir trained_models/LeFusion_H_P+N_prime_SwinUNETR --fold 0
 
 The same command goes on where it stopped. Several processes: accelerate launch --multi_gpu, or torchrun.
 Synthetic images made from the fold's validation patients are left out; one made from a test patient is an
@@ -49,10 +49,10 @@ VALIDATIONS = 10  # of a training, unless --val_every says otherwise
 
 def run(arguments: argparse.Namespace) -> Path:
     """Trains as the command line says; returns the path of the best model."""
-    output_dir = arguments.output_model_dir
+    arguments.output_model_dir = output_dir = arguments.output_model_dir or default_folder(arguments)
     data = select_data(
         arguments.real_data_dir,
-        [Path(folder) for folder in arguments.synthetic_data_dir if folder.lower() != "none"],
+        synthetic_folders(arguments),
         arguments.fold,
         output_dir / SPLITS_FILE,
         arguments.num_folds,
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> Path:
     )
     (median_shape, spacing_mm, resample), data_sha256 = inspect(data)
     describe(data, arguments.fold)
+    say(f"output_model_dir: {output_dir}")
     if arguments.model_name == ORIGINAL:
         from evaluation_pipeline.segmentation.nnunet_original import find_programs, train_original
 
@@ -109,6 +110,18 @@ def run(arguments: argparse.Namespace) -> Path:
     best = train(network, dataset, order, data.validation, segmenter, settings, output_dir, content)
     say(f"wrote {best}, last_model.pt, curves.csv, curves.png and tensorboard/ in {output_dir}")
     return best
+
+
+def synthetic_folders(arguments: argparse.Namespace) -> list[Path]:
+    return [Path(folder) for folder in arguments.synthetic_data_dir if folder.lower() != "none"]
+
+
+def default_folder(arguments: argparse.Namespace) -> Path:
+    """trained_models/<method>_<model>_fold<k>: a folder of its own for each method, model, fold and seed."""
+    method = "+".join(folder.absolute().name for folder in synthetic_folders(arguments)) or "P"
+    fold = "all" if arguments.fold is None else arguments.fold
+    seed = f"_seed{arguments.seed}" if arguments.seed else ""
+    return Path("trained_models") / f"{method}_{arguments.model_name}_fold{fold}{seed}"
 
 
 def training_settings(arguments: argparse.Namespace, num_cases: int) -> TrainingSettings:
@@ -202,7 +215,13 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="folders of synthetic images (imagesTr/Image_1.. and labelsTr/Mask_1..); none: real cases only",
     )
-    data.add_argument("--fold", type=fold, required=True, help="0 to 4, or all: no validation, best = last")
+    data.add_argument(
+        "--fold",
+        type=fold,
+        default=0,
+        help="0 to 4: validated on that fold of the patients, trained on the others (default 0, of five); "
+        "all: no validation, best = last",
+    )
     data.add_argument("--num_folds", type=int, default=5, help="folds of patients (default 5)")
     data.add_argument("--split_seed", type=int, default=0, help="deals the patients to the folds (default 0)")
     data.add_argument(
@@ -225,7 +244,12 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--model_size", choices=SIZES, default="standard", help="small: for a CPU")
     model.add_argument("--patch_size", type=int, nargs=3, help="voxels in stored axes (default: by the data)")
     training = described.add_argument_group("training")
-    training.add_argument("--output_model_dir", type=Path, required=True, help="best_model.pt, curves, ...")
+    training.add_argument(
+        "--output_model_dir",
+        type=Path,
+        help="best_model.pt, curves, ... (default trained_models/<method>_<model>_fold<k>, where the method "
+        "is the name of the synthetic folder, P for none; with _seed<s> for a seed other than 0)",
+    )
     training.add_argument("--max_epochs", type=int, default=100, help="default 100")
     training.add_argument(
         "--steps_per_epoch", type=int, help="updates in an epoch (default: one pass over the cases)"

@@ -161,7 +161,7 @@ def reached_from(command: Path) -> set[Path]:
 
 
 def is_interpolated(key: str) -> bool:
-    return re.search(rf"\$\{{{re.escape(key)}[.}}]", YAML_TEXT) is not None
+    return re.search(rf"\$\{{(oc\.select:)?{re.escape(key)}[.,}}]", YAML_TEXT) is not None
 
 
 @pytest.mark.parametrize("primary", PRIMARIES)

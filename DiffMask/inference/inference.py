@@ -43,6 +43,7 @@ from LeFusion.runtime.commandline import (
     required_path,
     run_command,
     say,
+    say_weights,
 )
 from LeFusion.runtime.memory import BatchSize
 from LeFusion.runtime.processes import Share, find_share
@@ -170,6 +171,7 @@ class ShapeMaker:
         path = required_path(config, "model_path")
         self.checkpoint = _mask_network(path, config["weights"])
         metadata = self.checkpoint.metadata
+        say_weights(path, metadata["format"])
         self.config, self.device = config, choose_device(config["device"])
         self.schedule = NoiseSchedule.cosine(metadata["schedule"]["num_steps"])
         depth, side = config["diffusion_depth_size"], config["diffusion_img_size"]

@@ -19,7 +19,7 @@ from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates
-from LeFusion.runtime.commandline import given_path
+from LeFusion.runtime.commandline import absolute_path, given_path
 
 PLACED, FROM_MASKS = "placed", "masks"
 COLUMNS = ("x_mm", "y_mm", "z_mm", "diameter_mm")  # of a table of spheres; and case, where scans are several
@@ -67,7 +67,7 @@ def find_scans(config: dict, layout: Layout) -> list[Scan]:
     root = given_path(config["dataset_root_dir"])
     folder = root / layout.image_folder
     folder = folder if folder.is_dir() else root
-    output_dir = given_path(config["output_dir"]).resolve()
+    output_dir = absolute_path(config["output_dir"]).resolve()
     if output_dir.is_relative_to(folder.resolve()):
         raise UserError(f"output_dir={output_dir} lies in the folder of the scans, {folder}; choose another")
     if layout.myocardium_label is not None or config["spheres"] == FROM_MASKS:

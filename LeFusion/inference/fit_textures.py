@@ -24,6 +24,7 @@ from LeFusion.runtime.commandline import (
     check_whole_numbers,
     given_path,
     output_folder,
+    output_path,
     plain,
     required_path,
     run_command,
@@ -139,7 +140,7 @@ def _histograms_of(cases: list[Case], layout: Layout, config: dict) -> tuple[np.
 
 
 def _output(config: dict) -> Path:
-    path = required_path(config, "output")
+    path = output_path(config, "output")
     if path.suffix != ".json" or path.is_dir():
         raise UserError(f"output={path} must be the path of a .json file")
     output_folder({"output": str(path.parent)}, "output")

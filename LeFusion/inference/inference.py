@@ -38,6 +38,7 @@ from LeFusion.runtime.commandline import (
     required_path,
     run_command,
     say,
+    say_weights,
 )
 from LeFusion.runtime.memory import BatchSize, largest_batch
 from LeFusion.runtime.processes import find_share
@@ -62,7 +63,9 @@ def run(config: dict) -> Path:
     if dtype is None:
         raise UserError(f"precision={config['precision']!r} must be one of {', '.join(PRECISIONS)}")
     image_root, label_root = (output_folder(config, f"target_{kind}_path") for kind in ("img", "label"))
-    checkpoint = load_checkpoint(required_path(config, "model_path"), config["weights"])
+    model_path = required_path(config, "model_path")
+    checkpoint = load_checkpoint(model_path, config["weights"])
+    say_weights(model_path, checkpoint.metadata["format"])
     job = make_job(config, checkpoint)
     schedule = NoiseSchedule.cosine(checkpoint.metadata["schedule"]["num_steps"])
     calls = job.sampler.network_calls(schedule)
@@ -82,7 +85,7 @@ def run(config: dict) -> Path:
         raise UserError(f"no usable case: {skipped[0]}")
     settings = {
         "seed": job.seed,
-        "model": Path(config["model_path"]).name,
+        "model": model_path.name,
         "weights": config["weights"],
         "condition": config["condition"],
         "textures": ", ".join(job.conditions.palette.names),

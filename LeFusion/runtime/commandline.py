@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from LeFusion.errors import UserError
+from LeFusion.errors import MissingFileError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,17 @@ ISSUES = "https://github.com/M3DV/LeFusion/issues"
 
 # Defaults in configs/ lie in the project's folder; paths that the user gives, where the command starts.
 OmegaConf.register_new_resolver("project", lambda path: str(PROJECT_ROOT / path), replace=True)
+RELEASED_DATA = {"LIDC": "lidc", "EMIDEC": "emidec"}  # folder in data/ -> its name for data/download.py
+OTHER_NAMES = {"LIDC": "LIDC-IDRI", "LIDC-IDRI": "LIDC"}  # the released data set goes by both
+
+
+def first_existing(*paths: str) -> str:
+    """The first of these files of the project that exists; the first of all where none does."""
+    places = [PROJECT_ROOT / path for path in paths]
+    return str(next((place for place in places if place.exists()), places[0]))
+
+
+OmegaConf.register_new_resolver("first_existing", first_existing, replace=True)
 
 
 def run_command(command: Callable[[], None]) -> None:
@@ -72,26 +84,73 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def given_path(value: str | None) -> Path | None:
-    """A path of the configuration, absolute; None stays None."""
-    return Path(value).expanduser().absolute() if value else None
+_say_once = lru_cache(maxsize=None)(say)
+
+
+def given_path(value: str | os.PathLike | None) -> Path | None:
+    """A path that is read, absolute; None stays None.
+
+    Where nothing is there, but below LIDC-IDRI instead of LIDC (or the other way round), that is taken and
+    said. Raises FileNotFoundError, with the command that fetches it, where a released data set is not in its
+    place.
+    """
+    if not value:
+        return None
+    path = absolute_path(value)
+    if path.exists():
+        return path
+    for number, part in enumerate(path.parts):
+        other = Path(*path.parts[:number], OTHER_NAMES.get(part, part), *path.parts[number + 1 :])
+        if other.exists():
+            _say_once(f"{path} is not there; reading {other}")
+            return other
+    place = Path(os.path.abspath(path))
+    for folder, name in RELEASED_DATA.items():
+        data_set = PROJECT_ROOT / "data" / folder
+        for part in (data_set / "Pathological", data_set / "Normal"):
+            if place.is_relative_to(part) and not part.exists():
+                raise MissingFileError(
+                    f"{place} is not there; python data/download.py {name} fetches the released data set, or "
+                    "give another path"
+                )
+    return path
+
+
+def absolute_path(value: str | os.PathLike) -> Path:
+    """A path from where the command starts."""
+    return Path(value).expanduser().absolute()
 
 
 def required_path(config: dict, key: str) -> Path:
-    """The path under a key of the configuration, absolute; empty or null is a ValueError."""
+    """The path that is read under a key of the configuration; empty or null is a ValueError."""
+    return given_path(_given(config, key))
+
+
+def output_path(config: dict, key: str) -> Path:
+    """The path that is written under a key of the configuration; empty or null is a ValueError."""
+    return absolute_path(_given(config, key))
+
+
+def _given(config: dict, key: str) -> str:
     if not config[key]:
         raise UserError(f"give a path for {key}")
-    return given_path(config[key])
+    return config[key]
 
 
 def output_folder(config: dict, key: str) -> Path:
-    """required_path, after a check that files can be written below it."""
-    folder = required_path(config, key)
+    """output_path, after a check that files can be written below it."""
+    folder = output_path(config, key)
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         reason = "no permission" if existing.is_dir() else "not a folder"
         raise UserError(f"{key}={folder} cannot be written to: {existing} is {reason}")
     return folder
+
+
+def say_weights(path: Path, kind: str) -> None:
+    """Says which weights a command uses. kind: the checkpoint's format, released or lefusion."""
+    shipped = path.is_relative_to(PROJECT_ROOT) and path.name.endswith("_small.safetensors")
+    say(f"weights: {path} ({kind if kind == 'released' else 'bundled' if shipped else 'given'})")
 
 
 def check_whole_numbers(config: dict, **least: int) -> None:

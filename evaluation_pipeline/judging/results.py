@@ -1,9 +1,11 @@
 """The table of results (one row for an experiment, a model and a class) and the tables of cases beside it.
 
-Dice, NSD and the lesion-wise metrics are shares between 0 and 1. `NSD_Proxy_HD95` is the name under which
-the reference implementation writes the mean HD95; it holds the same number as `HD95 mm`. `low` and `high` are
-the ends of a 95 % bootstrap interval over patients; `n` is the number of cases. The class `all` is, for each
-case, the mean over the lesion classes.
+`Dice Unit` says what `Dice`, `Dice low` and `Dice high` of a row are in: `percent` in the table of results,
+as in the reference implementation's, `share` (0 to 1) in the tables of cases. A table without that column, of
+an earlier version, holds shares. In memory they are shares always, as NSD and the lesion-wise metrics are
+everywhere. `NSD_Proxy_HD95` is the name under which the reference implementation writes the mean HD95; it
+holds the same number as `HD95 mm`. `low` and `high` are the ends of a 95 % bootstrap interval over patients;
+`n` is the number of cases. The class `all` is, for each case, the mean over the lesion classes.
 """
 
 import csv
@@ -23,7 +25,12 @@ from LeFusion.errors import MissingFileError, UserError
 ALL = "all"
 RESULT_KEY = ("Experiment Name", "Model")
 RESULT_TEXT = (*RESULT_KEY, "Class")
-CASE_TEXT = (*RESULT_KEY, "Case", "Patient", "Class", "Labels", "Image", "Label", "Prediction")
+DIGEST = "Prediction SHA256"  # another run may have written to the file since
+CASE_TEXT = (*RESULT_KEY, "Case", "Patient", "Class", "Labels", "Image", "Label", "Prediction", DIGEST)
+UNIT = "Dice Unit"
+UNITS = {"percent": 100, "share": 1}
+ADDED = (UNIT, DIGEST)  # columns of text that tables of earlier versions lack
+IN_UNIT = ("Dice", "Dice low", "Dice high")
 # Means without intervals
 VOLUMES = (
     "Volume ml",
@@ -103,7 +110,7 @@ def append_rows(path: str | os.PathLike, rows: Sequence[dict]) -> None:
         same = [[row[name] for name in RESULT_KEY] == key for row in table]
         place = same.index(True) if True in same else len(table)
         kept = [row for row, is_same in zip(table, same, strict=True) if not is_same]
-        _write_rows(path, [*kept[:place], *rows, *kept[place:]], digits=6)
+        _write_rows(path, [*kept[:place], *rows, *kept[place:]], "percent", digits=6)
 
 
 def cases_path(results_csv: str | os.PathLike, experiment: str, model: str) -> Path:
@@ -126,7 +133,7 @@ def write_cases(results_csv: str | os.PathLike, rows: Sequence[dict]) -> Path:
     if path.exists():
         read_cases(results_csv, *key)
     # ties between differences of cases must stay ties in the Wilcoxon test
-    _write_rows(path, rows, digits=12)
+    _write_rows(path, rows, "share", digits=12)
     return path
 
 
@@ -154,6 +161,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])
 
 
+def titled(metric: str) -> str:
+    """A metric's name over its numbers; Dice, which the table of results has in percent, with its range."""
+    return f"{metric} (0 to 1)" if metric == "Dice" else metric
+
+
 def number_text(metric: str, value: float) -> str:
     """A number as tables show it: 3 decimals for shares, 2 for mm, ml and percent, a dash for nan."""
     if math.isnan(value):
@@ -174,7 +186,7 @@ def results_markdown(table: Sequence[dict], metrics: Sequence[str]) -> str:
     for metric in metrics:
         if not all(math.isnan(row[metric]) for row in table):
             ends = ([row[metric], row[f"{metric} low"], row[f"{metric} high"]] for row in table)
-            lines.append([metric, *(interval_text(metric, *numbers) for numbers in ends)])
+            lines.append([titled(metric), *(interval_text(metric, *numbers) for numbers in ends)])
     for volume in VOLUMES:
         if not all(math.isnan(row[volume]) for row in table):
             lines.append([volume, *(number_text(volume, row[volume]) for row in table)])
@@ -198,24 +210,34 @@ def _read_rows(path: Path, text_columns: Sequence[str]) -> list[dict]:
             columns = reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: is not a CSV table ({error})") from None
-    missing = [name for name in text_columns if name not in columns]
+    missing = [name for name in text_columns if name not in (*columns, *ADDED)]
     if missing or not rows:
         lack = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
         raise UserError(f"{path}: {lack}; give a table that run_segmentation_evaluation.py wrote")
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise UserError(f"{path}, line {number}: has not {len(columns)} cells as the header")
-        for name in (name for name in columns if name not in text_columns):
+        for name in (name for name in columns if name not in (*text_columns, *ADDED)):
             try:
                 row[name] = float(row[name]) if row[name] else math.nan
             except ValueError:
                 raise UserError(f"{path}, line {number}: {name} is {row[name]!r}, not a number") from None
+        unit = row.pop(UNIT, "share")
+        if unit not in UNITS:
+            raise UserError(f"{path}, line {number}: {UNIT} is {unit!r}, not {' or '.join(UNITS)}")
+        row |= {name: row[name] / UNITS[unit] for name in IN_UNIT if name in row}
     return rows
 
 
-def _write_rows(path: Path, rows: Sequence[dict], digits: int) -> None:
+def _write_rows(path: Path, rows: Sequence[dict], unit: str, digits: int) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    write_table(path, columns, [[_cell(row.get(name, math.nan), digits) for name in columns] for row in rows])
+    columns.insert(columns.index("Class"), UNIT)
+    stored = [
+        row | {UNIT: unit} | {name: row[name] * UNITS[unit] for name in IN_UNIT if name in row}
+        for row in rows
+    ]
+    cells = [[_cell(row.get(name, math.nan), digits) for name in columns] for row in stored]
+    write_table(path, columns, cells)
 
 
 def _cell(value: str | float, digits: int) -> str:

@@ -49,6 +49,8 @@ def predict_cases(
     stored = read_manifest(folder) or {}
     same = all(stored.get(key) == value for key, value in origin.items() if key != "checkpoint")
     known = stored["cases"] if same else {}
+    if stored and not same:
+        print(f"{folder}: predictions of {stored.get('checkpoint')} or other settings are replaced")
     _write_manifest(folder, origin, known)
     anew = 0
     for case in tqdm(cases, unit="case", desc="predicting"):

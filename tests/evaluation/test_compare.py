@@ -14,6 +14,7 @@ from evaluation_pipeline import compare
 from evaluation_pipeline.judging import results
 from evaluation_pipeline.judging.experiments import compare as compare_experiments
 from evaluation_pipeline.judging.experiments import read_experiments
+from evaluation_pipeline.segmentation.predictions import fingerprint
 
 PATIENTS = 12
 BASE = np.random.default_rng(0).uniform(0.4, 0.8, PATIENTS)
@@ -226,6 +227,16 @@ def test_classes(add, tmp_path):
     assert row["Dice"] == 0.6
     with pytest.raises(ValueError, match="P, UNet: has no --class_name scar but all, infarct"):
         read_experiments(table, class_name="scar")
+
+
+def test_a_prediction_that_another_run_wrote_over_is_not_pictured_as_the_first(table, command, tmp_path):
+    prediction = tmp_path / "files" / "prediction.nii.gz"
+    rows = [row | {results.DIGEST: "of another file"} for row in results.read_cases(table, "P", "UNet")]
+    results.write_cases(table, rows)
+    code, out, _ = command(table)
+    assert code == 0 and prediction.exists() and "0 of the worst cases are shown" in out
+    results.write_cases(table, [row | {results.DIGEST: fingerprint(prediction)} for row in rows])
+    assert "of the worst cases are shown" not in command(table)[1]
 
 
 def test_cases_whose_files_are_gone_are_left_out_of_the_picture(table, command, tmp_path):

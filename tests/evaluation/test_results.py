@@ -79,7 +79,37 @@ def test_columns_that_only_some_rows_have_stay_empty(tmp_path):
     first, second = results.read_results(path)
     assert first["NSD 1 mm"] == 0.25 and math.isnan(first["Lesion F1"]) and first["n"] == 3
     assert math.isnan(second["NSD 1 mm"]) and second["Lesion F1"] == pytest.approx(1 / 3, abs=1e-6)
-    assert path.read_text().splitlines()[0].startswith("Experiment Name,Model,Dice,Class,n")
+    assert path.read_text().splitlines()[0].startswith("Experiment Name,Model,Dice,Dice Unit,Class,n")
+
+
+def test_dice_is_in_percent_in_the_file_and_a_share_in_memory(tmp_path):
+    path = tmp_path / "results.csv"
+    ends = {"Dice low": 0.25, "Dice high": NAN, "NSD 1 mm": 0.5}
+    results.append_rows(path, [result_row("P", 0.75, **ends)])
+    (line,) = path.read_text().splitlines()[1:]
+    assert line == "P,UNet,75,percent,all,3,25,,0.5"
+    (row,) = results.read_results(path)
+    assert (row["Dice"], row["Dice low"], row["NSD 1 mm"]) == (0.75, 0.25, 0.5)
+    assert math.isnan(row["Dice high"]) and "Dice Unit" not in row
+    cases = results.write_cases(path, [case_row("A_1", 0.75)])
+    assert ",share," in cases.read_text() and ",0.75," in cases.read_text()
+    assert results.read_cases(path, "P", "UNet")[0]["Dice"] == 0.75
+    path.write_text(path.read_text().replace("percent", "promille"))
+    with pytest.raises(ValueError, match="line 2: Dice Unit is 'promille', not percent or share"):
+        results.read_results(path)
+
+
+def test_a_table_of_an_earlier_version_holds_shares_and_is_converted(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("Experiment Name,Model,Dice,Class,n\nold,UNet,0.5,all,3\n")
+    assert names(path) == [("old", "UNet", "all", 0.5)]
+    results.append_rows(path, [result_row("new", 0.25)])
+    assert path.read_text().splitlines() == [
+        "Experiment Name,Model,Dice,Dice Unit,Class,n",
+        "old,UNet,50,percent,all,3",
+        "new,UNet,25,percent,all,3",
+    ]
+    assert names(path) == [("old", "UNet", "all", 0.5), ("new", "UNet", "all", 0.25)]
 
 
 def test_processes_may_append_at_once(tmp_path):
@@ -172,4 +202,9 @@ def test_markdown():
     assert lines == ["| a    | b     |", "| ---- | ----- |", "| x\\|y | 1     |", "| z    | 22222 |"]
     summary = results.summarise([case_row("A_1", 0.2), case_row("B_1", 0.4)])
     text = results.results_markdown(summary, results.metric_columns())
-    assert "P, UNet: all" in text and "0.300 [0.200, 0.400]" in text and "Precision" not in text
+    assert (
+        "| Dice (0 to 1)" in text
+        and "P, UNet: all" in text
+        and "0.300 [0.200, 0.400]" in text
+        and "Precision" not in text
+    )

@@ -192,6 +192,66 @@ def test_prediction_of_the_network_in_the_geometry_of_the_source(data, evaluate)
     assert results.read_results(data / "results.csv")[0]["Dice"] == 0.75
 
 
+def test_the_root_of_a_data_set_stands_for_its_images(data, evaluate):
+    assert evaluate(data, "--test_data_dir", data)[0] == 0
+    assert results.read_results(data / "results.csv")[0]["Dice"] == 0.75
+
+
+@pytest.mark.parametrize(
+    "model, name",
+    [
+        ("trained/P_UNet_fold1/best_model.pt", "P_UNet_fold1"),
+        ("trained/P_UNet_fold1/last_model.pt", "P_UNet_fold1_last"),
+        ("trained/P_UNet_fold1", "P_UNet_fold1"),
+        ("my model.v2.pt", "my model.v2"),
+    ],
+)
+def test_what_is_left_out_is_named_after_the_model(data, monkeypatch, capsys, model, name):
+    monkeypatch.chdir(data)
+    monkeypatch.setattr(segmenter, "load_segmenter", lambda path, name, device="auto": Stub())
+    monkeypatch.setattr(run_segmentation_evaluation, "save_picture", lambda *given: None)
+    (data / "trained/P_UNet_fold1").mkdir(parents=True)
+    for path in {Path(model), Path("trained/P_UNet_fold1/best_model.pt")}:
+        if not path.is_dir():
+            path.write_bytes(b"weights")
+    main(
+        [
+            "--test_data_dir",
+            ".",
+            "--gt_dir",
+            "labelsTs",
+            "--trained_model_path",
+            model,
+            "--model_name",
+            "UNet",
+        ]
+    )
+    (row,) = results.read_results("evaluation_results.csv")
+    assert row["Experiment Name"] == name and row["Dice"] == 0.75
+    assert len(list((data / "predictions" / name).glob("*.nii.gz"))) == 3
+
+
+def test_predictions_alone_are_named_after_their_folder_which_must_be_given(data, monkeypatch, capsys):
+    monkeypatch.chdir(data)
+    monkeypatch.setattr(run_segmentation_evaluation, "save_picture", lambda *given: None)
+    given = ["--test_data_dir", ".", "--gt_dir", "labelsTs", "--model_name", "UNet"]
+    with pytest.raises(SystemExit):
+        main(given)
+    assert "give --trained_model_path" in capsys.readouterr().err
+    main([*given, "--output_pred_dir", "predictions"])
+    assert results.read_results("evaluation_results.csv")[0]["Experiment Name"] == "predictions"
+
+
+def test_a_second_model_replaces_the_predictions_of_the_first_and_says_so(data, evaluate):
+    assert "are replaced" not in evaluate(data, stub=Stub())[1]
+    assert "are replaced" not in evaluate(data, stub=Stub())[1]
+    (data / "checkpoint.pt").write_bytes(b"another model")
+    code, out, _ = evaluate(data, "--experiment_name", "Q", stub=Stub())
+    assert code == 0 and f"predictions of {data / 'checkpoint.pt'} or other settings are replaced" in out
+    assert "3 of 3 cases predicted" in out
+    assert [row["Experiment Name"] for row in results.read_results(data / "results.csv")] == ["P", "Q"]
+
+
 def test_only_predictions_of_the_same_checkpoint_are_used_again(data, evaluate):
     def predicted(*options) -> int:
         stub = Stub()
@@ -411,7 +471,7 @@ def test_from_the_folder_of_the_pipeline(data):
     assert ran.returncode == 0, ran.stderr
     with open(data / "out" / "r.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["Model"], row["Dice"]) == ("copy-paste", "0.75")
+    assert (row["Model"], row["Dice"], row["Dice Unit"]) == ("copy-paste", "75", "percent")
 
 
 def test_help(capsys):

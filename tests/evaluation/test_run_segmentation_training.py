@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from evaluation_pipeline.cases.nnunet_layout import description, file_names, write_description
-from evaluation_pipeline.run_segmentation_training import main
+from evaluation_pipeline.run_segmentation_training import default_folder, main, parser
 from evaluation_pipeline.segmentation import training
 from evaluation_pipeline.segmentation.segmenter import load_segmenter, read_checkpoint
 from evaluation_pipeline.segmentation.training import SampleOrder
@@ -144,6 +144,28 @@ def test_a_run_of_other_settings_is_not_resumed(run, tmp_path):
     assert code == 1 and "learning_rate was 0.001, is 0.5" in err
     assert run(epochs="1", model="nnUNet")[0] == 1
     assert (tmp_path / "model/last_model.pt").read_bytes() == before
+
+
+def test_folders_by_default(real, run, tmp_path, monkeypatch):
+    """Methods, models, folds and seeds do not meet; other data under the same names is refused."""
+    monkeypatch.chdir(tmp_path)
+    given = ["--real_data_dir", "x", "--model_name", "UNet"]
+
+    def folder(*options: str) -> str:
+        return str(default_folder(parser().parse_args([*given, *options])))
+
+    assert folder() == "trained_models/P_UNet_fold0"
+    assert folder("--synthetic_data_dir", "none", "--fold", "3") == "trained_models/P_UNet_fold3"
+    assert folder("--synthetic_data_dir", "a/N", "b/C/", "--fold", "all") == "trained_models/N+C_UNet_foldall"
+    assert folder("--model_name", "nnUNet", "--seed", "2") == "trained_models/P_nnUNet_fold0_seed2"
+    options = [
+        *("--real_data_dir", str(real), "--model_name", "UNet", "--model_size", "small", "--max_epochs", "1"),
+        *("--steps_per_epoch", "1", "--device", "cpu", "--num_folds", "4", "--synthetic_data_dir"),
+    ]
+    main([*options, str(synthesise(tmp_path / "n", ["N1_CVol_1"]))])
+    assert (tmp_path / "trained_models/n_UNet_fold0/best_model.pt").exists()
+    with pytest.raises(SystemExit):
+        main([*options, str(synthesise(tmp_path / "other/n", ["N1_CVol_1", "N2_CVol_1"]))])
 
 
 def test_seeds_decide_the_training(run, tmp_path):

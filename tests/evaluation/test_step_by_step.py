@@ -81,8 +81,8 @@ def test_the_steps_of_the_documentation(checkout, save_network):
     # the same with real data alone, as the last comment says
     alone = {
         "datasets/LeFusion_H_N_prime": "none",
-        "models/SwinUNETR": "models/P",
-        "models/SwinUNETR/best_model.pt": "models/P/best_model.pt",
+        "trained_models/SwinUNETR": "trained_models/P",
+        "trained_models/SwinUNETR/best_model.pt": "trained_models/P/best_model.pt",
         "predictions/SwinUNETR": "predictions/P",
         "P+N'": "P",
     }

@@ -11,12 +11,15 @@ from LeFusion.runtime import commandline
 from LeFusion.runtime.commandline import (
     PROJECT_ROOT,
     check_whole_numbers,
+    first_existing,
     git_commit,
     given_path,
     output_folder,
+    output_path,
     plain,
     required_path,
     run_command,
+    say_weights,
 )
 
 
@@ -78,6 +81,49 @@ def test_paths(tmp_path, monkeypatch):
     for nothing in ("", None):
         with pytest.raises(ValueError, match="path for key"):
             required_path({"key": nothing}, "key")
+
+
+def test_the_released_data_is_found_under_both_names(tmp_path, capsys):
+    there = tmp_path / "data/LIDC-IDRI/Normal/Image"
+    there.mkdir(parents=True)
+    asked = tmp_path / "data/LIDC/Normal/Image"
+    assert given_path(str(asked)) == given_path(asked) == there
+    assert capsys.readouterr().out == f"{asked} is not there; reading {there}\n"  # once
+    assert output_path({"key": str(asked)}, "key") == asked  # what is written goes where it was asked for
+    asked.mkdir(parents=True)
+    assert given_path(asked) == asked
+    (tmp_path / "data/LIDC/Demo").mkdir()
+    assert given_path(tmp_path / "data/LIDC-IDRI/Demo") == tmp_path / "data/LIDC/Demo"
+    assert given_path(tmp_path / "data/LIDC/Other") == tmp_path / "data/LIDC/Other"
+
+
+@pytest.mark.parametrize("folder, name", [("LIDC", "lidc"), ("EMIDEC", "emidec")])
+def test_a_missing_data_set_comes_with_the_command_that_fetches_it(tmp_path, monkeypatch, folder, name):
+    monkeypatch.setattr(commandline, "PROJECT_ROOT", tmp_path)
+    (tmp_path / "evaluation_pipeline").mkdir()
+    monkeypatch.chdir(tmp_path / "evaluation_pipeline")
+    for path in (f"../data/{folder}/Pathological/x", tmp_path / "data" / folder / "Normal"):
+        with pytest.raises(FileNotFoundError, match=rf"is not there; python data/download.py {name} fetches"):
+            given_path(path)
+    assert given_path(f"../data/{folder}/mine").name == "mine"  # no released one
+    (tmp_path / "data" / folder / "Normal").mkdir(parents=True)
+    assert given_path(tmp_path / "data" / folder / "Normal/labels").name == "labels"
+
+
+def test_weights_that_a_command_uses(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commandline, "PROJECT_ROOT", tmp_path)
+    released, bundled = tmp_path / "lidc.pt", tmp_path / "LIDC/lidc_small.safetensors"
+    names = ("lidc.pt", "LIDC/lidc_small.safetensors")
+    assert first_existing(*names) == str(released)  # which the message of a missing file should name
+    bundled.parent.mkdir()
+    bundled.touch()
+    assert first_existing(*names) == str(bundled)
+    released.touch()
+    assert first_existing(*names) == str(released)
+    for path, kind in ((released, "released"), (bundled, "lefusion"), (tmp_path / "model-1.st", "lefusion")):
+        say_weights(path, kind)
+    lines = [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["(released)", "(bundled)", "(given)"]
 
 
 def test_output_folders_are_checked_and_not_made(tmp_path, monkeypatch):
