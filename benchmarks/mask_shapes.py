@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from DiffMask.dataset import find_masks, read_lesion
 from DiffMask.grid import MaskGrid
-from DiffMask.inference.inference import ShapeMaker
+from DiffMask.inference.masks import ShapeMaker
 from DiffMask.inference.plan import Draft, Scan
 from DiffMask.placement.spheres import Placement, draw_diameter
 from DiffMask.shapes.baselines import deformed_ellipsoid, sphere

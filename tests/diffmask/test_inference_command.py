@@ -3,20 +3,17 @@
 import csv
 import os
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from scipy import ndimage
 
 import DiffMask.inference.inference as inference
-import LeFusion.inference.inference as painting
+import DiffMask.inference.masks as making
 from DiffMask.inference.report import MaskTable
 from LeFusion.diffusion import UNet3D, save_checkpoint
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain, run_command
@@ -86,7 +83,7 @@ def run(tmp_path, command):
         defaults = {"output_dir": tmp_path / "out", "device": "cpu"}
         overrides = [f"{key}={value}" for key, value in defaults.items() if key not in given] + overrides
         return command(
-            lambda config: run_command(lambda: inference.run(plain(config), overrides)),
+            lambda config: run_command(lambda: inference.run(plain(config))),
             "diffmask_inference",
             *overrides,
         )
@@ -129,7 +126,7 @@ def spheres_are_masks(monkeypatch):
         addresses.extend(asked)
         return spheres
 
-    monkeypatch.setattr(inference, "sample_masks", answer)
+    monkeypatch.setattr(making, "sample_masks", answer)
     return addresses
 
 
@@ -140,7 +137,7 @@ def empty_for(monkeypatch, is_empty):
         rows = [-torch.ones_like(s) if is_empty(*a[2:]) else s for s, a in zip(spheres, asked, strict=True)]
         return torch.stack(rows)
 
-    monkeypatch.setattr(inference, "sample_masks", answer)
+    monkeypatch.setattr(making, "sample_masks", answer)
 
 
 def table(folder):
@@ -272,7 +269,7 @@ def test_masks_lie_where_their_table_says_in_the_world(make, tmp_path, data_type
 
 @pytest.mark.usefixtures("quick")
 def test_a_mask_is_the_networks_answer_within_the_organ(make, scans, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "sample_masks", lambda n, s, spheres, *_: torch.ones_like(spheres))
+    monkeypatch.setattr(making, "sample_masks", lambda n, s, spheres, *_: torch.ones_like(spheres))
     organ = np.zeros(SHAPE, np.uint8)
     organ[10:14, 14:26, 20:40] = 1
     for name in SCANS:
@@ -342,7 +339,7 @@ def test_finished_masks_are_kept_and_lost_ones_made_again(make, tmp_path, files,
     make("masks_per_scan=2")
     before = files(tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(inference, "sample_masks", None)
+        patch.setattr(making, "sample_masks", None)
         code, out, error = make("masks_per_scan=2")
     assert code == 0 and "0 masks to make, 4 kept" in out and "note:" not in out, error
     assert files(tmp_path / "out") == before
@@ -401,7 +398,7 @@ def test_another_setting_gives_other_masks_and_is_noted(make, tmp_path, files, c
 @pytest.mark.usefixtures("quick")
 def test_an_interrupted_run_goes_on(make, tmp_path, files, monkeypatch):
     make("masks_per_scan=2", f"output_dir={tmp_path / 'unbroken'}")
-    real, calls = inference.sample_masks, []
+    real, calls = making.sample_masks, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -410,7 +407,7 @@ def test_an_interrupted_run_goes_on(make, tmp_path, files, monkeypatch):
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inference, "sample_masks", interrupted)
+        patch.setattr(making, "sample_masks", interrupted)
         assert_refused(make("masks_per_scan=2", "batch_size=1"), "the power went out")
     partial, expected = files(tmp_path / "out"), files(tmp_path / "unbroken")
     assert sorted(partial) == [
@@ -601,13 +598,13 @@ def test_a_released_file_runs_with_its_own_spheres(make, tmp_path, monkeypatch):
     path = GOLDEN / "diffmask.pt"
     if not path.is_file():
         pytest.skip(f"no {path} (set LEFUSION_GOLDEN)")
-    seen, real = [], inference.sample_masks
+    seen, real = [], making.sample_masks
 
     def spy(network, schedule, spheres, addresses, sampler, steps, prediction):
         seen.append((spheres, schedule.num_steps, prediction))
         return real(network, schedule, spheres, addresses, sampler, steps, prediction)
 
-    monkeypatch.setattr(inference, "sample_masks", spy)
+    monkeypatch.setattr(making, "sample_masks", spy)
     code, _, error = make(
         f"model_path={path}", "diffusion_depth_size=8", "diffusion_img_size=16", "num_steps=3"
     )
@@ -722,22 +719,6 @@ def test_a_heart_with_lesions_is_refused(infarcts, hearts, tmp_path):
 # --- painting -------------------------------------------------------------------
 
 
-@pytest.fixture
-def in_this_process(monkeypatch, command_line):
-    """Runs the command that paints here instead of in a process of its own; -> its arguments."""
-    seen = []
-
-    def call(command, env):
-        assert "WORLD_SIZE" not in env
-        assert command[0] == sys.executable and Path(command[1]).samefile(painting.__file__)
-        seen.append(command[2:])
-        code, _, error = command_line(painting.main, *command[2:])
-        return SimpleNamespace(returncode=code, error=error)
-
-    monkeypatch.setattr(inference.subprocess, "run", call)
-    return seen
-
-
 def painted(folder, kinds, names, label_name):
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.nii.gz")) == sorted(
         [f"Image/Image_{kind}/{name}.nii.gz" for kind in kinds for name in names]
@@ -761,7 +742,6 @@ def as_label(name):
 
 @pytest.mark.usefixtures("quick")
 def test_a_chain_from_normal_scans_to_painted_ones(make, scans, save_network, tmp_path):
-    """With the painting as a process of its own."""
     painter = save_network("a painter, 'mine'.safetensors")
     code, out, error = make(
         "paint=true",
@@ -781,7 +761,7 @@ def test_a_chain_from_normal_scans_to_painted_ones(make, scans, save_network, tm
             assert_background(folder / "Painted", kind, source, mask, name, as_label)
 
 
-@pytest.mark.usefixtures("quick", "in_this_process")
+@pytest.mark.usefixtures("quick")
 def test_a_chain_for_hearts(infarcts, hearts, save_network, tmp_path):
     painter = save_network("h.safetensors", in_channels=2, data_type="emidec", window="minmax")
     code, out, error = infarcts(
@@ -801,52 +781,130 @@ def test_a_chain_for_hearts(infarcts, hearts, save_network, tmp_path):
     assert_background(tmp_path / "out" / "Painted", 1, source, mask, name, lambda name: name)
 
 
-@pytest.mark.usefixtures("quick", "spheres_are_masks")
-def test_painting_gets_the_settings_that_concern_it(make, scans, save_network, tmp_path, in_this_process):
+@pytest.fixture
+def paint(make, scans, save_network, tmp_path):
+    """-> paint(*overrides): one mask, painted in two steps; -> the result and the rows of the manifest."""
     painter = save_network("p.safetensors")
-    shared = ["data_type=chest_ct", "layout.depth_axis=0", "seed=3", "device=cpu", "overwrite=true"]
+
+    def call(*overrides):
+        defaults = {
+            "dataset_root_dir": scans / "Image" / f"{SCANS[0]}.nii.gz",  # one scan
+            "painting.types": 1,
+            "painting.num_steps": 2,
+            "+painting.model_path": painter,
+            "diffusion_depth_size": 8,
+            "diffusion_img_size": 16,
+        }
+        given = {str(override).split("=", 1)[0] for override in overrides}
+        kept = [f"{key}={value}" for key, value in defaults.items() if key not in given]
+        result = make("paint=true", *kept, *overrides)
+        path = next(tmp_path.rglob("manifest.csv"), None)
+        if path is None:
+            return result, []
+        with open(path, newline="") as file:
+            return result, list(csv.DictReader(file))
+
+    return call
+
+
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
+def test_painting_gets_the_settings_of_both_commands(paint, tmp_path):
     odd = tmp_path / "a folder, {odd}=x"
-    code, _, error = make(
-        *shared,
+    result, rows = paint(
+        "data_type=chest_ct",
+        "layout.depth_axis=0",
+        "seed=3",
         f'output_dir="{odd}"',
-        f"dataset_root_dir={scans / 'Image' / SCANS[0]}.nii.gz",  # one scan
         "masks_per_scan=2",
-        "paint=true",
-        "painting.types=1",
         "painting.num_steps=null",
-        f"+painting.model_path={painter}",
         "+painting.textures=[[0,0,0,0,0,0,0,0,0,0,1,1,1,1,0,0]]",
         "+painting.schedule_jump_params.jump_n_sample=3",
-        "+painting.diffusion_depth_size=8",
-        "+painting.diffusion_img_size=16",
     )
-    assert code == 0, error
-    (given,) = in_this_process
-    assert set(shared) <= set(given) and "masks_per_scan=2" not in given and "paint=true" not in given
-    assert (
-        "types=1" in given and "num_steps=null" in given and "schedule_jump_params.jump_n_sample=3" in given
-    )
+    assert result[0] == 0, result[2]
     names = [f"{SCANS[0]}_GenMask_{number}" for number in (1, 2)]
     painted(odd / "Painted", (1,), names, lambda name: name)
-    with open(odd / "Painted" / "Image" / "manifest.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
     assert {(row["seed"], row["jump_n_sample"], row["num_steps"]) for row in rows} == {("3", "3", "6")}
 
 
-@pytest.mark.usefixtures("quick", "spheres_are_masks", "in_this_process")
-def test_what_painting_refuses_leaves_the_masks(make, tmp_path, files):
-    painting_refused = make("paint=true", "+painting.model_path=nowhere.safetensors")
-    assert_refused(painting_refused, tmp_path / "out" / "Mask", "exit code 1")
-    assert len(masks(files(tmp_path / "out"))) == 2
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
+def test_what_both_commands_have_reaches_the_painting(composed, tmp_path):
+    changed = ["window=[-160,240]", "unit=HA", "spacing_mm=[2,1,1]", "histogram_bins=32", "cond_dim=32"]
+    changed += [
+        "seed=5",
+        "device=cpu",
+        "overwrite=true",
+        "batch_size=3",
+        "compile=true",
+        "skip_bad_cases=true",
+    ]
+    changed += ["textures=mine.json", "layout.lesion_labels=[2]", "default_paths.weights=w.pt", "num_steps=7"]
+    config = composed(
+        "diffmask_inference", *changed, "weights=model", "model_path=m.pt", "dataset_root_dir=s"
+    )
+    given = inference.painting_config(config, tmp_path / "out")
+    plain_inference = composed("inference")
+    assert set(given) == set(plain_inference)
+    for key in set(given) & set(config) - inference.OF_MASKS - {"dataset_root_dir"}:
+        assert given[key] == config[key], key
+    assert (given["weights"], given["num_steps"], given["types"]) == ("ema", 10, 3)
+    assert given["model_path"] == "w.pt"  # of the data type, as this run states it
+    assert given["mask_dir"] == str(tmp_path / "out" / "Mask")
+
+
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
+def test_windows_textures_and_bins_reach_the_painted_images(paint, save_network, tmp_path):
+    """The four settings that were once accepted and dropped."""
+    fine = save_network("fine.safetensors", bins=32, window=[-160, 240])
+    counts = [0] * 20 + [1, 3] + [0] * 10
+    result, (row,) = paint(
+        "window=[-160,240]",
+        "histogram_bins=32",
+        "cond_dim=32",
+        f"textures=[{counts}]",
+        f"+painting.model_path={fine}",
+        "+painting.histogram_perturbation=0",
+    )
+    assert result[0] == 0, result[2]
+    asked = [float(share) for share in row["requested_histogram"].split()]
+    assert asked == pytest.approx([0] * 20 + [0.25, 0.75] + [0] * 10) and row["textures"] == "type 1"
+    image = stored(tmp_path / "out" / "Painted" / "Image" / "Image_1" / f"{SCANS[0]}_GenMask_1.nii.gz")
+    made = stored(tmp_path / "out" / "Mask" / f"{SCANS[0]}_GenMask_1.nii.gz") > 0
+    assert -160 <= image[made].min() and image[made].max() <= 240
+
+
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
+@pytest.mark.parametrize(
+    "override, texts",
+    [
+        ("window=[-160,240]", ["window"]),
+        ("textures=mine.json", ["mine.json"]),
+        ("histogram_bins=32", ["histogram_bins", "32"]),
+        ("cond_dim=32", ["cond_dim", "32"]),
+    ],
+)
+def test_what_does_not_fit_the_painter_is_refused(paint, override, texts):
+    assert_refused(paint(override)[0], *texts)
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["plain", "a b", "a=b,c", "{x}[y](z)", "it's", 'say "so"', "a\\b", "a\\", 'a\\"b', "50%: #1;", "~/x"],
+    "override, texts",
+    [
+        ("+painting.stepz=3", ["painting.stepz", "no such key"]),
+        ("+painting.schedule_jump_params.jump=3", ["painting.schedule_jump_params.jump"]),
+        ("+painting.data_type=emidec", ["painting.data_type", "leave it out"]),
+        ("painting.sampler=euler", ["painting.sampler=euler"]),
+    ],
 )
-def test_any_text_survives_hydras_grammar(text):
-    (override,) = OverridesParser.create().parse_overrides([f"key={inference._quoted(text)}"])
-    assert override.value() == text
+def test_a_misspelt_setting_of_painting_is_one_line_before_any_mask(paint, tmp_path, override, texts):
+    assert_refused(paint(override)[0], *texts)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
+def test_what_painting_refuses_leaves_the_masks(make, tmp_path, files):
+    painting_refused = make("paint=true", "+painting.model_path=nowhere.safetensors")
+    assert_refused(painting_refused, tmp_path / "out" / "Mask", "painting failed", "nowhere.safetensors")
+    assert len(masks(files(tmp_path / "out"))) == 2
 
 
 @pytest.mark.usefixtures("quick", "spheres_are_masks")
@@ -872,13 +930,13 @@ def test_a_network_that_wants_ellipsoids_gets_those_of_its_training(
 ):
     rows = [[3.0, 0.9, 0.5, 0.4], [30.0, 1.0, 1.0, 1.0]]
     model = save_mask_network("long.safetensors", guide="ellipsoid", ellipsoids=rows)
-    shown, real = [], inference.sample_masks
+    shown, real = [], making.sample_masks
 
     def spy(network, schedule, spheres, *arguments):
         shown.extend(spheres[:, 0])
         return real(network, schedule, spheres, *arguments)
 
-    monkeypatch.setattr(inference, "sample_masks", spy)
+    monkeypatch.setattr(making, "sample_masks", spy)
     code, _, error = make(f"model_path={model}")
     assert code == 0, error
     assert all({-1.0, 1.0} <= set(guide.unique().tolist()) <= {-1.0, 0.0, 1.0} for guide in shown)
@@ -898,7 +956,7 @@ def test_nothing_is_written_among_the_scans(make, scans):
 @pytest.mark.usefixtures("quick")
 def test_masks_of_another_run_are_not_painted(make, tmp_path, monkeypatch):
     painted = []
-    monkeypatch.setattr(inference, "_paint", lambda *arguments: painted.append(arguments))
+    monkeypatch.setattr(inference, "paint", lambda *arguments: painted.append(arguments))
     assert make("masks_per_scan=2")[0] == 0
     result = make("masks_per_scan=1", "paint=true")
     assert_refused(result, tmp_path / "out" / "Mask", "_GenMask_2", "move it away")
@@ -938,7 +996,7 @@ def test_memory_that_runs_out_changes_no_mask(make, tmp_path, files, monkeypatch
     make("masks_per_scan=2")
     one = files(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "one")
-    sizes, real = [], inference.sample_masks
+    sizes, real = [], making.sample_masks
 
     def full(network, schedule, spheres, *rest):
         sizes.append(len(spheres))
@@ -946,7 +1004,7 @@ def test_memory_that_runs_out_changes_no_mask(make, tmp_path, files, monkeypatch
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(network, schedule, spheres, *rest)
 
-    monkeypatch.setattr(inference, "sample_masks", full)
+    monkeypatch.setattr(making, "sample_masks", full)
     code, out, error = make("masks_per_scan=2", "batch_size=2")
     assert code == 0 and "out of memory with 2 samples at once; going on with 1" in out, error
     assert sizes[:2] == [2, 1] and set(sizes[1:]) == {1}

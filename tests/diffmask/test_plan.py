@@ -6,7 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from DiffMask.inference.plan import SectorDrafts, SphereDrafts, find_scans, read_spheres
+from DiffMask.inference.infarcts import SectorDrafts
+from DiffMask.inference.nodules import SphereDrafts, read_spheres
+from DiffMask.inference.plan import find_scans
 from LeFusion.dataset.cases import Layout
 from LeFusion.hearts.transfer import Anatomy, wall_coordinates
 from LeFusion.runtime.commandline import PROJECT_ROOT

@@ -1,0 +1,105 @@
+"""Drafts of hearts: infarcts in the wall, with no-reflow within."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from DiffMask.inference.plan import Draft, Scan
+from DiffMask.placement.sectors import draw_sector, no_reflow_mask, sector_mask
+from DiffMask.placement.spheres import sphere_around
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
+from LeFusion.dataset.nifti import read_volume
+from LeFusion.diffusion import address_seed
+from LeFusion.errors import UserError
+from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates
+
+
+class SectorDrafts:
+    """scan -> its drafts, for hearts: infarcts drawn in the wall, with no-reflow inside.
+
+    The labels of the scan say where cavity and myocardium are. Raises ValueError, naming them, where they
+    are missing, hold lesions already, or the infarct cannot lie.
+    """
+
+    def __init__(self, config: dict, layout: Layout):
+        self.layout, self.count, self.seed = layout, config["masks_per_scan"], config["seed"]
+        self.redraws = config["max_redraws"]
+        self.anatomy = Anatomy(layout.cavity_label, layout.myocardium_label)
+        self.options = {
+            "angle": _radians(config["angle_deg"]),
+            "half_angle": _radians(config["half_angle_deg"]),
+            "transmurality": config["transmurality"],
+            "heights": config["heights"],
+            "no_reflow_share": config["no_reflow_share"],
+        }
+
+    def __call__(self, scan: Scan) -> list[Draft]:
+        image, mask = read_volume(scan.path), read_volume(scan.mask_path)
+        if image.raw.shape != mask.raw.shape:
+            raise UserError(
+                f"{scan.mask_path}: has shape {mask.raw.shape} but its scan {scan.path} has {image.raw.shape}"
+            )
+        axis = self.layout.depth_axis
+        labels = to_depth_first(mask.values, axis)
+        values = to_depth_first(image.values, axis)
+        spacing = spacing_depth_first(image.affine, axis)
+        try:
+            labels = self._check(labels)
+            try:
+                angle = septal_angle(values, labels, self.anatomy, ())
+            except ValueError:
+                angle = None  # no septum to be seen: all angles are equally likely
+            return [self._draft(scan, number, spacing, labels, angle) for number in range(1, self.count + 1)]
+        except ValueError as error:
+            raise UserError(f"{scan.mask_path}: {error}") from None
+
+    def _check(self, labels: np.ndarray) -> np.ndarray:
+        """The labels as uint8."""
+        known = (0, *self.layout.lesion_labels, *self.layout.other_labels)
+        unknown = sorted(set(np.unique(labels).tolist()) - set(known))
+        if unknown:
+            found = ", ".join(f"{value:g}" for value in unknown[:5])
+            raise UserError(f"holds the unknown labels {found}; it may hold only {sorted(known)}")
+        if np.isin(labels, self.layout.lesion_labels).any():
+            raise UserError("holds lesions already; masks are made for normal hearts")
+        for part, label in (("myocardium", self.anatomy.myocardium), ("cavity", self.anatomy.cavity)):
+            if not (labels == label).any():
+                raise UserError(f"no {part} found: no voxel has the label {label}")
+        wall_coordinates(labels, self.anatomy, ())
+        return np.ascontiguousarray(labels, dtype=np.uint8)
+
+    def _draft(self, scan, number, spacing, labels: np.ndarray, angle: float | None) -> Draft:
+        reason = None
+        for attempt in range(self.redraws + 1):
+            address = (self.seed, "sector", scan.name, number, attempt)
+            generator = torch.Generator().manual_seed(address_seed(*address))
+            sector = draw_sector(generator, angle, **self.options)
+            try:
+                infarct = sector_mask(labels, self.anatomy, sector, generator)
+            except ValueError as error:
+                reason = error
+                continue
+            core = no_reflow_mask(infarct, labels, self.anatomy, sector.no_reflow_share, spacing, generator)
+            made = labels.copy()
+            made[infarct] = self.layout.lesion_labels[0]
+            made[core] = self.layout.lesion_labels[-1]
+            facts = {"attempt": attempt, "septal_angle": angle}
+            return Draft(
+                scan,
+                number,
+                spacing,
+                sphere_around(infarct, spacing),
+                labels=made,
+                sector=sector,
+                facts=facts,
+            )
+        raise UserError(
+            f"no infarct found a place in {self.redraws + 1} draws (mask {number}, seed {self.seed}): "
+            f"{reason}"
+        )
+
+
+def _radians(degrees: float | Sequence[float] | None) -> float | list[float] | None:
+    return None if degrees is None else np.radians(degrees).tolist()
