@@ -25,7 +25,13 @@ from DiffMask.inference.nodules import SphereDrafts
 from DiffMask.inference.paint import forget_painted, paint, refuse_others
 from DiffMask.inference.plan import Draft, find_scans, plan
 from DiffMask.inference.report import MaskTable, heart_facts, lung_facts, save_preview, save_surface_sheet
-from DiffMask.inference.settings import SECTOR_SETTINGS, SPHERE_SETTINGS, check_settings, recorded
+from DiffMask.inference.settings import (
+    SECTOR_SETTINGS,
+    SPHERE_SETTINGS,
+    check_settings,
+    recorded,
+    refuse_ignored,
+)
 from LeFusion.dataset.cases import GENERATED, Layout
 from LeFusion.dataset.grid import from_depth_first
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
@@ -51,6 +57,8 @@ def run(config: dict) -> Path:
     share = find_share(config["shard"], config["shards"], config["device"])
     output_dir = output_folder(config, "output_dir")
     check_settings(config)
+    hearts = config["layout"]["myocardium_label"] is not None
+    refuse_ignored(config, plain(_compose("diffmask_inference")), hearts)
     painting = painting_config(config, output_dir) if config["paint"] else None
     _make(config, output_dir, share)
     if painting:

@@ -89,7 +89,7 @@ class SphereDrafts:
                 axis = self.layout.depth_axis
                 centre = (stored[axis], *np.delete(stored, axis))
                 found.append(scene.place(np.round(centre, 3), diameter_mm))
-        return [placement for placement in found for _ in range(self.count)]
+        return found
 
     def _draft(self, scan, number, spacing, placement: Placement, organ: np.ndarray) -> Draft:
         grid = MaskGrid.around(

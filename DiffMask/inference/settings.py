@@ -19,6 +19,19 @@ SPHERE_SETTINGS = (
     "separate",
 )
 SECTOR_SETTINGS = ("angle_deg", "half_angle_deg", "transmurality", "heights", "no_reflow_share")
+OF_DRAWN_SPHERES = ("diameter_mm", "border_mm", "inside_share", "vessel_share", "separate")
+# What a heart has no use for; masks_from says where its labels are
+OF_SPHERES = (
+    "spheres",
+    "organ_masks",
+    "lesion_masks",
+    *OF_DRAWN_SPHERES,
+    "model_path",
+    "weights",
+    "mask_sampler",
+    "num_steps",
+    "smoothing",
+)
 
 
 def check_settings(config: dict) -> None:
@@ -57,6 +70,26 @@ def check_settings(config: dict) -> None:
             raise UserError(f"{key}={config[key]} must be a number from 0 to 1")
     if not isinstance(config["spheres"], str):
         raise UserError(f"spheres={config['spheres']} must be {PLACED}, {FROM_MASKS} or a CSV file")
+
+
+def refuse_ignored(config: dict, defaults: dict, hearts: bool) -> None:
+    """Refuses settings that are not their defaults and that this run would not look at, by name."""
+    spheres = config["spheres"]
+    if hearts:
+        reasons = dict.fromkeys(OF_SPHERES, "is for lesions made from spheres; those of hearts are sectors")
+    else:
+        reasons = dict.fromkeys(SECTOR_SETTINGS, "is for hearts; here lesions are made from spheres")
+        if spheres != FROM_MASKS:
+            reasons["masks_from"] = f"is read with spheres={FROM_MASKS}"
+        if spheres != PLACED:
+            reasons |= dict.fromkeys(OF_DRAWN_SPHERES, f"is for spheres={PLACED}; spheres={spheres} says all")
+            reasons["masks_per_scan"] = (
+                f"is for spheres={PLACED}; each sphere of spheres={spheres} gets one mask. For another mask "
+                "of each, run again with another seed and output_dir"
+            )
+    for key, reason in reasons.items():
+        if config[key] != defaults[key]:
+            raise UserError(f"{key}={config[key]} {reason}")
 
 
 def _is_range(value, else_fine: bool) -> bool:

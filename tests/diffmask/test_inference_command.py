@@ -97,14 +97,10 @@ def make(scans, save_mask_network, run):
     model = save_mask_network()
 
     def call(*overrides):
-        defaults = {
-            "model_path": model,
-            "dataset_root_dir": scans,
-            "diameter_mm": 6,
-            "border_mm": "[0,6]",
-            "num_steps": 2,
-        }
+        defaults = {"model_path": model, "dataset_root_dir": scans, "num_steps": 2}
         given = {str(override).split("=", 1)[0] for override in overrides}
+        if "spheres" not in given:
+            defaults |= {"diameter_mm": 6, "border_mm": "[0,6]"}
         return run(*(f"{key}={value}" for key, value in defaults.items() if key not in given), *overrides)
 
     return call
@@ -534,6 +530,43 @@ def test_a_bad_setting_is_refused_in_one_line(make, tmp_path, override, texts):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["angle_deg=3", "half_angle_deg=30", "transmurality=0.5", "heights=[0,1]", "no_reflow_share=0"],
+)
+def test_settings_of_hearts_are_refused_for_lungs(make, tmp_path, override):
+    assert_refused(make(override), override.split("=")[0] + "=", "is for hearts")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("spheres=masks", "organ_masks=o", "lesion_masks=l", "diameter_mm=5", "border_mm=1"),
+        *("inside_share=0.5", "vessel_share=1", "separate=false", "model_path=m.pt", "weights=model"),
+        *("mask_sampler=ddim", "num_steps=3", "smoothing=1"),
+    ],
+)
+def test_settings_of_spheres_are_refused_for_hearts(infarcts, tmp_path, override):
+    assert_refused(infarcts(override), override.split("=")[0] + "=", "is for lesions made from spheres")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spheres", ["masks", "sites.csv"])
+def test_given_spheres_get_one_mask_each(make, tmp_path, spheres):
+    """masks_per_scan=5 with five spheres made 25 masks once."""
+    refused = make(f"spheres={spheres}", "masks_per_scan=5")
+    assert_refused(refused, "masks_per_scan=5", "one mask", "another seed and output_dir")
+    assert_refused(
+        make(f"spheres={spheres}", "diameter_mm=5"), "diameter_mm=5", f"spheres={spheres} says all"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_that_nobody_reads_are_refused(make):
+    assert_refused(make("masks_from=somewhere"), "masks_from=somewhere", "spheres=masks")
+
+
 def test_a_target_below_a_file_is_refused(make, tmp_path):
     (tmp_path / "file").write_text("")
     assert_refused(make(f"output_dir={tmp_path / 'file' / 'deeper'}"), "output_dir", tmp_path / "file")
@@ -633,7 +666,7 @@ def infarcts(hearts, run):
     """-> infarcts(*overrides): the command on one demo heart; it needs no network."""
 
     def call(*overrides):
-        return run("data_type=emidec", f"dataset_root_dir={hearts}", "model_path=nowhere", *overrides)
+        return run("data_type=emidec", f"dataset_root_dir={hearts}", *overrides)
 
     return call
 
