@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from DiffMask.inference.plan import Draft, Scan
+from DiffMask.inference.plan import Draft, Scan, digest
 from DiffMask.placement.sectors import draw_sector, no_reflow_mask, sector_mask
 from DiffMask.placement.spheres import sphere_around
 from LeFusion.dataset.cases import Layout
@@ -51,9 +51,15 @@ class SectorDrafts:
                 angle = septal_angle(values, labels, self.anatomy, ())
             except ValueError:
                 angle = None  # no septum to be seen: all angles are equally likely
-            return [self._draft(scan, number, spacing, labels, angle) for number in range(1, self.count + 1)]
-        except ValueError as error:
+            drafts = [
+                self._draft(scan, number, spacing, labels, angle) for number in range(1, self.count + 1)
+            ]
+        except UserError as error:
             raise UserError(f"{scan.mask_path}: {error}") from None
+        inputs = digest(image, labels)
+        for draft in drafts:
+            draft.inputs = inputs
+        return drafts
 
     def _check(self, labels: np.ndarray) -> np.ndarray:
         """The labels as uint8."""

@@ -24,7 +24,14 @@ from DiffMask.inference.masks import ShapeMaker, drawn_masks
 from DiffMask.inference.nodules import SphereDrafts
 from DiffMask.inference.paint import forget_painted, paint, refuse_others
 from DiffMask.inference.plan import Draft, find_scans, plan
-from DiffMask.inference.report import MaskTable, heart_facts, lung_facts, save_preview, save_surface_sheet
+from DiffMask.inference.report import (
+    ORIGIN,
+    MaskTable,
+    heart_facts,
+    lung_facts,
+    save_preview,
+    save_surface_sheet,
+)
 from DiffMask.inference.settings import (
     SECTOR_SETTINGS,
     SPHERE_SETTINGS,
@@ -128,10 +135,21 @@ def _make(config: dict, output_dir: Path, share: Share) -> None:
     if config["paint"]:
         others = tuple(f"{scan.name}{GENERATED}" for scan in scans) if share.count > 1 else ()
         refuse_others(output_dir, set(paths), others)
-    due = [d for d in drafts if config["overwrite"] or not (paths[d.name].exists() and table.has(d.name))]
+    origins = {
+        d.name: dict(zip(ORIGIN, (maker.digest if maker else "", d.inputs), strict=True)) for d in drafts
+    }
+    there = [d for d in drafts if paths[d.name].exists() and table.has(d.name) and not config["overwrite"]]
+    kept = {d.name for d in there if table.has_of(d.name, origins[d.name])}
+    stale = [draft.name for draft in there if draft.name not in kept]
+    if stale:
+        say(
+            f"stale: {len(stale)} masks were made from another scan, sphere or organ, with other weights or "
+            f"by an earlier version; made again: {', '.join(stale[:5])}{', ...' * (len(stale) > 5)}"
+        )
+    due = [draft for draft in drafts if draft.name not in kept]
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(scans)} scans)"
     usable = len(share.of(scans)) - len(skipped)
-    say(f"{usable} scans{part}: {len(due)} masks to make, {len(drafts) - len(due)} kept")
+    say(f"{usable} scans{part}: {len(due)} masks to make, {len(kept)} kept")
     source, written = lru_cache(maxsize=1)(read_volume), 0
     with tqdm(total=len(due), unit="mask", desc="making masks", disable=not share.main) as progress:
         for draft, labels, attempt in drawn_masks(due) if hearts else maker.masks(due):
@@ -153,10 +171,10 @@ def _make(config: dict, output_dir: Path, share: Share) -> None:
                 if hearts
                 else lung_facts(draft, labels, source(draft.scan.path), layout)
             )
-            table.add(draft.name, draft.scan.name, draft.number, attempt, facts)
+            table.add(draft.name, draft.scan.name, draft.number, attempt, facts, origins[draft.name])
             table.write()
     skipped = share.gather(skipped)
-    written, kept = (sum(share.gather([number])) for number in (written, len(drafts) - len(due)))
+    written, kept = (sum(share.gather([number])) for number in (written, len(kept)))
     wrote = f"wrote {written} masks below {output_dir / 'Mask'} ({kept} kept, {len(skipped)} skipped)"
     if share.main:
         for reason in skipped:

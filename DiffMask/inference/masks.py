@@ -1,5 +1,6 @@
 """The network that turns spheres into masks; the infarcts of hearts are drawn already."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,6 +41,8 @@ class ShapeMaker:
             raise UserError(
                 f"num_steps={steps} must be at most the {self.schedule.num_steps} levels of {path}"
             )
+        with open(path, "rb") as file:
+            self.digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         self.settings = {
             "seed": config["seed"],
             "model": path.name,

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from DiffMask.grid import MaskGrid
-from DiffMask.inference.plan import FROM_MASKS, PLACED, Draft, Scan, beside
+from DiffMask.inference.plan import FROM_MASKS, PLACED, Draft, Scan, beside, digest
 from DiffMask.placement.spheres import LungScene, Placement, place_lesions, sphere_around
 from DiffMask.postprocess import CORNERS
 from LeFusion.dataset.cases import Layout
@@ -57,11 +57,13 @@ class SphereDrafts:
                 organ = None if organ is None else organ | own
                 lesions = own if lesions is None else lesions | own
             scene = LungScene(image, spacing, organ, lesions)
-            return [
-                self._draft(scan, number, spacing, placement, scene.lung)
-                for number, placement in enumerate(self._placements(scan, scene, volume, own), start=1)
-            ]
-        except ValueError as error:
+            drafts = []
+            for number, placement in enumerate(self._placements(scan, scene, volume, own), start=1):
+                site = repr(placement) if self.table else ""  # drawn ones follow from the settings
+                inputs = digest(volume, organ, lesions, own, site)
+                drafts.append(self._draft(scan, number, spacing, placement, scene.lung, inputs))
+            return drafts
+        except UserError as error:
             raise UserError(f"{scan.path}: {error}") from None
 
     def _placements(
@@ -91,7 +93,7 @@ class SphereDrafts:
                 found.append(scene.place(np.round(centre, 3), diameter_mm))
         return found
 
-    def _draft(self, scan, number, spacing, placement: Placement, organ: np.ndarray) -> Draft:
+    def _draft(self, scan, number, spacing, placement: Placement, organ: np.ndarray, inputs: str) -> Draft:
         grid = MaskGrid.around(
             placement.centre_dhw, placement.diameter_mm, spacing, self.size, self.spacing_mm
         )
@@ -101,7 +103,7 @@ class SphereDrafts:
                 f"the sphere of {placement.diameter_mm:.1f} mm at voxel {placement.centre_dhw} is not in the "
                 "organ"
             )
-        return Draft(scan, number, spacing, placement, grid, box, organ[box].copy())
+        return Draft(scan, number, spacing, placement, grid, box, organ[box].copy(), inputs=inputs)
 
     def _mask(self, path: Path, volume: Volume, labels: Sequence[int] = ()) -> np.ndarray:
         """A mask (D, H, W) bool on the scan's grid: of these labels, or of all above 0."""

@@ -1,5 +1,6 @@
 """The scans of a run and the masks to be made for each; where they go is said before the first is made."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from DiffMask.grid import MaskGrid
 from DiffMask.placement.sectors import Sector
 from DiffMask.placement.spheres import Placement
 from LeFusion.dataset.cases import GENERATED, Layout, find_cases, find_images
+from LeFusion.dataset.nifti import Volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import absolute_path, given_path
 
@@ -32,6 +34,7 @@ class Draft:
 
     Lungs: `placement` and `grid`, and of the organ the part in the grid's box (None: no organ to keep to).
     Hearts: `labels`, the whole label map with the infarct in it (D, H, W) uint8, and `sector`.
+    inputs: see digest.
     """
 
     scan: Scan
@@ -43,11 +46,24 @@ class Draft:
     organ: np.ndarray | None = None
     labels: np.ndarray | None = None
     sector: Sector | None = None
+    inputs: str = ""
     facts: dict = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"{self.scan.name}{GENERATED}{self.number}"
+
+
+def digest(volume: Volume, *more: np.ndarray | str | None) -> str:
+    """A hash of a scan and of what else a mask is made from (masks, a given sphere): 16 hex digits."""
+    described = (volume.raw.dtype.str, volume.slope, volume.inter, volume.affine.tolist())
+    made = hashlib.sha256(repr(described).encode())
+    for part in (volume.raw, *more):
+        array = isinstance(part, np.ndarray)
+        made.update(repr(part.shape if array else part).encode())
+        if array:
+            made.update(np.ascontiguousarray(part.T))  # as NIfTI stores it: without a copy
+    return made.hexdigest()[:16]
 
 
 def find_scans(config: dict, layout: Layout) -> list[Scan]:
@@ -99,7 +115,7 @@ def plan(
     for scan in tqdm(scans, unit="scan", desc="placing", leave=False, disable=not shown):
         try:
             drafts += drafts_of(scan)
-        except (ValueError, FileNotFoundError) as error:
+        except UserError as error:
             if not skip:
                 raise UserError(f"{error} (skip_bad_cases=true goes on without such scans)") from None
             skipped.append(str(error))

@@ -17,6 +17,7 @@ from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share
 from LeFusion.runtime.tables import Table
 
+ORIGIN = ("model_sha256", "inputs_sha256")  # columns: the weights; the scan, its masks and its given sphere
 SIDE = 56  # voxels of a slice that are shown, at least
 WALL_OPACITY, INFARCT_OPACITY = 0.12, 0.4  # no-reflow lies within
 
@@ -35,11 +36,23 @@ class MaskTable:
     def has(self, mask: str) -> bool:
         return mask in self.rows
 
-    def add(self, mask: str, scan: str, number: int, draws: int, facts: dict[str, float | None]) -> None:
-        """draws: how many it took. facts: columns of its own."""
+    def has_of(self, mask: str, origin: dict[str, str]) -> bool:
+        """Whether this mask was made from just that."""
+        return self.has(mask) and all(self.rows[mask].get(key) == value for key, value in origin.items())
+
+    def add(
+        self,
+        mask: str,
+        scan: str,
+        number: int,
+        draws: int,
+        facts: dict[str, float | None],
+        origin: dict[str, str],
+    ) -> None:
+        """draws: how many it took. facts: columns of its own. origin: hashes of what it was made from."""
         values = {key: "" if value is None else f"{value:.6g}" for key, value in facts.items()}
         names = {"mask": mask, "scan": scan, "number": str(number), "draws": str(draws)}
-        self.table.add(names | self.settings | values)
+        self.table.add(names | self.settings | origin | values)
 
     def write(self) -> None:
         """Saves what was added, for a run that goes on after this one was killed."""
@@ -55,7 +68,7 @@ class MaskTable:
 
     def summary(self) -> str:
         """A Markdown table: the spread of each number over all masks."""
-        skipped = {"mask", "scan", "number", *self.settings}
+        skipped = {"mask", "scan", "number", *ORIGIN, *self.settings}
         lines = ["| of each mask | 5 % | median | 95 % |", "| --- | ---: | ---: | ---: |"]
         for column in dict.fromkeys(column for row in self.rows.values() for column in row):
             values = (

@@ -16,6 +16,7 @@ import DiffMask.inference.inference as inference
 import DiffMask.inference.masks as making
 from DiffMask.inference.report import MaskTable
 from LeFusion.diffusion import UNet3D, save_checkpoint
+from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain, run_command
 
 GOLDEN = Path(os.environ.get("LEFUSION_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
@@ -199,7 +200,7 @@ def test_what_is_written(make, scans, tmp_path, files):
         *("seed", "model", "weights", "sampler", "num_steps", "smoothing"),
         *("spheres", "given_masks_from", "given_organ_masks"),
         *("given_lesion_masks", "given_diameter_mm", "given_border_mm", "given_inside_share"),
-        *("given_vessel_share", "given_separate"),
+        *("given_vessel_share", "given_separate", "model_sha256", "inputs_sha256"),
         *("x_mm", "y_mm", "z_mm", "sphere_diameter_mm", "distance_to_border_mm", "inside_share"),
         *("network_voxel_mm", "voxels", "volume_ml", "diameter_mm", "sphere_share", "sphericity"),
         *("elongation", "flatness", "roughness", "spiculation", "components"),
@@ -355,6 +356,57 @@ def test_finished_masks_are_kept_and_lost_ones_made_again(make, tmp_path, files,
 
 
 @pytest.mark.usefixtures("quick")
+def test_masks_of_an_edited_scan_are_stale(make, scans, tmp_path, files):
+    make()
+    before = files(tmp_path / "out")
+    path = scans / "Image" / f"{SCANS[0]}.nii.gz"
+    hu = lung_hu()
+    hu[0, 0, 0] += 1
+    write(path, hu)
+    code, out, error = make()
+    assert code == 0 and "stale: 1 masks" in out and f"made again: {SCANS[0]}_GenMask_1\n" in out, error
+    assert "1 masks to make, 1 kept" in out and masks(files(tmp_path / "out")) == masks(before)
+    write(path, hu[:-1])  # on another grid
+    assert "1 masks to make, 1 kept" in make()[1]
+    assert stored(tmp_path / "out" / "Mask" / f"{SCANS[0]}_GenMask_1.nii.gz").shape == hu[:-1].shape
+    write(path, lung_hu(), OBLIQUE + np.eye(4, k=3))  # elsewhere
+    assert "1 masks to make, 1 kept" in make()[1]
+    assert "0 masks to make, 2 kept" in make()[1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_masks_of_other_weights_under_one_name_are_stale(make, save_mask_network, tmp_path):
+    make()
+    save_mask_network(step=4)
+    code, out, error = make()
+    assert code == 0 and "stale: 2 masks" in out and "2 masks to make, 0 kept" in out, error
+    assert "0 masks to make, 2 kept" in make()[1]
+
+
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
+def test_masks_of_edited_spheres_and_organs_are_stale(make, scans, tmp_path):
+    organ = np.ones(SHAPE, np.uint8)
+    for name in SCANS:
+        write(tmp_path / "organs" / f"{name}.nii.gz", organ)
+    spheres = tmp_path / "spheres.csv"
+    centres = [",".join(str(v) for v in (OBLIQUE @ (12, 20, 30 - n, 1))[:3]) for n in range(2)]
+
+    def again(first):
+        rows = [f"{name},{row},6\n" for name, row in zip(SCANS, (first, centres[0]), strict=True)]
+        spheres.write_text("case,x,y,z,diameter_mm\n" + "".join(rows))
+        code, out, error = make(f"spheres={spheres}", f"organ_masks={tmp_path / 'organs'}")
+        assert code == 0, error
+        return out
+
+    assert "2 masks to make, 0 kept" in again(centres[0])
+    assert "0 masks to make, 2 kept" in again(centres[0])
+    assert f"made again: {SCANS[0]}_GenMask_1\n" in again(centres[1])
+    organ[0, 0, 0] = 0
+    write(tmp_path / "organs" / f"{SCANS[1]}.nii.gz", organ)
+    assert f"made again: {SCANS[1]}_GenMask_1\n" in again(centres[1])
+
+
+@pytest.mark.usefixtures("quick")
 def test_overwrite_makes_masks_again(make, tmp_path, files):
     make()
     before = files(tmp_path / "out")
@@ -399,7 +451,7 @@ def test_an_interrupted_run_goes_on(make, tmp_path, files, monkeypatch):
     def interrupted(*arguments):
         calls.append(1)
         if len(calls) == 3:
-            raise ValueError("the power went out")
+            raise UserError("the power went out")
         return real(*arguments)
 
     with monkeypatch.context() as patch:
@@ -607,18 +659,20 @@ def test_a_foreign_table_is_left_alone(make, tmp_path):
 
 def test_the_table_keeps_rows_and_knows_which_are_others(tmp_path):
     first = MaskTable(tmp_path / "masks.csv", {"seed": 0, "model": "a"})
-    first.add("B_GenMask_1", "B", 1, 2, {"voxels": 12, "angle": None, "diameter_mm": 1 / 3})
+    first.add("B_GenMask_1", "B", 1, 2, {"voxels": 12, "angle": None, "diameter_mm": 1 / 3}, {"of": "x"})
     first.write()
     second = MaskTable(tmp_path / "masks.csv", {"seed": 1, "model": "a"})
     assert second.has("B_GenMask_1") and not second.has("A_GenMask_1")
-    second.add("A_GenMask_1", "A", 1, 1, {"voxels": 3, "height": 0.5})
+    second.add("A_GenMask_1", "A", 1, 1, {"voxels": 3, "height": 0.5}, {})
+    assert second.has_of("B_GenMask_1", {"of": "x"}) and not second.has_of("B_GenMask_1", {"of": "y"})
+    assert not second.has_of("A_GenMask_1", {"of": "x"})
     assert second.made_otherwise(["A_GenMask_1"]) == 0
     assert second.made_otherwise(["A_GenMask_1", "B_GenMask_1"]) == 1
     second.join()
     assert table(tmp_path) == [
-        dict(mask="A_GenMask_1", scan="A", number="1", draws="1", seed="1", model="a")
+        dict(mask="A_GenMask_1", scan="A", number="1", draws="1", seed="1", model="a", of="")
         | dict(voxels="3", angle="", diameter_mm="", height="0.5"),
-        dict(mask="B_GenMask_1", scan="B", number="1", draws="2", seed="0", model="a")
+        dict(mask="B_GenMask_1", scan="B", number="1", draws="2", seed="0", model="a", of="x")
         | dict(voxels="12", angle="", diameter_mm="0.333333", height=""),
     ]
 
@@ -715,6 +769,18 @@ def test_infarcts_are_kept_and_made_again(infarcts, tmp_path, files, make):
     assert "note: 1 of the kept masks" in out and files(tmp_path / "out")[name] == before[name]
     infarcts("seed=1", "overwrite=true")
     assert files(tmp_path / "out")[name] != before[name]
+
+
+@pytest.mark.usefixtures("quick")
+def test_infarcts_of_an_edited_heart_are_stale(infarcts, hearts):
+    infarcts()
+    path = hearts / "labels" / f"{HEART}.nii.gz"
+    image = nibabel.load(path)
+    labels = np.asanyarray(image.dataobj).copy()
+    labels[tuple(np.argwhere(labels == 1)[0])] = 2
+    nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
+    assert f"made again: {HEART}_GenMask_1\n" in infarcts()[1]
+    assert "0 masks to make, 1 kept" in infarcts()[1]
 
 
 @pytest.mark.usefixtures("quick")
@@ -996,12 +1062,11 @@ def test_masks_of_another_run_are_not_painted(make, tmp_path, monkeypatch):
     assert not painted and make("masks_per_scan=2", "paint=true")[0] == 0 and len(painted) == 1
 
 
-def test_a_mask_of_another_scan_of_that_name_is_noticed(make, scans):
+def test_a_mask_on_another_grid_is_noticed(make, scans, tmp_path):
     assert make()[0] == 0
-    path = scans / "Image" / f"{SCANS[0]}.nii.gz"
-    image = nibabel.load(path)
-    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj)[:-1], image.affine), path)
-    assert_refused(make(), f"{SCANS[0]}_GenMask_1.nii.gz", path, "overwrite=true")
+    name = f"{SCANS[0]}_GenMask_1.nii.gz"
+    write(tmp_path / "out" / "Mask" / name, np.ones(SHAPE, np.uint8)[:-1])
+    assert_refused(make(), name, scans / "Image" / f"{SCANS[0]}.nii.gz", "overwrite=true")
 
 
 # --- several processes ----------------------------------------------------------
