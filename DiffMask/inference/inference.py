@@ -53,6 +53,7 @@ from LeFusion.runtime.commandline import (
     say,
 )
 from LeFusion.runtime.processes import Share, find_share
+from LeFusion.textures.conditions import choose_conditions
 
 OF_MASKS = {"model_path", "weights", "num_steps"}  # keys that painting has too, for its own network
 # What the chain sets, and `painting` may not
@@ -64,10 +65,31 @@ def run(config: dict) -> Path:
     share = find_share(config["shard"], config["shards"], config["device"])
     output_dir = output_folder(config, "output_dir")
     check_settings(config)
-    hearts = config["layout"]["myocardium_label"] is not None
-    refuse_ignored(config, plain(_compose("diffmask_inference")), hearts)
+    layout = Layout(**config["layout"])
+    hearts, maker = layout.myocardium_label is not None, None
+    defaults = plain(_compose("diffmask_inference"))
+    refuse_ignored(config, defaults, hearts)
+    required_path(config, "dataset_root_dir")
+    scans = find_scans(config, layout)
+    if hearts:
+        drafts_of = SectorDrafts(config, layout)
+    else:
+        maker = ShapeMaker(config)
+        drafts_of = SphereDrafts(config, layout, scans, maker.size, maker.spacing_mm)
     painting = painting_config(config, output_dir) if config["paint"] else None
-    _make(config, output_dir, share)
+    types = {} if hearts else drafts_of.types(scans)
+    if painting and types:
+        if painting["types"] not in (1, defaults["painting"]["types"]):
+            raise UserError(
+                f"painting.types={painting['types']}: each lesion of spheres={config['spheres']} has a type "
+                "and is painted once, with that texture; leave it out"
+            )
+        painting |= {"types": 1, "textures_of": types}
+        choose_conditions(
+            painting, layout, painting["window"]
+        )  # refuses unknown types before any mask is made
+    _make(config, output_dir, share, layout, scans, maker, drafts_of)
+    del maker, drafts_of  # the memory of a GPU is the painter's now
     if painting:
         paint(painting, share)
     return output_dir / "Mask"
@@ -111,21 +133,15 @@ def _compose(name: str, *overrides: str) -> DictConfig:
         return compose(name, list(overrides))
 
 
-def _make(config: dict, output_dir: Path, share: Share) -> None:
-    """Makes the masks of this process's scans, their table and, in the main process, the pictures."""
-    layout = Layout(**config["layout"])
-    required_path(config, "dataset_root_dir")
-    scans = find_scans(config, layout)
-    hearts = layout.myocardium_label is not None
-    maker = None
+def _make(config: dict, output_dir: Path, share: Share, layout, scans, maker, drafts_of) -> None:
+    """Makes the masks of this process's scans, their table and, in the main process, the pictures.
+
+    maker: of masks from spheres; None: the drafts of hearts hold theirs.
+    """
+    hearts = maker is None
     if hearts:
-        drafts_of, settings = (
-            SectorDrafts(config, layout),
-            {"seed": config["seed"], **recorded(config, SECTOR_SETTINGS)},
-        )
+        settings = {"seed": config["seed"], **recorded(config, SECTOR_SETTINGS)}
     else:
-        maker = ShapeMaker(config)
-        drafts_of = SphereDrafts(config, layout, scans, maker.size, maker.spacing_mm)
         settings = maker.settings | {"spheres": config["spheres"], **recorded(config, SPHERE_SETTINGS)}
     drafts, skipped = plan(share.of(scans), drafts_of, config["skip_bad_cases"], share.main)
     if not drafts and share.count == 1:
@@ -138,6 +154,9 @@ def _make(config: dict, output_dir: Path, share: Share) -> None:
     origins = {
         d.name: dict(zip(ORIGIN, (maker.digest if maker else "", d.inputs), strict=True)) for d in drafts
     }
+    for draft in drafts:
+        if draft.type is not None:
+            origins[draft.name]["type"] = str(draft.type)
     there = [d for d in drafts if paths[d.name].exists() and table.has(d.name) and not config["overwrite"]]
     kept = {d.name for d in there if table.has_of(d.name, origins[d.name])}
     stale = [draft.name for draft in there if draft.name not in kept]

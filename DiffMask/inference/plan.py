@@ -34,7 +34,7 @@ class Draft:
 
     Lungs: `placement` and `grid`, and of the organ the part in the grid's box (None: no organ to keep to).
     Hearts: `labels`, the whole label map with the infarct in it (D, H, W) uint8, and `sector`.
-    inputs: see digest.
+    inputs: see digest. type: name or number of the texture to paint; None: not said.
     """
 
     scan: Scan
@@ -47,6 +47,7 @@ class Draft:
     labels: np.ndarray | None = None
     sector: Sector | None = None
     inputs: str = ""
+    type: str | int | None = None
     facts: dict = field(default_factory=dict)
 
     @property

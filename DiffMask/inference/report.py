@@ -68,7 +68,7 @@ class MaskTable:
 
     def summary(self) -> str:
         """A Markdown table: the spread of each number over all masks."""
-        skipped = {"mask", "scan", "number", *ORIGIN, *self.settings}
+        skipped = {"mask", "scan", "number", "type", *ORIGIN, *self.settings}
         lines = ["| of each mask | 5 % | median | 95 % |", "| --- | ---: | ---: | ---: |"]
         for column in dict.fromkeys(column for row in self.rows.values() for column in row):
             values = (

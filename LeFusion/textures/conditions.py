@@ -1,7 +1,7 @@
 """The histogram that an image is painted with: what `condition` in a configuration may be."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -60,6 +60,7 @@ class Conditions:
 
     palette: one entry for output 1, 2, ... of a case; or, with draw, drawn for each output by the shares;
     empty: the lesion's own histogram. perturbation: see textures.histograms.perturb; not of own histograms.
+    of_case: the entry of all outputs of a case, whatever the rest says.
     """
 
     palette: Palette
@@ -67,11 +68,14 @@ class Conditions:
     perturbation: float
     bins: int
     seed: int
+    of_case: Mapping[str, int] = field(default_factory=dict)
 
     def choose(self, case_name: str, kind: int) -> int | None:
         """The number (from 0) of the palette's entry for output `kind` (from 1) of a case; None: its own."""
         if not self.palette.histograms:
             return None
+        if case_name in self.of_case:
+            return self.of_case[case_name]
         if not self.draw:
             return (kind - 1) % len(self.palette.histograms)
         generator = torch.Generator().manual_seed(address_seed(self.seed, "texture", case_name, kind))
@@ -137,17 +141,40 @@ def choose_conditions(config: dict, layout: Layout, window: Window) -> Condition
         palette = _with_shares(palette, config["texture_shares"])
     else:
         palette = _only(palette, condition)
-    return Conditions(palette, draw, config["histogram_perturbation"], bins, config["seed"])
+    of_case = _of_cases(config["textures_of"] or {}, palette, condition)
+    return Conditions(palette, draw, config["histogram_perturbation"], bins, config["seed"], of_case)
+
+
+def _of_cases(given: Mapping[str, str | int], palette: Palette, condition) -> dict[str, int]:
+    """`textures_of` of a configuration: case -> number (from 0) of the texture named."""
+    if given and condition not in ("textures", "mixture"):
+        raise UserError(
+            f"textures_of chooses among all textures, and condition={condition} leaves none to choose"
+        )
+    indices = {case: _index(palette, name) for case, name in given.items()}
+    for case, index in indices.items():
+        if index is None:
+            raise UserError(
+                f"{case}: texture {given[case]!r} is none of the types: 1 to {len(palette.names)}, "
+                f"{', '.join(map(repr, palette.names))}"
+            )
+    return indices
+
+
+def _index(palette: Palette, name: str | int) -> int | None:
+    """Where the type of this name or number (from 1) stands; None: nowhere."""
+    if isinstance(name, int) and not isinstance(name, bool) and 1 <= name <= len(palette.names):
+        return name - 1
+    return palette.names.index(name) if name in palette.names else None
 
 
 def _only(palette: Palette, name: str | int) -> Palette:
-    numbered = isinstance(name, int) and not isinstance(name, bool) and 1 <= name <= len(palette.names)
-    if not numbered and name not in palette.names:
+    index = _index(palette, name)
+    if index is None:
         raise UserError(
             f"condition={name!r} must be textures, mixture, own, reference, a list of bins, or one of the "
             f"types: 1 to {len(palette.names)}, {', '.join(map(repr, palette.names))}"
         )
-    index = name - 1 if numbered else palette.names.index(name)
     return Palette((palette.names[index],), (palette.histograms[index],), (1.0,), palette.reference_mean)
 
 

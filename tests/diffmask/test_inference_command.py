@@ -985,6 +985,58 @@ def test_what_does_not_fit_the_painter_is_refused(paint, override, texts):
     assert_refused(paint(override)[0], *texts)
 
 
+@pytest.fixture
+def typed(tmp_path):
+    """-> typed(*types): a table of two spheres with these textures."""
+
+    def write_table(*types):
+        rows = zip((20, 34), types, strict=True)
+        rows = [[*(OBLIQUE @ (12, 20, column, 1))[:3].tolist(), 6, kind] for column, kind in rows]
+        path = tmp_path / "sites.csv"
+        path.write_text("x,y,z,diameter,type\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+        return f"spheres={path}"
+
+    return write_table
+
+
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
+@pytest.mark.parametrize("condition", ["textures", "mixture"])
+def test_each_site_is_painted_with_its_type(paint, typed, tmp_path, condition):
+    result, rows = paint(typed(3, "type 2"), "painting.types=3", f"+painting.condition={condition}")
+    assert result[0] == 0, result[2]
+    names = [f"{SCANS[0]}_GenMask_{number}" for number in (1, 2)]
+    assert [(row["case"], row["type"], row["texture"]) for row in rows] == [
+        (names[0], "1", "type 3"),
+        (names[1], "1", "type 2"),
+    ]
+    painted(tmp_path / "out" / "Painted", (1,), names, as_label)
+    assert [row["type"] for row in table(tmp_path / "out")] == ["3", "type 2"]
+    result, rows = paint(typed(3, 1), f"+painting.condition={condition}")
+    assert "stale: 1 masks" in result[1] and [row["texture"] for row in rows] == ["type 3", "type 1"]
+
+
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
+def test_types_are_kept_for_later_without_painting(make, scans, typed, tmp_path):
+    code, out, error = make(typed("a", 7), f"dataset_root_dir={scans / 'Image' / SCANS[0]}.nii.gz")
+    assert code == 0 and "| type |" not in out, error
+    assert [row["type"] for row in table(tmp_path / "out")] == ["a", "7"]
+
+
+@pytest.mark.parametrize(
+    "types, override, texts",
+    [
+        ((1, "hard"), "seed=1", [f"{SCANS[0]}_GenMask_2", "'hard'", "1 to 3", "'type 1'"]),
+        ((1, 4), "seed=1", [f"{SCANS[0]}_GenMask_2", "4", "1 to 3"]),
+        ((1, 2), "painting.types=2", ["painting.types=2", "sites.csv", "leave it out"]),
+        ((1, 2), "+painting.condition=own", ["condition=own", "textures_of"]),
+    ],
+)
+def test_types_that_cannot_be_are_refused_before_any_mask(paint, typed, tmp_path, types, override, texts):
+    given = ["painting.types=3"] * ("painting.types" not in override)
+    assert_refused(paint(typed(*types), override, *given)[0], *texts)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "override, texts",
     [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from DiffMask.inference.infarcts import SectorDrafts
-from DiffMask.inference.nodules import SphereDrafts, read_spheres
+from DiffMask.inference.nodules import Site, SphereDrafts, read_spheres
 from DiffMask.inference.plan import find_scans
 from LeFusion.dataset.cases import Layout
 from LeFusion.hearts.transfer import Anatomy, wall_coordinates
@@ -30,6 +30,7 @@ DEMO = PROJECT_ROOT / "data" / "demo" / "EMIDEC" / "Normal"
 SHAPE = (24, 40, 44)
 SIZE, ONE_MM = (16, 16, 16), (1.0, 1.0, 1.0)
 # Stored (x, y, z): x and y flipped, z first slice at the feet, all shifted
+OBLIQUE_LAST = np.array([[0.7, 0.2, 0.1, -9], [-0.2, 0.7, 0.1, 3], [0, -0.1, 2.5, 7], [0, 0, 0, 1]])
 FLIPPED = np.array([[-0.8, 0, 0, 50.5], [0, -1.1, 0, 41.0], [0, 0, 2.0, -310.0], [0, 0, 0, 1]])
 
 
@@ -130,6 +131,29 @@ def test_no_scans_are_refused(tmp_path, settings, scans):
     save(scans / "other" / "A.nii.gz", lung_hu())
     with refused(ValueError, "'A'"):
         find_scans(settings(scans), LIDC)
+
+
+@pytest.mark.parametrize(
+    "shape, affine, fits",
+    [
+        ((100, 90, 60), np.diag([-1.0, -1, 1, 1]), False),  # a whole CT, slices last
+        ((100, 90, 60), OBLIQUE_LAST, False),
+        ((100, 90, 60), np.array([[0, 0, 1.0, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1]]), True),
+        ((32, 64, 64), np.diag([-1.0, -1, 1, 1]), True),  # a region of LIDC, whose affine is no help
+        ((48, 80, 70), np.diag([-1.0, -1, 1, 1]), True),
+        ((100, 80, 80), np.diag([-1.0, -1, 1, 1]), True),  # depth first with such an affine
+    ],
+)
+def test_a_whole_ct_with_the_data_type_of_regions_is_refused(tmp_path, plan, shape, affine, fits):
+    hu = np.full(shape, 40, np.int16)
+    hu[3:-3, 8:-8, 8:-8] = -850
+    path = save(tmp_path / "ct.nii.gz", hu, affine)
+    if fits:
+        assert plan(path, diameter_mm=6, border_mm=[0, 30])
+    else:
+        with refused(ValueError, path, "lie along axis 2", "data_type=lidc", "data_type=chest_ct"):
+            plan(path)
+        assert plan(path, CT, diameter_mm=6, border_mm=[0, 30])
 
 
 # --- spheres that are drawn -----------------------------------------------------
@@ -337,15 +361,20 @@ def test_world_coordinates_land_on_their_voxel(tmp_path, plan, affine):
 
 
 def test_a_table_is_read_in_both_spellings(tmp_path):
-    expected = {"": [(1.0, -2.5, 30.0, 8.0)]}
+    expected = {"": [Site(1.0, -2.5, 30.0, 8.0)]}
     assert read_spheres(table(tmp_path / "a.csv", "1,-2.5,3e1,8", columns="x,y,z,diameter_mm"), 1) == expected
     path = tmp_path / "b.csv"
     path.write_bytes(
-        '\ufeffdiameter_mm,note,z_mm,y_mm,x_mm\r\n8,"big, round",30,-2.5,1\r\n'.encode()  # of a spreadsheet
+        "\ufeffdiameter_mm,z_mm,y_mm,x_mm\r\n8,30,-2.5,1\r\n".encode()  # of a spreadsheet
     )
     assert read_spheres(path, 1) == expected
     several = table(tmp_path / "c.csv", "A,1,2,3,4", "B,5,6,7,8", "A,9,10,11,12")
-    assert read_spheres(several, 2) == {"A": [(1, 2, 3, 4), (9, 10, 11, 12)], "B": [(5, 6, 7, 8)]}
+    assert read_spheres(several, 2) == {
+        "A": [Site(1, 2, 3, 4), Site(9, 10, 11, 12)],
+        "B": [Site(5, 6, 7, 8)],
+    }
+    typed = table(tmp_path / "d.csv", "1,2,3,4,2", "5,6,7,8,solid", columns="x,y,z,diameter_mm,type")
+    assert read_spheres(typed, 1) == {"": [Site(1, 2, 3, 4, 2), Site(5, 6, 7, 8, "solid")]}
 
 
 def test_rows_go_to_their_scan(scans, tmp_path, plan):
@@ -392,7 +421,13 @@ def test_a_bad_table_is_refused(scans, tmp_path, plan):
     with refused(ValueError, "s.csv", "holds no sphere"):
         plan(scans, spheres=table(tmp_path / "s.csv"))
     with refused(ValueError, "s.csv, line 2", "diameter_mm"):
-        plan(scans, spheres=table(tmp_path / "s.csv", "A,1,2,3,4", columns="case,x_mm,y_mm,z_mm,size"))
+        plan(scans, spheres=table(tmp_path / "s.csv", "A,1,2,3", columns="case,x_mm,y_mm,z_mm"))
+    for columns, column in (("case,x,y,z,size", "size"), ("x,y,z,diameter_mm,x_mm", "x_mm")):
+        with refused(ValueError, "s.csv", f"column '{column}' is unknown or there twice"):
+            plan(scans, spheres=table(tmp_path / "s.csv", "A,1,2,3,4", columns=columns))
+    untyped = table(tmp_path / "s.csv", "A,1,2,3,4,2", "A,1,2,3,4,", columns="case,x,y,z,diameter_mm,type")
+    with refused(ValueError, "s.csv, line 3", "no type"):
+        plan(scans, spheres=untyped)
 
 
 # --- hearts ---------------------------------------------------------------------

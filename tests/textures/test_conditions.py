@@ -32,6 +32,7 @@ def config(**changes):
         "textures": LISTED,
         "condition": "textures",
         "texture_shares": None,
+        "textures_of": None,
         "types": 3,
         "reference_image": None,
         "reference_mask": None,
@@ -120,6 +121,26 @@ def test_one_texture_by_number_or_name_for_every_output(condition):
     for kind in range(1, 8):
         assert torch.allclose(conditions.histogram(loaded(), kind), SECOND)
         assert conditions.name("A", kind) == "type 2"
+
+
+@pytest.mark.parametrize("condition", ["textures", "mixture"])
+def test_cases_may_have_a_texture_of_their_own(condition):
+    conditions = choose(condition=condition, textures_of={"A": 3, "B": "type 2"})
+    assert [conditions.choose("A", kind) for kind in (1, 2, 3)] == [2, 2, 2]
+    assert [conditions.name("B", kind) for kind in (1, 2)] == ["type 2"] * 2
+    assert torch.equal(conditions.histogram(loaded("A"), 1), THIRD)
+    without = choose(condition=condition)
+    assert [conditions.choose("C", kind) for kind in range(1, 9)] == [
+        without.choose("C", kind) for kind in range(1, 9)
+    ]
+
+
+@pytest.mark.parametrize("name", [0, 4, "soft", True])
+def test_unknown_textures_of_cases_are_refused(name):
+    with pytest.raises(ValueError, match=f"A: texture {name!r} is none of the types: 1 to 3, 'type 1'"):
+        choose(textures_of={"A": name})
+    with pytest.raises(ValueError, match="condition=own"):
+        choose(textures_of={"A": 1}, condition="own")
 
 
 def test_fitted_textures_are_chosen_by_name_and_keep_their_reference():
