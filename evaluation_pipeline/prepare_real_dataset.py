@@ -9,7 +9,6 @@ nnU-Net's own check, where nnunetv2 is installed: nnUNetv2_plan_and_preprocess -
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import given_path, run_command
+from LeFusion.runtime.hashing import sha256_of_file
 
 SOURCES = "sources.json"  # what the folder was made from
 SOURCE_OPTIONS = ("source_image_dir", "source_mask_dir", "test_txt_path")
@@ -85,7 +85,7 @@ def prepare(
         check_pair(case.image_path, case.mask_path, values)
     planned = _plan(splits)
     content = description(channel_name, labels, len(splits["train"]))
-    sources = {name: _sha256(source) for name, source in planned.items()}
+    sources = {name: sha256_of_file(source) for name, source in planned.items()}
     _claim(output_dir, {"description": content, "files": sources}, overwrite)
 
     due = {name: source for name, source in planned.items() if not (output_dir / name).exists()}
@@ -158,10 +158,6 @@ def _stored_sources(path: Path) -> dict | None:
     if any(len(name.parts) != 2 or name.parts[0] not in folders for name in names):  # they may be deleted
         raise UserError(f"{path}: names files outside {', '.join(folders)}; delete the folder")
     return stored
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _label(text: str) -> tuple[str, int]:

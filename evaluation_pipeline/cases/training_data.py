@@ -12,6 +12,7 @@ from evaluation_pipeline.cases.patients import checked_folds, patient_of, patien
 from evaluation_pipeline.cases.synthetic import SyntheticImage, check_leakage, draw_synthetic, find_synthetic
 from evaluation_pipeline.segmentation.preprocessing import check_pair, fingerprint
 from LeFusion.errors import UserError
+from LeFusion.runtime.hashing import sha256_of_file
 
 SPLITS_FILE = "splits.json"
 
@@ -107,5 +108,5 @@ def inspect(data: TrainingData) -> tuple[tuple, str]:
             shapes.append(shape)
             spacings.append(spacing_mm)
         for path in (case.image, case.label):
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(bytes.fromhex(sha256_of_file(path)))
     return fingerprint(shapes, spacings), digest.hexdigest()

@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from evaluation_pipeline.cases.nnunet_layout import LabelledImage
 from evaluation_pipeline.judging.metrics import dice
+from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL, read_checkpoint, save_checkpoint
 from evaluation_pipeline.segmentation.models import SegmentationLoss, build_optimizer, learning_rate_at
 from evaluation_pipeline.segmentation.preprocessing import AddressedDataset, address_seed
-from evaluation_pipeline.segmentation.segmenter import BEST_MODEL, Segmenter, read_checkpoint, save_checkpoint
+from evaluation_pipeline.segmentation.segmenter import Segmenter
 from LeFusion.dataset.nifti import atomic_file, read_volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import stays_on_cpu
