@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation_pipeline.cases.patients import NIFTI_ENDINGS, case_name
+from evaluation_pipeline.cases.patients import case_name
+from LeFusion.dataset.cases import NIFTI_ENDINGS
 from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 from LeFusion.errors import MissingFileError, UserError
 
