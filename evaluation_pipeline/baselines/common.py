@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from evaluation_pipeline.cases.patients import patient_of
 from evaluation_pipeline.cases.synthetic import MANIFEST, nifti_files, numbered_folders
-from evaluation_pipeline.fidelity.data_types import DataType, add_data_flags, data_type_of, training_cases
+from evaluation_pipeline.fidelity.data_types import add_data_flags, data_type_of, training_cases
 from evaluation_pipeline.fidelity.lesions import read_pair
 from evaluation_pipeline.fidelity.seeds import address_generator
+from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
 from LeFusion.dataset.grid import from_depth_first, spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import Volume, atomic_file, write_label_like, write_volume_like

@@ -70,7 +70,7 @@ def select_data(
     # Images made from patients whom the training is not to know would bring them in by the back door
     unknown = [name for name in cases if name not in set(train)]
     kept, left_out = check_leakage(
-        find_synthetic(synthetic_data_dirs), unknown, [case.name for case in real.test]
+        find_synthetic(synthetic_data_dirs, real.layout), unknown, [case.name for case in real.test]
     )
     if synthetic_data_dirs and not kept:
         raise UserError(
