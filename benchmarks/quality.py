@@ -29,13 +29,14 @@ from matplotlib.figure import Figure
 from painted import paint, write_tables
 
 from evaluation_pipeline.fidelity.border import gradient_at_border
-from evaluation_pipeline.fidelity.data_types import LIDC
 from evaluation_pipeline.fidelity.distances import frechet_distance, standardise
 from evaluation_pipeline.fidelity.features import FIRST_ORDER, GLCM, columns, feature_table
 from evaluation_pipeline.fidelity.lesions import Lesion, read_lesion, scale_of
+from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import find_cases
 from LeFusion.dataset.nifti import atomic_file
 
+LIDC = load_data_type("lidc")
 REFERENCE = "repaint:300:5:5"
 PAPER = ["repaint:300:1:1", "repaint:300:2:2", REFERENCE, "repaint:300:10:10@0"]
 FEW = [f"{name}:{steps}" for name in ("ddim", "dpmpp") for steps in (10, 15, 25, 50)]

@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from evaluation_pipeline.judging import results
 from evaluation_pipeline.judging.experiments import Experiment, compare, read_experiments
 from evaluation_pipeline.judging.figures import PicturedCase, badness, save_box_plot, save_cases_sheet
 from evaluation_pipeline.segmentation.predictions import fingerprint
+from evaluation_pipeline.tables import markdown_table, write_csv
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import run_command
@@ -140,14 +142,12 @@ def run(arguments: argparse.Namespace) -> None:
     table = compare(experiments, baseline, metric)
     header, rows = shown_table(table, metric, baseline)
     folder = arguments.output_dir or results_csv.with_name(f"{results_csv.stem}_comparison")
-    markdown = results.markdown_table(header, rows)
+    markdown = markdown_table(header, rows)
     texts = {"comparison.md": markdown, "comparison.tex": latex_table(header, rows)}
     for name, text in texts.items():
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-    table = [row | {results.UNIT: "share"} for row in table]
-    cells = [["" if isinstance(c, float) and math.isnan(c) else c for c in row.values()] for row in table]
-    results.write_table(folder / "comparison.csv", list(table[0]), cells)
+    write_csv(folder / "comparison.csv", pd.DataFrame(table).assign(**{results.UNIT: "share"}))
     labels = experiment_labels(experiments)
     marked = next((label for label, e in labels.items() if e.name == baseline), None)
     one_model = len({e.model for e in experiments}) == 1

@@ -18,8 +18,6 @@ from evaluation_pipeline.cases.synthetic import MANIFEST, find_synthetic
 from evaluation_pipeline.fidelity import plots
 from evaluation_pipeline.fidelity.border import seam
 from evaluation_pipeline.fidelity.data_types import (
-    DATA_TYPES,
-    DataType,
     add_data_flags,
     data_type_of,
     training_cases,
@@ -46,6 +44,8 @@ from evaluation_pipeline.fidelity.texture import (
     read_manifest,
     requested_against_obtained,
 )
+from LeFusion.data_types import DataType
+from LeFusion.dataset.cases import Layout
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import run_command
 
@@ -56,14 +56,14 @@ def run(arguments: argparse.Namespace) -> dict:
     """Reads, measures and writes; returns the report."""
     data_type = data_type_of(arguments, arguments.real_dir)
     scale, layout = scale_of(data_type), data_type.layout
-    files = _synthetic_files(arguments)
+    files = _synthetic_files(arguments, layout)
     manifest = arguments.manifest or _manifest_beside(files[0][2])
     requested = read_manifest(manifest) if manifest else None
     sources = images_by_name(arguments.source_dir, layout.image_folder) if arguments.source_dir else None
 
     left_out_cases: list[str] = []
     training, held_out, real = _read_real(arguments, data_type, left_out_cases)
-    painted = sorted({*layout.lesion_labels, *DATA_TYPES[data_type.name].layout.lesion_labels})
+    painted = sorted({*layout.lesion_labels, *data_type.painted_labels})
     synthetic, backgrounds = read_synthetic(files, data_type, painted, sources, left_out_cases)
     for what, lesions, folder in (
         ("real", real, arguments.real_dir),
@@ -131,15 +131,15 @@ def run(arguments: argparse.Namespace) -> dict:
         "left_out": left_out,
     }
     report["notes"] = _notes(report)
-    figures = _figures(report, features, real, synthetic, data_type.window)
+    figures = _figures(report, features, real, synthetic, data_type.fixed_window)
     written = write_report(Path(arguments.output_dir), report, figures)
     _print(report, written)
     return report
 
 
-def _synthetic_files(arguments: argparse.Namespace) -> list[tuple[str, int, Path, Path]]:
+def _synthetic_files(arguments: argparse.Namespace, layout: Layout) -> list[tuple[str, int, Path, Path]]:
     """(case, type, image, mask) of what find_synthetic finds, of the first --types types."""
-    found = find_synthetic([Path(arguments.synthetic_dir)])
+    found = find_synthetic([Path(arguments.synthetic_dir)], layout)
     if arguments.types is not None:
         most = max(image.kind for image in found)
         if not 1 <= arguments.types <= most:

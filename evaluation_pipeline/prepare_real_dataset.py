@@ -9,10 +9,8 @@ nnU-Net's own check, where nnunetv2 is installed: nnUNetv2_plan_and_preprocess -
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,33 +22,20 @@ from evaluation_pipeline.cases.nnunet_layout import (
     check_labels,
     description,
     file_names,
+    own_settings,
     write_description,
 )
 from evaluation_pipeline.cases.patients import case_name, patient_of
 from evaluation_pipeline.segmentation.preprocessing import check_pair
+from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import given_path, run_command
+from LeFusion.runtime.hashing import sha256_of_file
 
 SOURCES = "sources.json"  # what the folder was made from
 SOURCE_OPTIONS = ("source_image_dir", "source_mask_dir", "test_txt_path")
-
-
-@dataclass(frozen=True)
-class DataType:
-    """mask_names: see LeFusion.dataset.cases.Layout. channel: CT or MR decides the normalisation."""
-
-    channel: str
-    labels: dict[str, int]
-    mask_names: tuple[tuple[str, str], ...]
-
-
-DATA_TYPES = {
-    "lidc": DataType("CT", {"nodule": 1}, Layout().mask_names),
-    "emidec": DataType("MR", {"cavity": 1, "myocardium": 2, "infarct": 3, "no-reflow": 4}, ()),
-    "nnunet": DataType("CT", {"lesion": 1}, (("_0000", ""),)),
-}
 
 
 def prepare(
@@ -69,13 +54,14 @@ def prepare(
     values, geometry that differs between image and mask, an empty split, test cases that do not exist, a
     patient in both splits, an output_dir made from other sources.
     """
-    kind = DATA_TYPES[data_type]
-    labels, channel_name = labels or kind.labels, channel_name or kind.channel
+    kind = load_data_type(data_type)
+    own = own_settings(kind, named=labels is None)
+    labels, channel_name = labels or dict(kind.label_names), channel_name or kind.modality
     check_labels(labels)
     for folder, option in ((source_image_dir, "--source_image_dir"), (source_mask_dir, "--source_mask_dir")):
         if not folder.is_dir():
             raise MissingFileError(f"{option} {folder}: no such folder")
-    layout = Layout(str(source_image_dir.absolute()), str(source_mask_dir.absolute()), kind.mask_names)
+    layout = Layout(str(source_image_dir.absolute()), str(source_mask_dir.absolute()), kind.layout.mask_names)
     splits = {}
     for split in SPLITS:
         splits[split] = find_cases(source_image_dir, layout, test_txt_path, split)
@@ -84,8 +70,8 @@ def prepare(
     for case in tqdm([*splits["train"], *splits["test"]], unit="case", desc="checking"):
         check_pair(case.image_path, case.mask_path, values)
     planned = _plan(splits)
-    content = description(channel_name, labels, len(splits["train"]))
-    sources = {name: _sha256(source) for name, source in planned.items()}
+    content = description(channel_name, labels, len(splits["train"]), own)
+    sources = {name: sha256_of_file(source) for name, source in planned.items()}
     _claim(output_dir, {"description": content, "files": sources}, overwrite)
 
     due = {name: source for name, source in planned.items() if not (output_dir / name).exists()}
@@ -160,10 +146,6 @@ def _stored_sources(path: Path) -> dict | None:
     return stored
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _label(text: str) -> tuple[str, int]:
     name, separator, value = text.partition("=")
     if not (separator and name and value.isdigit()):
@@ -194,10 +176,10 @@ def parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, required=True, help="where the data set goes")
     add(
         "--data_type",
-        choices=list(DATA_TYPES),
         default="lidc",
-        help="how masks are named and labelled: lidc (_Vol_ / _Mask_, 1), emidec (same names, 1 to 4) or "
-        "nnunet (case_0000 / case, 1); default lidc",
+        help="how masks are named and labelled, and the CT window: a name in configs/data_type, such as lidc "
+        "(_Vol_ / _Mask_, 1), emidec (same names, 1 to 4) or nnunet (case_0000 / case, 1), or a YAML file "
+        "like those; default lidc",
     )
     add(
         "--labels",
@@ -207,9 +189,7 @@ def parser() -> argparse.ArgumentParser:
         help="other labels than the data type's, such as liver=1 tumour=2. What is called cavity, myocardium "
         "or background is no lesion",
     )
-    add(
-        "--channel_name", help="CT (a window of -1000 to 400 HU) or MR (each volume's own mean and deviation)"
-    )
+    add("--channel_name", help="CT (the data type's window) or MR (each volume's own mean and deviation)")
     add("--overwrite", action="store_true", help="replace a data set that was made from other files")
     return described
 

@@ -16,7 +16,7 @@ TYPES="${TYPES:-3}"                              # synthetic images of each case
 VAL_OVERLAP="${VAL_OVERLAP:-0.75}"               # of sliding windows
 CACHE_RATE="${CACHE_RATE:-0.5}"                  # share of the cases held in memory
 
-DATA_TYPE="${DATA_TYPE:-lidc}"                   # lidc or emidec
+DATA_TYPE="${DATA_TYPE:-lidc}"                   # lidc, emidec or another of configs/data_type
 # ../data/LIDC-IDRI does as well
 REAL_IMAGE_DIR="${REAL_IMAGE_DIR:-../data/LIDC/Pathological/Image}"
 REAL_MASK_DIR="${REAL_MASK_DIR:-../data/LIDC/Pathological/Mask}"

@@ -115,9 +115,8 @@ def run(arguments: argparse.Namespace) -> None:
         check_origin(predictions, cases)
         check_references(cases, scheme)
     else:
-        from evaluation_pipeline.segmentation.segmenter import (
-            load_segmenter,  # not needed to judge what is there
-        )
+        # here: MONAI's networks are not needed to judge what is there
+        from evaluation_pipeline.segmentation.segmenter import load_segmenter
 
         checkpoint = arguments.trained_model_path
         segmenter = load_segmenter(checkpoint, model, arguments.device)

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> Path:
 
     name, size = arguments.model_name, arguments.model_size
     patch_size = tuple(arguments.patch_size or default_patch_size(name, median_shape, spacing_mm, size))
-    preprocessing = Preprocessing(data.real.modality, spacing_mm, resample, patch_size)
+    preprocessing = Preprocessing(data.real.modality, spacing_mm, resample, patch_size, data.real.window)
     settings = training_settings(arguments, len(data.items))
     order = SampleOrder(len(data.train), len(data.synthetic), arguments.synthetic_share, arguments.seed)
     model = {

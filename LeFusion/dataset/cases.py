@@ -3,6 +3,7 @@
 import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def find_cases(
     cases = []
     for name, image in images.items():
         made = made_for.get(name, [])
-        cases += [Case(_stem(path.name), image, path) for path in made]
+        cases += [Case(stem(path.name), image, path) for path in made]
         try:
             cases.append(Case(name, image, _find_mask(image, image_dir, mask_dir, masks, layout)))
         except (FileNotFoundError, ValueError) as error:
@@ -132,7 +133,7 @@ def find_images(folder: str | os.PathLike) -> dict[str, Path]:
     """
     folder = Path(folder)
     if folder.is_file() and folder.name.endswith(NIFTI_ENDINGS):
-        return {_stem(folder.name): folder}
+        return {stem(folder.name): folder}
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder or NIfTI file; check dataset_root_dir")
     images = _index_by_name(folder)
@@ -219,7 +220,7 @@ def _read_names(test_txt: str | os.PathLike) -> set[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text; save it as plain text with one name per line") from error
-    return {_stem(line.strip()) for line in lines if line.strip()}
+    return {stem(line.strip()) for line in lines if line.strip()}
 
 
 def _index_by_name(folder: Path) -> dict[str, list[Path]]:
@@ -230,7 +231,7 @@ def _index_by_name(folder: Path) -> dict[str, list[Path]]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if name.endswith(NIFTI_ENDINGS) and not name.startswith("."):
-                found[_stem(name)].append(Path(parent, name))
+                found[stem(name)].append(Path(parent, name))
     return found
 
 
@@ -250,7 +251,7 @@ def _find_mask(
     image: Path, image_dir: Path, mask_dir: Path, masks: dict[str, list[Path]], layout: Layout
 ) -> Path:
     try:
-        mask_name = _swap(_stem(image.name), layout.mask_names) if layout.mask_names else _stem(image.name)
+        mask_name = _swap(stem(image.name), layout.mask_names) if layout.mask_names else stem(image.name)
     except ValueError as error:
         raise UserError(f"{image}: {error}") from error
     expected_dir = mask_dir / image.parent.relative_to(image_dir)
@@ -268,8 +269,11 @@ def _find_mask(
     return (nearby or candidates)[0]
 
 
-def _swap(name: str, pairs) -> str:
-    """Put the second text of the first pair whose first text occurs in `name` in its (last) place."""
+def _swap(name: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """Put the second text of the first pair whose first text occurs in `name` in its (last) place.
+
+    Raises ValueError where none occurs.
+    """
     for old, new in pairs:
         if old in name:
             before, _, after = name.rpartition(old)
@@ -278,7 +282,8 @@ def _swap(name: str, pairs) -> str:
     raise UserError(f"the name {name!r} has none of the parts {parts}; rename the file or set mask_names")
 
 
-def _stem(file_name: str) -> str:
+def stem(file_name: str) -> str:
+    """A file's name without its NIfTI ending."""
     for ending in NIFTI_ENDINGS:
         file_name = file_name.removesuffix(ending)
     return file_name

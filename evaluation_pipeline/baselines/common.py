@@ -1,23 +1,25 @@
 """What the baselines share: flags, the cases to paint, training lesions, and writing as LeFusion does."""
 
 import argparse
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
 from evaluation_pipeline.cases.patients import patient_of
 from evaluation_pipeline.cases.synthetic import MANIFEST, nifti_files, numbered_folders
-from evaluation_pipeline.fidelity.data_types import DataType, add_data_flags, data_type_of, training_cases
+from evaluation_pipeline.fidelity.data_types import add_data_flags, data_type_of, training_cases
 from evaluation_pipeline.fidelity.lesions import read_pair
 from evaluation_pipeline.fidelity.seeds import address_generator
+from evaluation_pipeline.tables import write_csv
+from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
 from LeFusion.dataset.grid import from_depth_first, spacing_depth_first, to_depth_first
-from LeFusion.dataset.nifti import Volume, atomic_file, write_label_like, write_volume_like
+from LeFusion.dataset.nifti import Volume, write_label_like, write_volume_like
 from LeFusion.errors import UserError
 
 COLUMNS = ("case", "type", "donor", "intensities_from", "image", "label")
@@ -122,9 +124,9 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
                 paths = outputs[scan.case.name, kind]
                 paths[0].unlink(missing_ok=True)  # of an earlier run: the new row is not about it
                 row = (scan.case.name, kind, painted.donor, painted.intensities_from, *map(str, paths))
-                rows.append(dict(zip(COLUMNS, row, strict=True)))
+                rows.append(row)
                 made.append((painted, *paths))
-            _write_manifest(manifest, rows)
+            write_csv(manifest, pd.DataFrame(rows, columns=COLUMNS))
             for painted, image_path, label_path in made:
                 _write_painted(scan, painted, data_type.layout, image_path, label_path)
                 progress.update()
@@ -146,13 +148,6 @@ def _without_patients_of(test: list[Case], cases: list[Case]) -> list[Case]:
     """A_CVol_1 goes where A_Vol_1 is a test case: a training would refuse an image made from it."""
     patients = {patient_of(case.name) for case in test}
     return [case for case in cases if patient_of(case.name) not in patients]
-
-
-def _write_manifest(path: Path, rows: list[dict]) -> None:
-    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _write_painted(scan: Scan, painted: Painted, layout: Layout, image_path: Path, label_path: Path) -> None:

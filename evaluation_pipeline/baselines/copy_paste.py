@@ -15,7 +15,7 @@ import numpy as np
 
 from evaluation_pipeline.baselines.common import Painted, Scan, centroid, fade, parse, run
 from evaluation_pipeline.baselines.hearts import paste_into_heart
-from evaluation_pipeline.fidelity.data_types import DataType
+from LeFusion.data_types import DataType
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import run_command
 

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter, label
 
 from evaluation_pipeline.baselines.common import Painted, Scan, fade, parse, run
 from evaluation_pipeline.baselines.hearts import healthy_scale, made_up_lesion
-from evaluation_pipeline.fidelity.data_types import DataType
+from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import Layout
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import run_command

@@ -5,7 +5,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from evaluation_pipeline.baselines.common import Painted, Scan, fade
-from evaluation_pipeline.fidelity.data_types import DataType
+from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import Layout
 from LeFusion.errors import UserError
 from LeFusion.hearts.transfer import (

@@ -1,18 +1,20 @@
 """The cases that are judged: image, real label and prediction, found by name and checked."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from evaluation_pipeline.cases.patients import NIFTI_ENDINGS, case_name
+from evaluation_pipeline.cases.patients import case_name
+from LeFusion.dataset.cases import NIFTI_ENDINGS
 from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 from LeFusion.errors import MissingFileError, UserError
 
 ANATOMY = ("background", "cavity", "myocardium", "ignore")  # labels that are no lesion, by their names
 MYOCARDIUM = "myocardium"
+OWN = "lefusion"  # of dataset.json: what nnU-Net has no word for
 NAMES_SHOWN = 5
 
 
@@ -90,7 +92,8 @@ def label_scheme(
 ) -> LabelScheme:
     """The lesion classes: as given, else from `dataset.json` in or above the folders, else label 1 alone.
 
-    Of dataset.json every label is a lesion that is not called background, cavity, myocardium or ignore.
+    Of dataset.json those are lesions that its `lefusion` lists, else all that are not called background,
+    cavity, myocardium or ignore.
     Raises ValueError for a damaged dataset.json, and for lesion labels that it does not know.
     """
     places = (gt_dir, gt_dir.parent, test_data_dir.parent)
@@ -101,9 +104,9 @@ def label_scheme(
         values = list(lesion_labels or [1])
         names = {"lesion": 1} if values == [1] else {f"label {value}": value for value in values}
         return LabelScheme(names, None if lesion_labels else frozenset({0, 1}))
-    known = _stored_labels(path)
+    known, all_lesions = _stored_labels(path)
     if lesion_labels is None:
-        lesions = {name: value for name, value in known.items() if name.lower() not in ANATOMY}
+        lesions = all_lesions
     else:
         lesions = {name: value for name, value in known.items() if value in lesion_labels}
     unknown = set(lesion_labels or []) - set(lesions.values())
@@ -112,7 +115,7 @@ def label_scheme(
         raise UserError(f"{path}: {problem}; it has {known}")
     wall = [value for name, value in known.items() if name.lower() == MYOCARDIUM]
     # all lesions of the file, also those that are not judged: each is a part of the wall
-    wall += [value for name, value in known.items() if wall and name.lower() not in ANATOMY]
+    wall += [value for value in all_lesions.values() if wall]
     return LabelScheme(lesions, frozenset({0, *known.values()}), tuple(wall))
 
 
@@ -181,16 +184,24 @@ def _by_case(folder: Path, option: str) -> dict[str, Path]:
     return found
 
 
-def _stored_labels(path: Path) -> dict[str, int]:
-    """name -> value of dataset.json's labels, without the background."""
+def lesions_of(labels: Mapping[str, int], own: Mapping) -> dict[str, int]:
+    """Of the labels of dataset.json those of lesions: as its `lefusion` says, else by their names."""
+    chosen = own.get("lesion_labels")
+    if chosen:
+        return {name: value for name, value in labels.items() if value in chosen}
+    return {name: value for name, value in labels.items() if name.lower() not in ANATOMY}
+
+
+def _stored_labels(path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """name -> value of dataset.json's labels, without the background, and of those that are lesions."""
     try:
-        labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        known = {str(name): int(value) for name, value in labels.items()}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = {str(name): int(value) for name, value in content["labels"].items() if int(value)}
+        return known, lesions_of(known, content.get(OWN, {}))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path}: has no labels of the form name: number; write it with prepare_real_dataset.py"
         ) from None
-    return {name: value for name, value in known.items() if value}
 
 
 def _list(values) -> str:

@@ -1,5 +1,7 @@
 """nnU-Net v2's raw folders: imagesTr, labelsTr, imagesTs, labelsTs and dataset.json, read and described.
 
+`lefusion` in dataset.json holds what nnU-Net has no word for, where it is not what is usual.
+
 Images are <case>_0000.nii.gz, label maps <case>.nii.gz. Besides what nnU-Net's own check asks for, image and
 label must agree in their whole affine, and test cases are checked as training cases are.
 """
@@ -9,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation_pipeline.cases.evaluation import ANATOMY
+from evaluation_pipeline.cases.evaluation import OWN, lesions_of
 from evaluation_pipeline.cases.patients import CHANNEL_SUFFIX, case_name
+from LeFusion.data_types import DataType
+from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 
 FILE_ENDING = ".nii.gz"
 DESCRIPTION = "dataset.json"
+CT_WINDOW = (-1000.0, 400.0)  # HU, where dataset.json names none
 SPLITS = {"train": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
 
 
@@ -30,28 +35,27 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class RealDataset:
-    """labels: name -> value, without the background; lesion_labels: the values of those that are no anatomy.
-    modality: CT or MR."""
+    """labels: name -> value, without the background; lesions: those of them that are no anatomy.
+    modality: CT or MR. window: (lowest, highest) HU that count in CT. layout: of the scans that synthetic
+    images were painted into, for the names of their masks."""
 
     folder: Path
     modality: str
     labels: dict[str, int]
     train: list[LabelledImage]
     test: list[LabelledImage]
+    lesions: dict[str, int] | None = None  # None: by their names
+    window: tuple[float, float] = CT_WINDOW
+    layout: Layout = Layout()
 
     @property
     def lesion_labels(self) -> list[int]:
-        return lesion_labels(self.labels)
+        return list((self.lesions or lesions_of(self.labels, {})).values())
 
     @property
     def label_values(self) -> list[int]:
         """All values that a label map may hold."""
         return [0, *self.labels.values()]
-
-
-def lesion_labels(labels: Mapping[str, int]) -> list[int]:
-    """The values of the labels that are not called background, cavity, myocardium or ignore."""
-    return [value for name, value in labels.items() if name.lower() not in ANATOMY]
 
 
 def check_labels(labels: Mapping[str, int]) -> None:
@@ -60,7 +64,7 @@ def check_labels(labels: Mapping[str, int]) -> None:
     if sorted(labels.values()) != list(range(1, len(labels) + 1)):
         listed = " ".join(f"{name}={value}" for name, value in labels.items())
         raise UserError(f"--labels {listed}: the values must be 1, 2, 3, ... without a gap, as nnU-Net asks")
-    if not lesion_labels(labels):
+    if not lesions_of(labels, {}):
         raise UserError(f"--labels {' '.join(labels)}: all are anatomy; name at least one lesion")
 
 
@@ -69,14 +73,31 @@ def file_names(case: str) -> tuple[str, str]:
     return f"{case}{CHANNEL_SUFFIX}{FILE_ENDING}", f"{case}{FILE_ENDING}"
 
 
-def description(channel_name: str, labels: Mapping[str, int], num_training: int) -> dict:
-    """The content of dataset.json."""
+def own_settings(kind: DataType, named: bool = True) -> dict:
+    """What dataset.json says besides nnU-Net's words. named: whether labels have the data type's names."""
+    lesions = list(kind.layout.lesion_labels)
+    found = {"lesion_labels": lesions} if named else {}
+    if named and lesions == list(lesions_of(kind.label_names, {}).values()):
+        found = {}
+    if kind.modality == "CT" and kind.fixed_window not in (None, CT_WINDOW):
+        found["window"] = list(kind.fixed_window)
+    parts = [list(pair) for pair in kind.layout.mask_names if pair[0] != CHANNEL_SUFFIX]
+    if parts and kind.layout.mask_names != Layout().mask_names:
+        found |= {"mask_names": parts, "output_mask_infix": kind.layout.output_mask_infix}
+    return found
+
+
+def description(
+    channel_name: str, labels: Mapping[str, int], num_training: int, own: Mapping | None = None
+) -> dict:
+    """The content of dataset.json. own: see own_settings."""
     ordered = dict(sorted(labels.items(), key=lambda item: item[1]))
     return {
         "channel_names": {"0": channel_name},
         "labels": {"background": 0, **ordered},
         "numTraining": num_training,
         "file_ending": FILE_ENDING,
+        **({OWN: dict(own)} if own else {}),
     }
 
 
@@ -100,6 +121,11 @@ def read_dataset(folder: Path) -> RealDataset:
         channels = content["channel_names"]
         labels = {str(name): int(value) for name, value in content["labels"].items() if name != "background"}
         num_training, ending = int(content["numTraining"]), content["file_ending"]
+        own = content.get(OWN, {})
+        lesions = lesions_of(labels, own)
+        low, high = own.get("window", CT_WINDOW)
+        names = {key: own[key] for key in ("mask_names", "output_mask_infix") if key in own}
+        more = lesions, (float(low), float(high)), Layout(**names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: is no dataset.json of nnU-Net v2 ({error!r}); make it with prepare_real_dataset.py"
@@ -120,7 +146,7 @@ def read_dataset(folder: Path) -> RealDataset:
         )
     test = _cases(folder, "test") if (folder / SPLITS["test"][0]).is_dir() else []
     modality = "CT" if next(iter(channels.values())).upper() == "CT" else "MR"  # as in nnU-Net
-    return RealDataset(folder, modality, labels, train, test)
+    return RealDataset(folder, modality, labels, train, test, *more)
 
 
 def _cases(folder: Path, split: str) -> list[LabelledImage]:

@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from LeFusion.dataset.cases import stem
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import UserError
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 CHANNEL_SUFFIX = "_0000"
 # What separates the patient from the rest in the names of images, masks and generated masks
 CASE_PARTS = re.compile(r"_(?:Vol|CVol|Mask|CMask|GenMask)_")
@@ -19,10 +19,7 @@ CASE_PARTS = re.compile(r"_(?:Vol|CVol|Mask|CMask|GenMask)_")
 
 def case_name(name: str | os.PathLike) -> str:
     """A file's name without folder, NIfTI ending and nnU-Net's channel suffix."""
-    stem = Path(name).name
-    for ending in NIFTI_ENDINGS:
-        stem = stem.removesuffix(ending)
-    return stem.removesuffix(CHANNEL_SUFFIX)
+    return stem(Path(name).name).removesuffix(CHANNEL_SUFFIX)
 
 
 def patient_of(name: str | os.PathLike) -> str:
@@ -30,8 +27,8 @@ def patient_of(name: str | os.PathLike) -> str:
 
     A name without `_Vol_`, `_CVol_`, `_Mask_`, `_CMask_` or `_GenMask_` is the patient's own name.
     """
-    stem = case_name(name)
-    return CASE_PARTS.split(stem, maxsplit=1)[0] or stem
+    case = case_name(name)
+    return CASE_PARTS.split(case, maxsplit=1)[0] or case
 
 
 def split_folds(names: Iterable[str], num_folds: int = 5, seed: int = 0) -> list[list[str]]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation_pipeline.cases.patients import case_name, patient_of
+from LeFusion.dataset.cases import Layout, output_mask_name
 from LeFusion.errors import MissingFileError, UserError
 
-IMAGE_PARTS = ("_CVol_", "_Vol_")  # stand where the mask's name has MASK_PART
-MASK_PART = "_Mask_"
+RELEASED = Layout()  # names of the released data sets
 ROOTS = (("imagesTr", "labelsTr"), ("Image", "Mask"), (".", "."))
 MANIFEST = "manifest.csv"
 
@@ -37,14 +37,16 @@ class SyntheticImage:
         return {patient_of(name) for name in (self.name, self.donor) if name}
 
 
-def find_synthetic(folders: Sequence[Path]) -> list[SyntheticImage]:
+def find_synthetic(folders: Sequence[Path], layout: Layout = RELEASED) -> list[SyntheticImage]:
     """All synthetic images below the folders, by folder, type and name.
 
     A folder holds imagesTr/Image_1..T and labelsTr/Mask_1..T, or Image/Image_k and Mask/Mask_k, or Image_k
-    and Mask_k. Raises FileNotFoundError for missing folders, a folder without synthetic images, images
+    and Mask_k. layout: of the scans painted into, for the names of the masks.
+
+    Raises FileNotFoundError for missing folders, a folder without synthetic images, images
     without a mask and masks without an image; ValueError for an image that the manifest there does not list.
     """
-    return [image for folder in folders for image in _find_in(Path(folder))]
+    return [image for folder in folders for image in _find_in(Path(folder), layout)]
 
 
 def check_leakage(
@@ -89,7 +91,7 @@ def draw_synthetic(synthetic: Sequence[SyntheticImage], number: int, seed: int) 
     return [synthetic[i] for i in sorted(drawn)]
 
 
-def _find_in(folder: Path) -> list[SyntheticImage]:
+def _find_in(folder: Path, layout: Layout) -> list[SyntheticImage]:
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder of synthetic images")
     roots = [(folder / images, folder / masks) for images, masks in ROOTS]
@@ -113,9 +115,10 @@ def _find_in(folder: Path) -> list[SyntheticImage]:
         if not images:
             raise MissingFileError(f"{kinds[kind]}: holds no image (.nii.gz); generate again")
         for name, path in sorted(images.items()):
-            label = masks.pop(_mask_name(name), None) or masks.pop(name, None)
+            mask_name = _mask_name(path, layout)
+            label = masks.pop(mask_name, None) or masks.pop(name, None)
             if label is None:
-                missing = mask_kinds[kind] / f"{_mask_name(name)}.nii.gz"
+                missing = mask_kinds[kind] / f"{mask_name}.nii.gz"
                 raise MissingFileError(f"{path}: its mask {missing} is missing; generate again")
             if donors is not None and (name, kind) not in donors:
                 raise UserError(
@@ -142,12 +145,12 @@ def nifti_files(folder: Path) -> list[Path]:
     return sorted(path for path in files if not path.name.startswith("."))
 
 
-def _mask_name(image_name: str) -> str:
-    for part in IMAGE_PARTS:
-        before, found, after = image_name.rpartition(part)
-        if found:
-            return before + MASK_PART + after
-    return image_name
+def _mask_name(image: Path, layout: Layout) -> str:
+    """Of the mask that LeFusion writes with an image; a name in another style is the mask's as well."""
+    try:
+        return case_name(output_mask_name(image.name, layout))
+    except UserError:
+        return case_name(image)
 
 
 def _donors(manifest: Path) -> dict[tuple[str, int], str] | None:

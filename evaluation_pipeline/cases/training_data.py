@@ -12,6 +12,7 @@ from evaluation_pipeline.cases.patients import checked_folds, patient_of, patien
 from evaluation_pipeline.cases.synthetic import SyntheticImage, check_leakage, draw_synthetic, find_synthetic
 from evaluation_pipeline.segmentation.preprocessing import check_pair, fingerprint
 from LeFusion.errors import UserError
+from LeFusion.runtime.hashing import sha256_of_file
 
 SPLITS_FILE = "splits.json"
 
@@ -69,7 +70,7 @@ def select_data(
     # Images made from patients whom the training is not to know would bring them in by the back door
     unknown = [name for name in cases if name not in set(train)]
     kept, left_out = check_leakage(
-        find_synthetic(synthetic_data_dirs), unknown, [case.name for case in real.test]
+        find_synthetic(synthetic_data_dirs, real.layout), unknown, [case.name for case in real.test]
     )
     if synthetic_data_dirs and not kept:
         raise UserError(
@@ -107,5 +108,5 @@ def inspect(data: TrainingData) -> tuple[tuple, str]:
             shapes.append(shape)
             spacings.append(spacing_mm)
         for path in (case.image, case.label):
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(bytes.fromhex(sha256_of_file(path)))
     return fingerprint(shapes, spacings), digest.hexdigest()

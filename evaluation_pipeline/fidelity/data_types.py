@@ -1,10 +1,11 @@
-"""How data sets are laid out, labelled and scaled: what the commands about fidelity and baselines share."""
+"""Which data type a folder holds: what the commands about fidelity and baselines share."""
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from LeFusion.data_types import DataType, load_data_type
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.errors import MissingFileError, UserError
 
@@ -16,38 +17,17 @@ NNUNET_FOLDERS = {
 }
 
 
-@dataclass(frozen=True)
-class DataType:
-    """window: (lowest, highest) intensity that counts, in `unit`; None: each volume's own range (MR)."""
-
-    name: str
-    layout: Layout
-    window: tuple[float, float] | None
-    unit: str
-
-    @property
-    def known_labels(self) -> tuple[int, ...]:
-        return (0, *self.layout.lesion_labels, *self.layout.other_labels)
-
-
-LIDC = DataType("lidc", Layout(), (-1000.0, 400.0), "HU")
-EMIDEC = DataType(
-    "emidec",
-    Layout("images", "labels", (), "", (3, 4), (1, 2), 1, 2, 2, depth_axis=2),
-    None,
-    "share of the range",
-)
-DATA_TYPES = {"lidc": LIDC, "emidec": EMIDEC}
+GUESSED = ("lidc", "emidec")  # by the name of their folder of images
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that data_type_of reads."""
     parser.add_argument(
         "--data_type",
-        choices=("auto", *DATA_TYPES),
         default="auto",
-        help="labels, axes and intensity window. auto: lidc for a folder Image (or a dataset.json with CT), "
-        "emidec for a folder images (default: %(default)s)",
+        help="labels, axes and intensity window: a name in configs/data_type, or a YAML file like those. "
+        "auto: lidc for a folder Image (or a dataset.json with CT), emidec for a folder images (default: "
+        "%(default)s)",
     )
     parser.add_argument("--lesion_labels", type=int, nargs="+", help="labels that count as lesion")
     parser.add_argument("--other_labels", type=int, nargs="*", help="what else masks may hold")
@@ -73,9 +53,9 @@ def data_type_of(arguments: argparse.Namespace, root_dir: str | Path) -> DataTyp
     name = arguments.data_type
     if name == "auto":
         name = _guess(root, nnunet)
-    data_type = DATA_TYPES[name]
+    data_type = load_data_type(name)
     layout = data_type.layout
-    if nnunet:
+    if nnunet and layout.image_folder != NNUNET_FOLDERS["image_folder"]:
         layout = replace(layout, **NNUNET_FOLDERS)
     if arguments.lesion_labels:
         chosen = tuple(arguments.lesion_labels)
@@ -85,12 +65,14 @@ def data_type_of(arguments: argparse.Namespace, root_dir: str | Path) -> DataTyp
         layout = replace(layout, other_labels=tuple(arguments.other_labels))
     if arguments.depth_axis is not None:
         layout = replace(layout, depth_axis=arguments.depth_axis)
-    window, unit = data_type.window, data_type.unit
-    if arguments.window:
-        window, unit = tuple(arguments.window), data_type.unit if data_type.window else "the image's unit"
-        if not window[0] < window[1]:
-            raise UserError(f"--window {window[0]} {window[1]}: the first must be below the second")
-    return DataType(name, layout, window, unit)
+    data_type = replace(data_type, layout=layout)
+    if not arguments.window:
+        return data_type
+    low, high = arguments.window
+    if not low < high:
+        raise UserError(f"--window {low} {high}: the first must be below the second")
+    unit = data_type.unit if data_type.fixed_window else "the image's unit"
+    return replace(data_type, window=(low, high), unit=unit)
 
 
 def _guess(root: Path, nnunet: bool) -> str:
@@ -103,12 +85,13 @@ def _guess(root: Path, nnunet: bool) -> str:
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
             raise UserError(f"{described}: is not a dataset.json of nnU-Net ({error})") from error
         return "lidc" if "CT" in channels.values() or not channels else "emidec"
-    for name, data_type in DATA_TYPES.items():
-        if (root / data_type.layout.image_folder).is_dir() or root.name == data_type.layout.image_folder:
+    for name in GUESSED:
+        folder = load_data_type(name).layout.image_folder
+        if (root / folder).is_dir() or root.name == folder:
             return name
     raise UserError(
         f"{root}: has none of the folders Image, images and imagesTr; give the folder that holds the images "
-        "and the masks"
+        "and the masks, or --data_type"
     )
 
 

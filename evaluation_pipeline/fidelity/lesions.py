@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation_pipeline.cases.patients import case_name, patient_of
-from evaluation_pipeline.fidelity.data_types import DataType
+from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import NIFTI_ENDINGS
 from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
+from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 from LeFusion.errors import MissingFileError, UserError
 
@@ -105,15 +106,20 @@ def read_pair(
 def intensities(volume: Volume, labels_dhw: np.ndarray, data_type: DataType) -> tuple[np.ndarray, float]:
     """Intensities (D, H, W) that can be compared between scans, and what was subtracted from them.
 
-    With a window: the image's units, clamped to it. Without: shares of the volume's range, less their mean
+    With a fixed window: the image's units, clamped to it. Otherwise: shares of the volume's range (its own
+    window where that is of percentiles, clamped to it), less their mean
     over the reference label (healthy myocardium), where there is one. Raises ValueError for a constant image.
     """
     values = to_depth_first(volume.values, data_type.layout.depth_axis).astype(np.float64)
-    if data_type.window:
-        return values.clip(*data_type.window), 0.0
+    if data_type.fixed_window:
+        return values.clip(*data_type.fixed_window), 0.0
     low, high = float(values.min()), float(values.max())
     if low == high:
         raise UserError(f"{volume.path}: is {low:g} everywhere; is it the image?")
+    if data_type.window != "minmax":
+        span = IntensityMap.of(values, data_type.window)
+        low, high = span.low, span.high
+        values = values.clip(low, high)
     shares = (values - low) / (high - low)
     healthy = labels_dhw == data_type.layout.reference_label
     reference = float(shares[healthy].mean()) if healthy.any() else 0.0
@@ -122,8 +128,8 @@ def intensities(volume: Volume, labels_dhw: np.ndarray, data_type: DataType) -> 
 
 def scale_of(data_type: DataType) -> tuple[float, float]:
     """The range that intensities of a data type lie in."""
-    if data_type.window:
-        return data_type.window
+    if data_type.fixed_window:
+        return data_type.fixed_window
     return (0.0, 1.0) if data_type.layout.reference_label is None else (-1.0, 1.0)
 
 

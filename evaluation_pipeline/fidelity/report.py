@@ -1,13 +1,13 @@
 """The report about synthetic data: JSON, one self-contained HTML page, Markdown and CSV."""
 
 import base64
-import csv
 import io
 import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from LeFusion.dataset.nifti import atomic_file
@@ -280,11 +280,7 @@ def _counts(report: dict) -> str:
 
 
 def _csv(rows: Sequence[dict]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
 
 
 def _cell(text: str) -> str:

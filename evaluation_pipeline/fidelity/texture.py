@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from evaluation_pipeline.cases.patients import case_name
-from evaluation_pipeline.fidelity.data_types import DataType
 from evaluation_pipeline.fidelity.distances import REPEATS, equal_sets, spread_of
 from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
+from LeFusion.data_types import DataType
 from LeFusion.errors import MissingFileError, UserError
 
 FINE_BINS = 140  # over the scale, for the distance between pooled intensities: 10 HU each for lungs
@@ -113,7 +113,7 @@ def requested_against_obtained(
     counts. Raises ValueError when the manifest lacks a lesion or its bins do not fit the labels.
     """
     labels = data_type.layout.lesion_labels
-    scale = data_type.window or (0.0, 1.0)  # of each volume's range, for MR
+    scale = data_type.fixed_window or (0.0, 1.0)  # of each volume's range, for MR
     by_type, means = defaultdict(list), defaultdict(list)
     for lesion in lesions:
         wanted = requested.get((lesion.case, lesion.kind))

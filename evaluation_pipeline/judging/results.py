@@ -8,7 +8,6 @@ holds the same number as `HD95 mm`. `low` and `high` are the ends of a 95 % boot
 `n` is the number of cases. The class `all` is, for each case, the mean over the lesion classes.
 """
 
-import csv
 import fcntl
 import math
 import os
@@ -17,9 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import pandas as pd
+
 from evaluation_pipeline.judging.intervals import bootstrap_mean, known_mean
 from evaluation_pipeline.judging.metrics import TOLERANCES_MM, nsd_column
-from LeFusion.dataset.nifti import atomic_file
+from evaluation_pipeline.tables import markdown_table, read_csv, write_csv
 from LeFusion.errors import MissingFileError, UserError
 
 ALL = "all"
@@ -67,18 +68,17 @@ def mean_over_classes(rows: Sequence[dict]) -> dict:
 def summarise(case_rows: Sequence[dict], tolerances_mm: Sequence[float] = TOLERANCES_MM) -> list[dict]:
     """Rows of cases of one experiment and model -> one row of the table for each class, `all` first."""
     table = []
-    for name in sorted(dict.fromkeys(row["Class"] for row in case_rows), key=lambda name: name != ALL):
-        rows = [row for row in case_rows if row["Class"] == name]
-        patients = [row["Patient"] for row in rows]
-        summary = {key: rows[0][key] for key in RESULT_KEY}
+    frame = pd.DataFrame(case_rows)
+    frame = frame.reindex(columns=frame.columns.union([*metric_columns(tolerances_mm), *VOLUMES], sort=False))
+    for name, rows in sorted(frame.groupby("Class", sort=False), key=lambda group: group[0] != ALL):
+        summary = {key: rows[key].iloc[0] for key in RESULT_KEY}
         summary |= {"Dice": math.nan, "NSD_Proxy_HD95": math.nan, "Class": name, "n": len(rows)}
         for metric in metric_columns(tolerances_mm):
-            values = [row.get(metric, math.nan) for row in rows]
-            ends = bootstrap_mean(values, patients)
+            ends = bootstrap_mean(rows[metric].tolist(), rows["Patient"].tolist())
             summary |= dict(zip((metric, f"{metric} low", f"{metric} high"), ends, strict=True))
         summary["NSD_Proxy_HD95"] = summary["HD95 mm"]
         for column in VOLUMES:
-            summary[column] = known_mean([row.get(column, math.nan) for row in rows])
+            summary[column] = known_mean(rows[column].tolist())
         table.append(summary)
     return table
 
@@ -153,14 +153,6 @@ def read_cases(results_csv: str | os.PathLike, experiment: str, model: str) -> l
     return rows
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of even width."""
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])
-
-
 def titled(metric: str) -> str:
     """A metric's name over its numbers; Dice, which the table of results has in percent, with its range."""
     return f"{metric} (0 to 1)" if metric == "Dice" else metric
@@ -193,57 +185,45 @@ def results_markdown(table: Sequence[dict], metrics: Sequence[str]) -> str:
     return markdown_table(header, lines)
 
 
-def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
-    """A CSV file in one move."""
-    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([header, *rows])
-
-
 def _read_rows(path: Path, text_columns: Sequence[str]) -> list[dict]:
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file; run run_segmentation_evaluation.py first")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is not a CSV table ({error})") from None
-    missing = [name for name in text_columns if name not in (*columns, *ADDED)]
-    if missing or not rows:
+    frame = read_csv(path)
+    missing = [name for name in text_columns if name not in (*frame.columns, *ADDED)]
+    if missing or frame.empty:
         lack = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
         raise UserError(f"{path}: {lack}; give a table that run_segmentation_evaluation.py wrote")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise UserError(f"{path}, line {number}: has not {len(columns)} cells as the header")
-        for name in (name for name in columns if name not in (*text_columns, *ADDED)):
-            try:
-                row[name] = float(row[name]) if row[name] else math.nan
-            except ValueError:
-                raise UserError(f"{path}, line {number}: {name} is {row[name]!r}, not a number") from None
-        unit = row.pop(UNIT, "share")
-        if unit not in UNITS:
-            raise UserError(f"{path}, line {number}: {UNIT} is {unit!r}, not {' or '.join(UNITS)}")
-        row |= {name: row[name] / UNITS[unit] for name in IN_UNIT if name in row}
-    return rows
+    for name in frame.columns.difference([*text_columns, *ADDED]):
+        numbers = frame[name].map(_number)
+        if numbers.isna().any():
+            line = int(numbers.isna().argmax())
+            raise UserError(f"{path}, line {line + 2}: {name} is {frame[name][line]!r}, not a number")
+        frame[name] = numbers.astype(float)
+    units = frame.pop(UNIT) if UNIT in frame else pd.Series("share", frame.index)
+    unknown = ~units.isin(list(UNITS))
+    if unknown.any():
+        line = int(unknown.argmax())
+        raise UserError(f"{path}, line {line + 2}: {UNIT} is {units[line]!r}, not {' or '.join(UNITS)}")
+    columns = frame.columns.intersection(IN_UNIT)
+    frame[columns] = frame[columns].div(units.map(UNITS), axis=0)
+    return frame.to_dict("records")
 
 
 def _write_rows(path: Path, rows: Sequence[dict], unit: str, digits: int) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    columns.insert(columns.index("Class"), UNIT)
-    stored = [
-        row | {UNIT: unit} | {name: row[name] * UNITS[unit] for name in IN_UNIT if name in row}
-        for row in rows
-    ]
-    cells = [[_cell(row.get(name, math.nan), digits) for name in columns] for row in stored]
-    write_table(path, columns, cells)
+    frame = pd.DataFrame(rows)
+    frame.insert(frame.columns.get_loc("Class"), UNIT, unit)
+    columns = frame.columns.intersection(IN_UNIT)
+    frame[columns] *= UNITS[unit]
+    write_csv(path, frame, digits)
 
 
-def _cell(value: str | float, digits: int) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.{digits}g}"
-    return str(value)
+def _number(text: str) -> str | None:
+    """The text of a number, "nan" where empty; None for what is none."""
+    try:
+        float(text or "nan")
+    except ValueError:
+        return None
+    return text or "nan"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ count. It draws its own random numbers, so two trainings differ. Needs `pip inst
 an epoch of its 250 iterations takes hours.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,9 +18,10 @@ import torch
 
 from evaluation_pipeline.cases.nnunet_layout import description, file_names, write_description
 from evaluation_pipeline.cases.training_data import TrainingData
-from evaluation_pipeline.segmentation.segmenter import BEST_MODEL, save_checkpoint
+from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL, save_checkpoint
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.hashing import sha256_of_file
 
 NAME = "nnUNetv2"
 DATASET = "Dataset001_LeFusion"
@@ -72,7 +72,7 @@ def train_original(
     content = {
         "model": {"name": NAME, "folder": str(results.relative_to(output_dir.absolute())), "fold": part},
         "labels": data.real.labels,
-        "metadata": metadata | {"epoch": max_epochs, "checkpoint_sha256": _sha256(best)},
+        "metadata": metadata | {"epoch": max_epochs, "checkpoint_sha256": sha256_of_file(best)},
     }
     save_checkpoint(output_dir / BEST_MODEL, content)
     return output_dir / BEST_MODEL
@@ -167,11 +167,3 @@ def _claim(path: Path, wanted: dict[str, Any]) -> None:
 def _write_json(path: Path, content: Any) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -12,11 +12,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from evaluation_pipeline.cases.evaluation import EvaluationCase, LabelScheme, named, prediction_path
+from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL
 from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like
 from LeFusion.errors import UserError
+from LeFusion.runtime.hashing import sha256_of_file
 
 MANIFEST = "predictions.json"
-BEST_MODEL = "best_model.pt"
 
 
 def predict_cases(
@@ -118,11 +119,7 @@ def fingerprint(path: Path) -> str:
             return fingerprint(best)
         parts = [f"{p.relative_to(path)} {fingerprint(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of_file(path)
 
 
 def _write_manifest(folder: Path, origin: dict, cases: dict) -> None:

@@ -31,10 +31,10 @@ from monai.transforms import (
 from nibabel.affines import voxel_sizes
 from torch import Tensor
 
+from evaluation_pipeline.cases.nnunet_layout import CT_WINDOW
 from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 from LeFusion.errors import UserError
 
-CT_WINDOW = (-1000.0, 400.0)  # HU, mapped to [0, 1]; padding is 0, so air
 SAME_SPACING = 0.02  # spacings that differ by less from the median are left as they are
 ANISOTROPIC = 3.0  # from this ratio of spacings on, nothing is turned out of the plane (as in nnU-Net)
 
@@ -43,7 +43,8 @@ ANISOTROPIC = 3.0  # from this ratio of spacings on, nothing is turned out of th
 class Preprocessing:
     """How an image becomes the network's input, at training and at prediction.
 
-    modality: "CT" (window of -1000 to 400 HU to [0, 1]) or "MR" (mean 0, deviation 1 of each volume).
+    modality: "CT" (`window`, in HU, to [0, 1]; padding is 0, so air) or "MR" (mean 0, deviation 1 of
+    each volume).
     spacing_mm: of the network's voxels, in the stored axis order.
     resample: whether images of another spacing are brought to it; False where all had the same.
     """
@@ -52,20 +53,24 @@ class Preprocessing:
     spacing_mm: tuple[float, float, float]
     resample: bool
     patch_size: tuple[int, int, int]
+    window: tuple[float, float] = CT_WINDOW
 
     def __post_init__(self):
         object.__setattr__(self, "spacing_mm", tuple(float(value) for value in self.spacing_mm))
         object.__setattr__(self, "patch_size", tuple(int(value) for value in self.patch_size))
+        object.__setattr__(self, "window", tuple(float(value) for value in self.window))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python, for a checkpoint; `Preprocessing(**plain)` reads it back."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        """Plain Python, for a checkpoint; `Preprocessing(**plain)` reads it back. The usual window is left
+        out, as in checkpoints of earlier versions."""
+        plain = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return {key: v for key, v in plain.items() if key != "window" or self.window != CT_WINDOW}
 
     def image(self, volume: Volume) -> Tensor:
         """(1, *grid) float32, normalised, at the network's spacing."""
         values = torch.from_numpy(np.ascontiguousarray(volume.values, np.float32))[None]
         if self.modality == "CT":
-            values = ScaleIntensityRange(*CT_WINDOW, 0.0, 1.0, clip=True)(values)
+            values = ScaleIntensityRange(*self.window, 0.0, 1.0, clip=True)(values)
         else:
             values = NormalizeIntensity()(values)
         return _resized(values, self.grid(volume), "trilinear")

@@ -12,14 +12,14 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL, read_checkpoint
 from evaluation_pipeline.segmentation.models import MODEL_NAMES, build_model, patch_multiple
+from evaluation_pipeline.segmentation.nnunet_original import OriginalSegmenter
 from evaluation_pipeline.segmentation.preprocessing import Preprocessing
-from LeFusion.dataset.nifti import atomic_file, read_volume
-from LeFusion.errors import MissingFileError, UserError
+from LeFusion.dataset.nifti import read_volume
+from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import choose_device
 
-FORMAT = "lefusion segmenter 1"
-BEST_MODEL = "best_model.pt"
 MIRRORED_AXES = [axes for n in range(4) for axes in itertools.combinations((2, 3, 4), n)]  # none to all
 WINDOWS_AT_ONCE = 4
 WHOLE_VOLUME = 2  # patches: a volume of at most so many is predicted in one window
@@ -97,8 +97,6 @@ def load_segmenter(path: str | os.PathLike, model_name: str, device: str = "auto
     if stored != model_name:
         raise UserError(f"{path}: holds a {stored}, not a {model_name}; give --model_name {stored}")
     if stored not in MODEL_NAMES:
-        from evaluation_pipeline.segmentation.nnunet_original import OriginalSegmenter  # needs nnunetv2
-
         return OriginalSegmenter(path, content, choose_device(device))
     model = content["model"]
     network = build_model(**model)
@@ -117,33 +115,3 @@ def assemble(network: nn.Module, content: dict[str, Any], device: torch.device) 
     preprocessing = Preprocessing(**content["preprocessing"])
     metadata = content["metadata"] | {"model": model}
     return Segmenter(network, preprocessing, multiple, content["labels"], metadata, device)
-
-
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors and plain Python in one move; `content` has at least what load_segmenter reads."""
-    with atomic_file(path) as temporary:
-        try:
-            torch.save({"format": FORMAT, **content}, temporary)
-        except RuntimeError as error:  # torch's word for a full disk
-            raise OSError(str(error).strip().split("\n")[0][:200]) from None
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint. Nothing is loaded that can run code.
-
-    Raises FileNotFoundError or ValueError.
-    """
-    if not path.is_file():
-        raise MissingFileError(
-            f"{path}: no such checkpoint; run_segmentation_training.py writes best_model.pt into its "
-            "--output_model_dir"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        known = content["format"] == FORMAT
-    except Exception as error:  # torch raises many kinds for damaged or foreign files
-        reason = str(error).strip().split("\n")[0][:150]
-        raise UserError(f"{path}: is damaged or no segmenter's checkpoint ({reason})") from None
-    if not known:
-        raise UserError(f"{path}: is of another version ({content['format']}); train it again")
-    return content

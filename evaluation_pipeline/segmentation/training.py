@@ -5,7 +5,6 @@ with what an exact resume needs. curves.csv, curves.png, tensorboard/. Every ran
 number of the sample in the training, so a resumed run computes what an unbroken one computes.
 """
 
-import csv
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from matplotlib.figure import Figure
@@ -26,9 +26,11 @@ from tqdm import tqdm
 
 from evaluation_pipeline.cases.nnunet_layout import LabelledImage
 from evaluation_pipeline.judging.metrics import dice
+from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL, read_checkpoint, save_checkpoint
 from evaluation_pipeline.segmentation.models import SegmentationLoss, build_optimizer, learning_rate_at
 from evaluation_pipeline.segmentation.preprocessing import AddressedDataset, address_seed
-from evaluation_pipeline.segmentation.segmenter import BEST_MODEL, Segmenter, read_checkpoint, save_checkpoint
+from evaluation_pipeline.segmentation.segmenter import Segmenter
+from evaluation_pipeline.tables import write_csv
 from LeFusion.dataset.nifti import atomic_file, read_volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import stays_on_cpu
@@ -298,19 +300,15 @@ def _identity(content: dict[str, Any]) -> dict[str, Any]:
 
 def _write_curves(output_dir: Path, history: list[dict]) -> None:
     """curves.csv and curves.png: loss of every epoch, Dice of the validated ones."""
-    columns = list(dict.fromkeys(name for row in history for name in row))
-    with atomic_file(output_dir / "curves.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in history:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    curves = pd.DataFrame(history)
+    write_csv(output_dir / "curves.csv", curves, digits=6)
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([row["epoch"] for row in history], [row["loss"] for row in history])
+    left.plot(curves["epoch"], curves["loss"])
     left.set(xlabel="epoch", ylabel="training loss (Dice + cross entropy)")
-    for name in (name for name in columns if name.startswith("dice")):
-        rows = [row for row in history if name in row]
-        right.plot([row["epoch"] for row in rows], [row[name] for row in rows], marker=".", label=name)
+    for name in curves.columns[curves.columns.str.startswith("dice")]:
+        judged = curves.dropna(subset=name)
+        right.plot(judged["epoch"], judged[name], marker=".", label=name)
     right.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1))
     for axis in (left, right):
         axis.grid(alpha=0.3)

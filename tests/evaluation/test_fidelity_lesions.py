@@ -8,13 +8,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from evaluation_pipeline.fidelity.data_types import EMIDEC, LIDC, add_data_flags, data_type_of, training_cases
+from evaluation_pipeline.fidelity.data_types import add_data_flags, data_type_of, training_cases
 from evaluation_pipeline.fidelity.lesions import (
     background_difference,
     images_by_name,
     read_lesion,
     read_synthetic,
 )
+from LeFusion.data_types import load_data_type
+
+LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")
 
 
 def save(path: Path, array: np.ndarray, step: float = 1.0) -> Path:

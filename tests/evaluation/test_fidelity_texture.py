@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from evaluation_pipeline.fidelity.data_types import EMIDEC, LIDC
 from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
 from evaluation_pipeline.fidelity.texture import (
     FINE_BINS,
@@ -13,6 +12,9 @@ from evaluation_pipeline.fidelity.texture import (
     requested_against_obtained,
     wasserstein,
 )
+from LeFusion.data_types import load_data_type
+
+LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")
 
 SCALE = (-1000.0, 400.0)
 

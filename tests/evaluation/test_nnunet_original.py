@@ -9,8 +9,9 @@ import pytest
 from evaluation_pipeline.cases.nnunet_layout import LabelledImage, RealDataset
 from evaluation_pipeline.cases.synthetic import SyntheticImage
 from evaluation_pipeline.cases.training_data import TrainingData
+from evaluation_pipeline.segmentation.checkpoint import read_checkpoint
 from evaluation_pipeline.segmentation.nnunet_original import train_original
-from evaluation_pipeline.segmentation.segmenter import load_segmenter, read_checkpoint
+from evaluation_pipeline.segmentation.segmenter import load_segmenter
 
 TRAINER = """#!/bin/sh
 echo "train $@" >> calls.txt

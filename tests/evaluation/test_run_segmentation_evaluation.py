@@ -15,6 +15,7 @@ from evaluation_pipeline import run_segmentation_evaluation
 from evaluation_pipeline.judging import results
 from evaluation_pipeline.run_segmentation_evaluation import main
 from evaluation_pipeline.segmentation import segmenter
+from evaluation_pipeline.segmentation.checkpoint import save_checkpoint
 
 PIPELINE = Path(run_segmentation_evaluation.__file__).parent
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -412,7 +413,7 @@ def test_a_checkpoint_of_another_architecture_or_damaged(data, capsys):
     arguments = [str(data / part) if "--" not in part else part for part in arguments]
     arguments += ["--results_csv", str(data / "r.csv"), "--experiment_name", "P", "--model_name", "UNet"]
     (data / "damaged.pt").write_bytes(b"no weights")
-    segmenter.save_checkpoint(data / "swin.pt", {"model": {"name": "SwinUNETR"}})
+    save_checkpoint(data / "swin.pt", {"model": {"name": "SwinUNETR"}})
     for checkpoint, message in (
         ("swin.pt", "swin.pt: holds a SwinUNETR, not a UNet"),
         ("damaged.pt", "damaged.pt: is damaged"),

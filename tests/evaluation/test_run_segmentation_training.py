@@ -15,7 +15,8 @@ import torch
 from evaluation_pipeline.cases.nnunet_layout import description, file_names, write_description
 from evaluation_pipeline.run_segmentation_training import default_folder, main, parser
 from evaluation_pipeline.segmentation import training
-from evaluation_pipeline.segmentation.segmenter import load_segmenter, read_checkpoint
+from evaluation_pipeline.segmentation.checkpoint import read_checkpoint
+from evaluation_pipeline.segmentation.segmenter import load_segmenter
 from evaluation_pipeline.segmentation.training import SampleOrder
 
 pytestmark = pytest.mark.usefixtures("fresh_process_state")

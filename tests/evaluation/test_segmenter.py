@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation_pipeline.segmentation.checkpoint import save_checkpoint
 from evaluation_pipeline.segmentation.models import build_model
-from evaluation_pipeline.segmentation.segmenter import Segmenter, load_segmenter, save_checkpoint
+from evaluation_pipeline.segmentation.segmenter import Segmenter, load_segmenter
 
 LABELS = {"cavity": 1, "scar": 2}
 

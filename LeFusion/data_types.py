@@ -1,0 +1,101 @@
+"""What a kind of data is: names, labels, axes and intensities, from configs/data_type/<name>.yaml or a YAML
+of one's own. Hydra's commands compose the same files."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.intensity import Window
+from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.commandline import PROJECT_ROOT
+
+FOLDER = PROJECT_ROOT / "configs" / "data_type"
+KEYS = ("layout", "window", "unit", "modality", "label_names")
+
+
+@dataclass(frozen=True)
+class DataType:
+    """window: see LeFusion.dataset.intensity.IntensityMap.of; a fixed one is in `unit`. modality: CT or MR.
+    label_names: name -> value of every label but the background. painted_labels: the lesions that a method
+    paints, whatever of them a command looks at (layout.lesion_labels)."""
+
+    name: str
+    layout: Layout
+    window: Window
+    unit: str
+    modality: str
+    label_names: Mapping[str, int]
+    painted_labels: tuple[int, ...]
+
+    @property
+    def known_labels(self) -> tuple[int, ...]:
+        """All values that a mask may hold."""
+        return (0, *self.layout.lesion_labels, *self.layout.other_labels)
+
+    @property
+    def fixed_window(self) -> tuple[float, float] | None:
+        """(lowest, highest) intensity that counts; None where each volume has a range of its own."""
+        return None if isinstance(self.window, str | Mapping) else self.window
+
+
+def load_data_type(name_or_path: str | os.PathLike) -> DataType:
+    """The data type of a name in configs/data_type, or of a YAML file with the same keys.
+
+    Without `modality` images in HU are CT, others MR; without `label_names` labels are called lesion and
+    label <value>.
+    Raises FileNotFoundError for an unknown name, ValueError for a file that is no data type.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name_or_path}.yaml"
+    try:
+        content = OmegaConf.to_container(OmegaConf.masked_copy(_composed(path), list(KEYS)), resolve=True)
+        layout = Layout(**content["layout"])
+        window, unit = content["window"], content["unit"]
+        modality = content.get("modality") or ("CT" if unit == "HU" else "MR")
+        names = content.get("label_names") or _names(layout)
+        names = {str(name): int(value) for name, value in names.items()}
+        if not isinstance(window, str | Mapping):
+            low, high = window
+            window = (float(low), float(high))
+    except (YAMLError, OmegaConfBaseException, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: is no data type ({reason}); see configs/data_type/custom.yaml") from None
+    if modality not in ("CT", "MR"):
+        raise UserError(f"{path}: modality {modality!r} must be CT or MR")
+    if sorted(names.values()) != sorted((*layout.lesion_labels, *layout.other_labels)):
+        raise UserError(
+            f"{path}: label_names {names} must name lesion_labels {layout.lesion_labels} and other_labels "
+            f"{layout.other_labels}"
+        )
+    unit = unit or "share of the range"
+    return DataType(path.stem, layout, window, unit, modality, names, layout.lesion_labels)
+
+
+def _composed(path: Path) -> DictConfig:
+    """A YAML on top of those that its `defaults` name, as Hydra composes them."""
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml")))
+        raise MissingFileError(f"{path}: no such data type; give one of {known}, or the path of a YAML file")
+    content = OmegaConf.load(path)
+    if isinstance(content, ListConfig):
+        raise TypeError("it holds a list")
+    parents = [name for name in content.pop("defaults", []) if name != "_self_"]
+    beside = [path.with_name(f"{name}.yaml") for name in parents]
+    found = [near if near.is_file() else FOLDER / near.name for near in beside]
+    composed = OmegaConf.merge(*map(_composed, found), content)
+    if "label_names" in content:  # as a whole: names of other labels would be left over
+        composed.label_names = content.label_names
+    return composed
+
+
+def _names(layout: Layout) -> dict[str, int]:
+    lesions = layout.lesion_labels
+    names = {"lesion" if len(lesions) == 1 else f"lesion {value}": value for value in lesions}
+    return names | {f"label {value}": value for value in layout.other_labels}

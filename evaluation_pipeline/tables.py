@@ -1,0 +1,42 @@
+"""Tables of the evaluation: CSV files in one move, read as text, and Markdown."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from LeFusion.dataset.nifti import atomic_file
+from LeFusion.errors import UserError
+
+
+def write_csv(path: Path, frame: pd.DataFrame, digits: int | None = None) -> None:
+    """digits: significant ones of floats, None: all. What is missing or nan is an empty cell."""
+    form = None if digits is None else f"%.{digits}g"
+    with atomic_file(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n", float_format=form)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """All cells as text, "" where empty; a file without anything has no columns.
+
+    Raises ValueError for a file that is no CSV table, or has a row of another length than the header: pandas'
+    own reader would fill a row that was cut off.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is not a CSV table ({error})") from None
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise UserError(f"{path}, line {number}: has not {len(header)} cells as the header")
+    return pd.DataFrame(rows, columns=header, dtype=object)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with columns of even width."""
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])
