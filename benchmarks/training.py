@@ -62,7 +62,9 @@ from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.diffusion import NoiseSchedule
 from LeFusion.errors import UserError
 from LeFusion.losses import lesion_loss_fn
-from LeFusion.training.trainer import DrawSampler, TimedIterator, TrainingSettings, train
+from LeFusion.training.batches import DrawSampler, TimedIterator
+from LeFusion.training.settings import TrainingSettings
+from LeFusion.training.trainer import train
 
 PLAIN = "plain"
 VARIANTS = {  # name -> the trainer's settings

@@ -19,7 +19,7 @@ from LeFusion.painting import SamplerSettings
 from LeFusion.runtime.commandline import PROJECT_ROOT
 from LeFusion.textures.conditions import load_palette
 from LeFusion.train.train import parts
-from LeFusion.training.trainer import TrainingSettings
+from LeFusion.training.settings import TrainingSettings
 
 CONFIGS = PROJECT_ROOT / "configs"
 FRAGMENTS = {"quiet_hydra"}  # included by primary configs, no primary config itself

@@ -32,7 +32,8 @@ from LeFusion.runtime.commandline import (
     say,
 )
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
-from LeFusion.training.trainer import TrainingSettings, train
+from LeFusion.training.settings import TrainingSettings
+from LeFusion.training.trainer import train
 
 
 def run(config: dict) -> Path:

@@ -31,7 +31,8 @@ from LeFusion.runtime.commandline import (
 )
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.textures.conditions import load_palette
-from LeFusion.training.trainer import TrainingSettings, train
+from LeFusion.training.settings import TrainingSettings
+from LeFusion.training.trainer import train
 
 
 def run(config: dict) -> Path:

@@ -15,8 +15,13 @@ import torch
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
 from LeFusion.losses import lesion_loss_fn
 from LeFusion.runtime.commandline import run_command
-from LeFusion.training import trainer
-from LeFusion.training.trainer import BEST_FILE, STATE_FILE, DrawSampler, Stopped, TrainingSettings, train
+from LeFusion.training import state as saving
+from LeFusion.training.batches import DrawSampler
+from LeFusion.training.log import BEST_FILE, Log
+from LeFusion.training.settings import TrainingSettings
+from LeFusion.training.state import STATE_FILE
+from LeFusion.training.stopping import Stopped
+from LeFusion.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("fresh_process_state")
 
@@ -281,7 +286,7 @@ def test_a_failed_write_leaves_the_last_save_whole(start, tmp_path, monkeypatch,
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    target = (trainer, "save_checkpoint") if writer == "checkpoint" else (torch, "save")
+    target = (saving, "save_checkpoint") if writer == "checkpoint" else (torch, "save")
     with monkeypatch.context() as patch:
         patch.setattr(*target, half)
         with pytest.raises(OSError, match="No space left"):
@@ -607,7 +612,7 @@ def test_a_log_of_a_run_that_did_not_tell_its_waiting_is_continued(start, tmp_pa
 
 def test_pace_by_hand(tmp_path):
     """Without the first step: two steps of 6 samples in 4 s, a quarter of it waiting."""
-    log = trainer._Log(tmp_path, 0)
+    log = Log(tmp_path, 0)
     for step, (seconds, waited) in enumerate([(90.0, 80.0), (1.0, 0.0), (3.0, 1.0)], start=1):
         log.add(step, 0.5, 1e-3, seconds, waited)
     log.close()
