@@ -14,6 +14,7 @@ from LeFusion.diffusion import UNet3D
 from LeFusion.training.state import checkpoint_path, one_write
 
 BEST_FILE = "best.safetensors"
+COLUMNS = ("step", "loss", "learning_rate", "seconds", "waiting")
 LONG_WAIT = 0.03  # share of the time waiting for data above which a run is told so
 
 
@@ -30,38 +31,37 @@ class Log:
                     row for row in csv.DictReader(file) if row["seconds"]
                 )  # a kill may tear the last row
                 rows = [row for row in whole if int(row["step"]) <= step]
-        columns = ["step", "loss", "learning_rate", "seconds", "waiting"]
         with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
-            kept = csv.DictWriter(file, columns, lineterminator="\n")
+            kept = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             kept.writeheader()
             kept.writerows(rows)
         self.file = open(self.path, "a", newline="")
-        self.writer = csv.DictWriter(self.file, columns, lineterminator="\n")
+        self.writer = csv.DictWriter(self.file, COLUMNS, lineterminator="\n")
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
         self.waiting = float(rows[-1].get("waiting") or 0) if rows else 0.0  # older runs do not tell
         self.start = time.perf_counter()
+        self.pending = []  # steps whose loss was not fetched yet
         self.steps = []  # (seconds, of these waiting for data) of each step since the start
         self.smoothed = float(rows[-1]["loss"]) if rows else None
         self.board = SummaryWriter(str(results_folder / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def add(self, step: int, loss: float, learning_rate: float, step_seconds: float, waited: float) -> None:
-        """waited: how many of the step's seconds it waited for data."""
+    def add(self, step: int, learning_rate: float, step_seconds: float, waited: float) -> None:
+        """A step whose loss is still on the device. waited: how many of its seconds it waited for data."""
         self.steps.append((step_seconds, waited))
         self.waiting += waited
-        self.smoothed = loss if self.smoothed is None else 0.98 * self.smoothed + 0.02 * loss
-        seconds = self.before + time.perf_counter() - self.start
-        self.writer.writerow(
-            {
-                "step": step,
-                "loss": f"{loss:.6g}",
-                "learning_rate": f"{learning_rate:.4g}",
-                "seconds": f"{seconds:.3f}",
-                "waiting": f"{self.waiting:.3f}",
-            }
-        )
-        self.board.add_scalar("loss", loss, step)
-        self.board.add_scalar("learning_rate", learning_rate, step)
-        self.board.add_scalar("waiting_for_data", waited / step_seconds, step)
+        now = self.before + time.perf_counter() - self.start
+        self.pending.append((step, learning_rate, waited / step_seconds, now, self.waiting))
+
+    def write(self, losses: list[float]) -> None:
+        """The losses of the steps added since the last ones, or none."""
+        for loss, (step, learning_rate, share, seconds, waiting) in zip(losses, self.pending, strict=False):
+            self.smoothed = loss if self.smoothed is None else 0.98 * self.smoothed + 0.02 * loss
+            row = (step, f"{loss:.6g}", f"{learning_rate:.4g}", f"{seconds:.3f}", f"{waiting:.3f}")
+            self.writer.writerow(dict(zip(COLUMNS, row, strict=True)))
+            self.board.add_scalar("loss", loss, step)
+            self.board.add_scalar("learning_rate", learning_rate, step)
+            self.board.add_scalar("waiting_for_data", share, step)
+        del self.pending[: len(losses)]
 
     def pace(self, samples: int) -> str:
         """How fast steps of so many samples were, in a sentence. Saves do not count, nor does the first step,

@@ -33,7 +33,7 @@ from LeFusion.training.log import Log, Validation
 from LeFusion.training.settings import TrainingSettings
 from LeFusion.training.state import checkpoint_path, fingerprint, resume, save
 from LeFusion.training.step import Backward
-from LeFusion.training.stopping import Stopped, StopSignal
+from LeFusion.training.stopping import Fetcher, Stopped, StopSignal
 
 
 def train(
@@ -93,6 +93,7 @@ def train(
         validation.add(step, ema)  # the run was stopped between this save and its validation
     samples_a_step = settings.batch_size * settings.gradient_accumulate_every * accelerator.num_processes
     stop = StopSignal()
+    fetch = Fetcher(accelerator, stop, step)
     progress = tqdm(
         total=settings.train_num_steps,
         initial=step,
@@ -116,22 +117,26 @@ def train(
             # Moving average
             torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - settings.ema_decay_at(step))
             step += 1
-            # Report
-            mean_loss = float(accelerator.reduce(loss, reduction="mean"))
-            if not np.isfinite(mean_loss):
-                raise UserError(
-                    f"the loss became {mean_loss} at step {step}; lower train_lr, or use precision=no. "
-                    f"What is saved in {results_folder} is from before"
-                )
+            # Report, now and then
+            last = step == settings.train_num_steps
+            saving = last or step % settings.save_and_sample_every == 0
+            losses, signal = fetch(step, loss, now=saving)
+            for number, mean_loss in enumerate(losses, start=step - len(losses) + 1):
+                if not np.isfinite(mean_loss):
+                    raise UserError(
+                        f"the loss became {mean_loss} at step {number}; lower train_lr, or use precision=no. "
+                        f"What is saved in {results_folder} is from before"
+                    )
             if main:
                 seconds, waited = time.perf_counter() - started, batches.seconds - waited
-                log.add(step, mean_loss, optimizer.param_groups[0]["lr"], seconds, waited)
+                log.add(step, optimizer.param_groups[0]["lr"], seconds, waited)
+                log.write(losses)
                 progress.update()
-                progress.set_postfix(loss=f"{log.smoothed:.4f}")
+                if losses:
+                    progress.set_postfix(loss=f"{log.smoothed:.4f}")
             # Save
-            last = step == settings.train_num_steps
-            stopping = stop.agreed(accelerator) and not last
-            if stopping or last or step % settings.save_and_sample_every == 0:
+            stopping = signal > 0 and not last
+            if stopping or saving:
                 accelerator.wait_for_everyone()
                 if main:
                     log.flush()
@@ -147,7 +152,7 @@ def train(
                 if main:
                     tqdm.write(log.pace(samples_a_step))
                     tqdm.write(f"stopped at step {step}; saved in {results_folder}; the same command goes on")
-                raise Stopped(128 + stop.received)
+                raise Stopped(128 + signal)
     if main:
         print(log.pace(samples_a_step))
         save_loss_curve(results_folder / "loss.csv", results_folder / "loss.png")
