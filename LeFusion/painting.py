@@ -96,11 +96,12 @@ def guide_intensity(
     for b in range(len(x_t)):
         if not due[b]:
             continue
-        x_0 = ((x_t[b] - spread[b] * noise[b]) / signal[b]).clamp(-1, 1)
+        x_0 = (x_t[b] - spread[b] * noise[b]) / signal[b]
         for k, lesion in enumerate(lesions[b]):
             if bool(lesion.any()) and bool(shares[b, k].sum() > 0):
-                found = x_0[k][lesion]
-                moved = found + strength * (match_intensities(found, shares[b, k]) - found)
+                found = x_0[k][lesion]  # ranked before it is clamped: after that, most of it may be alike
+                matched, found = match_intensities(found, shares[b, k]), found.clamp(-1, 1)
+                moved = found + strength * (matched - found)
                 guided[b, k][lesion] = (x_t[b, k][lesion] - signal[b] * moved) / spread[b]
     return guided
 
