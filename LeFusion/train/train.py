@@ -70,6 +70,7 @@ def run(config: dict) -> Path:
         other_reference=textures.reference_mean,
         spacing_mm=config["spacing_mm"],
         seed=settings.seed,
+        cache=config["cache"],
     )
     for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
         dataset[index]
