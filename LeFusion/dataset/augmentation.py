@@ -37,7 +37,7 @@ def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gam
 
 
 def quantile(values: torch.Tensor, q: float) -> torch.Tensor:
-    """torch.quantile of values (N,) float32 on the CPU, bit-equal, for any N (that one ends at 16 million)."""
+    """torch.quantile of values (N,) float32 on the CPU, bit-equal, for any N (that ends at 16 million)."""
     rank = torch.tensor(q, dtype=values.dtype) * (len(values) - 1)
     below, above = math.floor(rank), min(math.ceil(rank), len(values) - 1)
     placed = np.partition(values.numpy(), (below, above))
