@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from LeFusion.diffusion import NoiseSchedule
-from LeFusion.errors import UserError
+from LeFusion.errors import check_choice
 
 CONTEXTS = ("noised", "clean")
 PREDICTIONS = ("noise", "velocity")
@@ -26,8 +26,7 @@ class Denoiser:
 
     def __post_init__(self):
         for name, choices in (("context", CONTEXTS), ("prediction", PREDICTIONS)):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+            check_choice(name, getattr(self, name), choices)
 
     @classmethod
     def of(cls, metadata: dict) -> "Denoiser":

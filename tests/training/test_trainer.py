@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
-from LeFusion.losses import lesion_loss_fn
+from LeFusion.losses import LesionLoss
 from LeFusion.runtime.commandline import run_command
 from LeFusion.training import state as saving
 from LeFusion.training import stopping
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("fresh_process_state")
 
 SCHEDULE = NoiseSchedule.cosine(10)
 METADATA = {"data_type": "lidc", "schedule": {"kind": "cosine", "num_steps": 10}, "git_commit": "abc"}
-LOSS_FN = lesion_loss_fn(SCHEDULE, seed=0, cond_dropout=0.3)
+LOSS_FN = LesionLoss(SCHEDULE, seed=0, cond_dropout=0.3)
 
 
 class Noise(torch.utils.data.Dataset):
