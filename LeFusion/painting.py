@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from LeFusion.diffusion import (
     compose,
     walk_levels,
 )
-from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.diffusion.denoiser import Denoiser, by_rows
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import match_intensities
 
@@ -129,8 +130,7 @@ def paint(
     Returns:
         (B, 1, D, H, W): painted inside the lesions, `image` outside, on the CPU.
     """
-    parameter = next(network.parameters())
-    device = parameter.device
+    device = next(network.parameters()).device
     image, lesions = image.to(device), lesions.to(device)
     histogram = None if histogram is None else histogram.to(device)
 
@@ -146,16 +146,10 @@ def paint(
             noise = guide_intensity(noise, x_t, t, lesions[rows], condition, schedule, strength)
         return noise
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        if device.type != "cpu":
-            return predict(x_t, t, slice(None))
-        # One sample at a time: a CPU gains nothing from batches, and matrix products of another size round
-        # differently, so that a sample would depend on the batch that it is in.
-        rows = [slice(i, i + 1) for i in range(len(x_t))]
-        return torch.cat([predict(x_t[row], t[row], row) for row in rows])
-
     sample = SAMPLERS[settings.name]
     options = {"eta": settings.eta} if settings.name == "ddim" else {}
     noise = AddressedNoise(addresses)
-    x_0 = sample(denoise, image, lesions, noise, schedule, settings.walk(schedule), **options)
+    x_0 = sample(
+        partial(by_rows, predict), image, lesions, noise, schedule, settings.walk(schedule), **options
+    )
     return compose(x_0, image, lesions).cpu()
