@@ -1,11 +1,13 @@
 """Soft lesion masks from spheres: the samplers of the core, with nothing to keep around the lesion."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from LeFusion.diffusion import SAMPLERS, AddressedNoise, NoiseSchedule, UNet3D, walk_levels
+from LeFusion.diffusion.denoiser import Denoiser, by_rows
 from LeFusion.errors import UserError
 
 
@@ -34,21 +36,14 @@ def sample_masks(
     if sampler not in SAMPLERS:
         raise UserError(f"sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
     device = next(network.parameters()).device
-    spheres = spheres.to(device)
+    spheres, denoiser = spheres.to(device), Denoiser(prediction=prediction)
 
     def predict(x_t: Tensor, t: Tensor, rows: slice) -> Tensor:
-        output = network(torch.cat([x_t, spheres[rows]], dim=1), t.to(device)).float()
-        return schedule.noise_from_velocity(x_t, t, output) if prediction == "velocity" else output
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        if device.type != "cpu":
-            return predict(x_t, t, slice(None))
-        # One sample at a time on a CPU, so that a mask does not depend on its batch (as in painting).
-        rows = [slice(i, i + 1) for i in range(len(x_t))]
-        return torch.cat([predict(x_t[row], t[row], row) for row in rows])
+        return denoiser.noise_beside(network, x_t, t, [spheres[rows]], schedule)
 
     walk = walk_levels(schedule.num_steps, schedule.num_steps if num_steps is None else num_steps)
     everywhere = torch.ones_like(spheres, dtype=torch.bool)
     nothing = torch.zeros_like(spheres)
-    soft = SAMPLERS[sampler](denoise, nothing, everywhere, AddressedNoise(addresses), schedule, walk)
+    noise = AddressedNoise(addresses)
+    soft = SAMPLERS[sampler](partial(by_rows, predict), nothing, everywhere, noise, schedule, walk)
     return soft.clamp(-1, 1).cpu()

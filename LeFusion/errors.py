@@ -11,3 +11,8 @@ class MissingFileError(UserError, FileNotFoundError):
 
 class StorageError(UserError, OSError):
     """A file cannot be written: the disk is full, or the folder may not be written to."""
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{name}={value!r} must be one of {', '.join(choices)}")

@@ -1,13 +1,13 @@
 """The lesion-focused loss: the network learns to predict noise inside lesions only (LeFusion, 3.2)."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from LeFusion.diffusion import AddressedNoise, NoiseSchedule, drawn
 from LeFusion.diffusion.denoiser import Denoiser
-from LeFusion.errors import UserError
+from LeFusion.errors import UserError, check_choice
 
 LOSS_TYPES = ("l1", "l2")
 NORMALISATIONS = ("volume", "lesion")
@@ -35,8 +35,8 @@ def lesion_loss(
     Returns:
         a scalar.
     """
-    _check_choice("loss_type", loss_type, LOSS_TYPES)
-    _check_choice("normalisation", normalisation, NORMALISATIONS)
+    check_choice("loss_type", loss_type, LOSS_TYPES)
+    check_choice("normalisation", normalisation, NORMALISATIONS)
     error = (predicted - noise).abs() if loss_type == "l1" else (predicted - noise).square()
     error = error * lesions
     if weight is not None:
@@ -77,45 +77,49 @@ def histogram_loss(x_0: Tensor, lesions: Tensor, histogram: Tensor, softness: fl
     return torch.stack(total)
 
 
-def lesion_loss_fn(
-    schedule: NoiseSchedule,
-    seed: int,
-    loss_type: str = "l1",
-    normalisation: str = "volume",
-    cond_dropout: float = 0.0,
-    max_weight: float = 1.0,
-    histogram_weight: float = 0.0,
-    denoiser: Denoiser = Denoiser(),  # noqa: B008 (frozen)
-) -> Callable[[nn.Module, dict], Tensor]:
-    """-> loss_fn(network, batch): noises the batch at random levels and scores the predicted noise.
+@dataclass(frozen=True)
+class LesionLoss:
+    """loss_fn(network, batch): noises the batch at random levels and scores the predicted noise.
 
-    What is random in it comes from loss_fn.draw(batch), which a loader may call in its workers; see `drawn`.
+    What is random in it comes from draw(batch), which a loader may call in its workers; see `drawn`. Level,
+    noise and the dropping of the condition (with probability cond_dropout, for classifier-free guidance) of
+    each sample are addressed by (seed, draw), `batch["draw"]` being the sample's number in the training run:
+    they depend on neither batch size nor process count.
 
-    Level, noise and the dropping of the condition (with probability cond_dropout, for classifier-free
-    guidance) of each sample are addressed by (seed, draw), `batch["draw"]` being the sample's number in the
-    training run: they depend on neither batch size nor process count.
-
+    loss_type, normalisation: see `lesion_loss`.
     max_weight: 1 for the plain loss on the noise. Above it, samples noisier than their signal count more, by
-    noise over signal variance, at most so much; with l2 that makes the error of the implied x_0 count. The
-    lesion's overall intensity is settled at levels where the plain loss hardly feels it, so this makes a
-    network follow its histogram early in the training (cf. Hang et al., "Min-SNR", 2023, section 3.4).
+        noise over signal variance, at most so much; with l2 that makes the error of the implied x_0 count.
+        The lesion's overall intensity is settled at levels where the plain loss hardly feels it, so this
+        makes a network follow its histogram early in the training (cf. Hang et al., "Min-SNR", 2023, 3.4).
     histogram_weight: adds so many times the `histogram_loss` of the implied x_0, scaled by the signal's share
-    of the level (its standard deviation), to samples whose condition was kept.
+        of the level (its standard deviation), to samples whose condition was kept.
     denoiser: what the network sees and predicts.
     """
-    if not 0 <= cond_dropout < 1:
-        raise UserError(f"cond_dropout={cond_dropout} must be in [0, 1)")
-    if max_weight < 1:
-        raise UserError(f"max_weight={max_weight} must be at least 1")
-    if histogram_weight < 0:
-        raise UserError(f"histogram_loss={histogram_weight} must be at least 0")
-    _check_choice("loss_type", loss_type, LOSS_TYPES)
-    _check_choice("normalisation", normalisation, NORMALISATIONS)
 
-    def draw(batch: dict) -> dict:
-        draws = AddressedNoise([(seed, "loss", draw) for draw in batch["draw"]])
-        level = draws.levels(schedule.num_steps)
-        dropped = torch.stack([torch.rand((), generator=g) < cond_dropout for g in draws.generators])
+    schedule: NoiseSchedule
+    seed: int
+    loss_type: str = "l1"
+    normalisation: str = "volume"
+    cond_dropout: float = 0.0
+    max_weight: float = 1.0
+    histogram_weight: float = 0.0
+    denoiser: Denoiser = Denoiser()
+
+    def __post_init__(self):
+        if not 0 <= self.cond_dropout < 1:
+            raise UserError(f"cond_dropout={self.cond_dropout} must be in [0, 1)")
+        if self.max_weight < 1:
+            raise UserError(f"max_weight={self.max_weight} must be at least 1")
+        if self.histogram_weight < 0:
+            raise UserError(f"histogram_loss={self.histogram_weight} must be at least 0")
+        check_choice("loss_type", self.loss_type, LOSS_TYPES)
+        check_choice("normalisation", self.normalisation, NORMALISATIONS)
+
+    def draw(self, batch: dict) -> dict:
+        """level (B,) on the CPU, noise (B, K, D, H, W), and the histogram, NaN where it is dropped."""
+        draws = AddressedNoise([(self.seed, "loss", draw) for draw in batch["draw"]])
+        level = draws.levels(self.schedule.num_steps)
+        dropped = torch.stack([torch.rand((), generator=g) < self.cond_dropout for g in draws.generators])
         condition = batch["histogram"]
         return {
             "level": level,
@@ -123,27 +127,19 @@ def lesion_loss_fn(
             "noise": draws(batch["image"].expand_as(batch["lesions"])),
         }
 
-    def loss_fn(network: nn.Module, batch: dict) -> Tensor:
-        batch = drawn(batch, draw)
+    def __call__(self, network: nn.Module, batch: dict) -> Tensor:
+        batch = drawn(batch, self.draw)
         lesions, condition, t, noise = (batch[key] for key in ("lesions", "histogram", "level", "noise"))
         x_0 = batch["image"].expand(-1, lesions.shape[1], -1, -1, -1)  # every class sees the same anatomy
-        x_t = schedule.q_sample(x_0, t, noise)
-        predicted = denoiser.noise(network, x_t, t, condition, batch["image"], lesions, schedule)
-        signal, spread = schedule.signal_and_noise(t)
+        x_t = self.schedule.q_sample(x_0, t, noise)
+        predicted = self.denoiser.noise(network, x_t, t, condition, batch["image"], lesions, self.schedule)
+        signal, spread = self.schedule.signal_and_noise(t)
         weight = None
-        if max_weight > 1:
-            weight = (spread / signal).square().clamp(1, max_weight).to(noise.device, noise.dtype)
-        loss = lesion_loss(predicted, noise, lesions, loss_type, normalisation, weight)
-        if histogram_weight:
-            implied = schedule.predict_x0(x_t, t, predicted).clamp(-1, 1)
+        if self.max_weight > 1:
+            weight = (spread / signal).square().clamp(1, self.max_weight).to(noise.device, noise.dtype)
+        loss = lesion_loss(predicted, noise, lesions, self.loss_type, self.normalisation, weight)
+        if self.histogram_weight:
+            implied = self.schedule.predict_x0(x_t, t, predicted).clamp(-1, 1)
             gaps = histogram_loss(implied, lesions, condition) * signal.to(noise.device, noise.dtype)
-            loss = loss + histogram_weight * gaps.mean()
+            loss = loss + self.histogram_weight * gaps.mean()
         return loss
-
-    loss_fn.draw = draw
-    return loss_fn
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{name}={value!r} must be one of {', '.join(choices)}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from LeFusion.diffusion import (
     compose,
     walk_levels,
 )
-from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.diffusion.denoiser import Denoiser, by_rows
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import match_intensities
 
@@ -96,11 +97,12 @@ def guide_intensity(
     for b in range(len(x_t)):
         if not due[b]:
             continue
-        x_0 = ((x_t[b] - spread[b] * noise[b]) / signal[b]).clamp(-1, 1)
+        x_0 = (x_t[b] - spread[b] * noise[b]) / signal[b]
         for k, lesion in enumerate(lesions[b]):
             if bool(lesion.any()) and bool(shares[b, k].sum() > 0):
-                found = x_0[k][lesion]
-                moved = found + strength * (match_intensities(found, shares[b, k]) - found)
+                found = x_0[k][lesion]  # ranked before it is clamped: after that, most of it may be alike
+                matched, found = match_intensities(found, shares[b, k]), found.clamp(-1, 1)
+                moved = found + strength * (matched - found)
                 guided[b, k][lesion] = (x_t[b, k][lesion] - signal[b] * moved) / spread[b]
     return guided
 
@@ -128,8 +130,7 @@ def paint(
     Returns:
         (B, 1, D, H, W): painted inside the lesions, `image` outside, on the CPU.
     """
-    parameter = next(network.parameters())
-    device = parameter.device
+    device = next(network.parameters()).device
     image, lesions = image.to(device), lesions.to(device)
     histogram = None if histogram is None else histogram.to(device)
 
@@ -145,16 +146,10 @@ def paint(
             noise = guide_intensity(noise, x_t, t, lesions[rows], condition, schedule, strength)
         return noise
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        if device.type != "cpu":
-            return predict(x_t, t, slice(None))
-        # One sample at a time: a CPU gains nothing from batches, and matrix products of another size round
-        # differently, so that a sample would depend on the batch that it is in.
-        rows = [slice(i, i + 1) for i in range(len(x_t))]
-        return torch.cat([predict(x_t[row], t[row], row) for row in rows])
-
     sample = SAMPLERS[settings.name]
     options = {"eta": settings.eta} if settings.name == "ddim" else {}
     noise = AddressedNoise(addresses)
-    x_0 = sample(denoise, image, lesions, noise, schedule, settings.walk(schedule), **options)
+    x_0 = sample(
+        partial(by_rows, predict), image, lesions, noise, schedule, settings.walk(schedule), **options
+    )
     return compose(x_0, image, lesions).cpu()

@@ -61,8 +61,10 @@ from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.diffusion import NoiseSchedule
 from LeFusion.errors import UserError
-from LeFusion.losses import lesion_loss_fn
-from LeFusion.training.trainer import DrawSampler, TimedIterator, TrainingSettings, train
+from LeFusion.losses import LesionLoss
+from LeFusion.training.batches import DrawSampler, TimedIterator
+from LeFusion.training.settings import TrainingSettings
+from LeFusion.training.trainer import train
 
 PLAIN = "plain"
 VARIANTS = {  # name -> the trainer's settings
@@ -99,7 +101,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict:
             f"height and width of --size {arguments.size} must be multiples of {network.plane_multiple}"
         )
     set_up(arguments)
-    loss_fn = lesion_loss_fn(NoiseSchedule.cosine(300), settings.seed)
+    loss_fn = LesionLoss(NoiseSchedule.cosine(300), settings.seed)
     with tempfile.TemporaryDirectory() as folder:
         dataset = read_dataset(
             arguments.data or make_cases(Path(folder) / "cases", arguments.size), arguments

@@ -8,18 +8,18 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from DiffMask.losses import mask_loss_fn
+from DiffMask.losses import MaskLoss
 from DiffMask.train.train import parts as diffmask_parts
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.diffusion import NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
-from LeFusion.losses import lesion_loss_fn
+from LeFusion.losses import LesionLoss
 from LeFusion.painting import SamplerSettings
 from LeFusion.runtime.commandline import PROJECT_ROOT
 from LeFusion.textures.conditions import load_palette
 from LeFusion.train.train import parts
-from LeFusion.training.trainer import TrainingSettings
+from LeFusion.training.settings import TrainingSettings
 
 CONFIGS = PROJECT_ROOT / "configs"
 FRAGMENTS = {"quiet_hydra"}  # included by primary configs, no primary config itself
@@ -76,13 +76,13 @@ def test_every_choice_fits_the_code(composed, primary, choice):
                 **model,
             )
         assert_planes_fit(network, config)
-        lesion_loss_fn(NoiseSchedule.cosine(config["timesteps"]), 0, **loss, denoiser=denoiser)
+        LesionLoss(NoiseSchedule.cosine(config["timesteps"]), 0, **loss, denoiser=denoiser)
 
     if primary == "diffmask_train":
         _, model, prediction = diffmask_parts(config)
         with torch.device("meta"):
             assert_planes_fit(UNet3D(in_channels=2, out_channels=1, **model), config)
-        mask_loss_fn(NoiseSchedule.cosine(config["timesteps"]), 0, config["loss_type"], prediction)
+        MaskLoss(NoiseSchedule.cosine(config["timesteps"]), 0, config["loss_type"], prediction)
 
 
 def assert_planes_fit(network, config):
@@ -109,7 +109,7 @@ def test_a_trainer_lists_every_setting(composed, option):
 
 @pytest.mark.parametrize("option", options_of("loss"))
 def test_a_loss_lists_every_setting(composed, option):
-    names = set(inspect.signature(lesion_loss_fn).parameters) - {
+    names = set(inspect.signature(LesionLoss).parameters) - {
         "schedule",
         "seed",
         "histogram_weight",  # trainer.histogram_loss

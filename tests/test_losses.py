@@ -7,7 +7,7 @@ from torch import nn
 
 from LeFusion.diffusion import NoiseSchedule
 from LeFusion.diffusion.denoiser import Denoiser
-from LeFusion.losses import histogram_loss, lesion_loss, lesion_loss_fn
+from LeFusion.losses import LesionLoss, histogram_loss, lesion_loss
 from LeFusion.textures.histograms import lesion_histogram, match_intensities, wasserstein_distance
 
 SCHEDULE = NoiseSchedule.cosine(300)
@@ -108,7 +108,7 @@ class Spy(nn.Module):
 def shown(draws, seed=0, **options):
     """-> x_t, t and condition that the network gets for these draws."""
     spy = Spy()
-    lesion_loss_fn(SCHEDULE, seed, **options)(spy, make_batch(draws))
+    LesionLoss(SCHEDULE, seed, **options)(spy, make_batch(draws))
     return spy.x_t, spy.t, spy.cond
 
 
@@ -137,7 +137,7 @@ def test_levels_are_uniform_and_the_condition_is_dropped_as_often_as_asked():
     batch = {
         k: v[torch.arange(count) % 4] if torch.is_tensor(v) else list(range(count)) for k, v in batch.items()
     }
-    lesion_loss_fn(SCHEDULE, 0, cond_dropout=0.25)(spy, batch)
+    LesionLoss(SCHEDULE, 0, cond_dropout=0.25)(spy, batch)
     missing = spy.cond.isnan()
     assert torch.equal(missing.any(dim=1), missing.all(dim=1))  # whole rows only
     assert torch.equal(spy.cond[~missing], batch["histogram"][~missing])
@@ -152,7 +152,7 @@ def test_levels_are_uniform_and_the_condition_is_dropped_as_often_as_asked():
 def test_without_dropout_every_condition_is_kept():
     batch = make_batch(range(50))
     spy = Spy()
-    lesion_loss_fn(SCHEDULE, 0)(spy, batch)
+    LesionLoss(SCHEDULE, 0)(spy, batch)
     assert torch.equal(spy.cond, batch["histogram"])
     assert not bool(batch["histogram"].isnan().any())
 
@@ -172,7 +172,7 @@ class Perfect(nn.Module):
 @pytest.mark.parametrize("loss_type", ["l1", "l2"])
 def test_the_network_is_asked_for_the_noise_in_the_image(loss_type):
     batch = make_batch(range(6))
-    loss_fn = lesion_loss_fn(SCHEDULE, 0, loss_type, "lesion")
+    loss_fn = LesionLoss(SCHEDULE, 0, loss_type, "lesion")
     assert float(loss_fn(Perfect(batch["image"]), batch)) == pytest.approx(0, abs=1e-4)
     # off by 0.5 in every voxel, summed over two classes that every sample has
     assert float(loss_fn(Perfect(batch["image"], 0.5), batch)) == pytest.approx(
@@ -183,10 +183,10 @@ def test_the_network_is_asked_for_the_noise_in_the_image(loss_type):
 @pytest.mark.parametrize("max_weight", [1, 5, 1000])
 def test_noisy_levels_count_more_up_to_a_bound(max_weight):
     batch, spy = make_batch(range(40)), Spy()
-    lesion_loss_fn(SCHEDULE, 0, "l2", "lesion")(spy, batch)
+    LesionLoss(SCHEDULE, 0, "l2", "lesion")(spy, batch)
     signal = SCHEDULE.alphas_cumprod[spy.t]
     weight = ((1 - signal) / signal).clamp(1, max_weight)
-    loss = lesion_loss_fn(SCHEDULE, 0, "l2", "lesion", max_weight=max_weight)(spy, batch)
+    loss = LesionLoss(SCHEDULE, 0, "l2", "lesion", max_weight=max_weight)(spy, batch)
     noise = (spy.x_t - signal.sqrt().reshape(-1, 1, 1, 1, 1) * batch["image"]) / (1 - signal).sqrt().reshape(
         -1, 1, 1, 1, 1
     )  # the network said 0, so that the error is the noise
@@ -197,7 +197,7 @@ def test_noisy_levels_count_more_up_to_a_bound(max_weight):
 
 def test_classes_share_the_anatomy_and_have_their_own_noise():
     spy, batch = Spy(), make_batch(range(4))
-    lesion_loss_fn(SCHEDULE, 0)(spy, batch)
+    LesionLoss(SCHEDULE, 0)(spy, batch)
     signal, noise = (v.float().reshape(-1, 1, 1, 1, 1) for v in SCHEDULE.signal_and_noise(spy.t))
     drawn = (spy.x_t - signal * batch["image"]) / noise
     first, second = drawn[:, 0].flatten(), drawn[:, 1].flatten()
@@ -218,7 +218,7 @@ def test_classes_share_the_anatomy_and_have_their_own_noise():
 )
 def test_bad_settings_are_refused_before_training(options, message):
     with pytest.raises(ValueError, match=message):
-        lesion_loss_fn(SCHEDULE, 0, **options)
+        LesionLoss(SCHEDULE, 0, **options)
 
 
 def test_bad_names_are_refused_by_the_loss_itself():
@@ -326,8 +326,8 @@ def test_a_sample_costs_the_same_in_any_batch():
 
 def test_without_weight_the_loss_is_the_plain_one():
     batch, spy = make_batch(range(6)), Spy()
-    plain = lesion_loss_fn(SCHEDULE, 0, cond_dropout=0.3)(spy, batch)
-    weighted = lesion_loss_fn(SCHEDULE, 0, cond_dropout=0.3, histogram_weight=0.0)(spy, batch)
+    plain = LesionLoss(SCHEDULE, 0, cond_dropout=0.3)(spy, batch)
+    weighted = LesionLoss(SCHEDULE, 0, cond_dropout=0.3, histogram_weight=0.0)(spy, batch)
     assert torch.equal(plain, weighted)
 
 
@@ -341,8 +341,8 @@ def true_histograms(batch):
 def test_the_histogram_of_the_implied_lesion_is_added_by_weight_and_level(weight):
     batch, spy = true_histograms(make_batch(range(8), size=(3, 8, 8))), Spy()
     options = {"cond_dropout": 0.4, "normalisation": "lesion"}
-    plain = lesion_loss_fn(SCHEDULE, 0, **options)(spy, batch)
-    weighted = lesion_loss_fn(SCHEDULE, 0, histogram_weight=weight, **options)(spy, batch)
+    plain = LesionLoss(SCHEDULE, 0, **options)(spy, batch)
+    weighted = LesionLoss(SCHEDULE, 0, histogram_weight=weight, **options)(spy, batch)
     signal = SCHEDULE.alphas_cumprod[spy.t].sqrt()
     implied = (spy.x_t / signal.reshape(-1, 1, 1, 1, 1)).clamp(-1, 1)  # the network said: no noise
     kept = ~spy.cond.isnan().any(dim=1)
@@ -354,7 +354,7 @@ def test_the_histogram_of_the_implied_lesion_is_added_by_weight_and_level(weight
 
 def test_a_perfect_network_pays_nothing_for_histograms_either():
     batch = true_histograms(make_batch(range(6), size=(3, 8, 8)))
-    loss_fn = lesion_loss_fn(SCHEDULE, 0, "l1", "lesion", histogram_weight=1.0)
+    loss_fn = LesionLoss(SCHEDULE, 0, "l1", "lesion", histogram_weight=1.0)
     wrong = batch | {"histogram": torch.eye(BINS)[0].repeat(6, 2)}
     assert float(loss_fn(Perfect(batch["image"]), batch)) < 0.02
     assert float(loss_fn(Perfect(batch["image"]), wrong)) > 0.2
@@ -369,7 +369,7 @@ def test_the_histogram_loss_reaches_the_network():
     for weight in (0.0, 1.0):
         network = Perfect(batch["image"])
         network.offset = nn.Parameter(torch.zeros(6, 2, 3, 8, 8))
-        lesion_loss_fn(SCHEDULE, 0, "l2", histogram_weight=weight)(network, batch).backward()
+        LesionLoss(SCHEDULE, 0, "l2", histogram_weight=weight)(network, batch).backward()
         gradients.append(network.offset.grad)
     added = gradients[1] - gradients[0]
     assert not bool(added[~batch["lesions"]].any())
@@ -389,11 +389,11 @@ class PerfectVelocity(Perfect):
 
 def test_the_denoiser_says_what_the_network_sees_and_predicts():
     batch = make_batch(range(6))
-    loss_fn = lesion_loss_fn(SCHEDULE, 0, "l1", "lesion", denoiser=Denoiser("clean", "velocity"))
+    loss_fn = LesionLoss(SCHEDULE, 0, "l1", "lesion", denoiser=Denoiser("clean", "velocity"))
     network = PerfectVelocity(batch["image"])
     assert float(loss_fn(network, batch)) == pytest.approx(0, abs=1e-4)
     inside = batch["lesions"].any(dim=1, keepdim=True)
     assert network.seen.shape[1] == 5
     assert torch.equal(network.seen[:, 2:3], batch["image"].masked_fill(inside, 0))
-    assert float(lesion_loss_fn(SCHEDULE, 0, "l1", "lesion")(Perfect(batch["image"], 1.0), batch)) > 1
+    assert float(LesionLoss(SCHEDULE, 0, "l1", "lesion")(Perfect(batch["image"], 1.0), batch)) > 1
     assert torch.equal(network.seen[:, :2], shown(range(6))[0])  # the same draws as without context

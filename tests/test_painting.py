@@ -246,11 +246,27 @@ def test_guided_noise_implies_exactly_the_histogram_asked_for(noisy):
 
 
 def test_guidance_keeps_the_order_of_the_voxels(noisy):
-    before, after = implied(noisy, noisy["noise"]).clamp(-1, 1), implied(noisy, guide_intensity(**noisy))
+    before, after = implied(noisy, noisy["noise"]), implied(noisy, guide_intensity(**noisy))
     for sample, k in ((0, 0), (0, 1), (1, 0)):
         lesion = noisy["lesions"][sample, k]
         order = before[sample, k][lesion].argsort(stable=True)
         assert bool((after[sample, k][lesion][order].diff() > 0).all())
+
+
+@pytest.mark.parametrize("bright", [1, -1])
+def test_voxels_beyond_the_clamp_are_ranked_by_their_value_not_their_place(noisy, bright):
+    """At the noisiest level nearly all of x_0 lies beyond: taken by place, depth explains the intensities."""
+    generator = torch.Generator().manual_seed(5)
+    x_t = torch.randn(1, 1, 16, 12, 12, generator=generator).double() + 3 * bright
+    lesions = torch.ones(1, 1, 16, 12, 12, dtype=torch.bool)
+    t, noise = torch.tensor([299]), torch.randn(x_t.shape, generator=generator).double()
+    histogram = torch.full((1, 16), 1 / 16)
+    before = SCHEDULE.predict_x0(x_t, t, noise)
+    assert float((before.abs() > 1).float().mean()) > 0.95
+    after = SCHEDULE.predict_x0(x_t, t, guide_intensity(noise, x_t, t, lesions, histogram, SCHEDULE))
+    depth = torch.arange(16.0).double().reshape(16, 1, 1).expand(16, 12, 12).flatten()
+    assert abs(float(torch.corrcoef(torch.stack([depth, after.flatten()]))[0, 1])) < 0.05
+    assert bool((after.flatten()[before.flatten().argsort()].diff() > 0).all())
 
 
 def test_guidance_acts_inside_lesions_only_and_changes_nothing_it_was_given(noisy):

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from DiffMask.dataset import MaskDataset, find_masks
-from DiffMask.losses import mask_loss_fn
+from DiffMask.losses import MaskLoss
 from DiffMask.postprocess import clean_mask
 from DiffMask.sampling import sample_masks
 from DiffMask.shapes.validation import SAMPLER, ShapeValidation
@@ -32,7 +32,8 @@ from LeFusion.runtime.commandline import (
     say,
 )
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
-from LeFusion.training.trainer import TrainingSettings, train
+from LeFusion.training.settings import TrainingSettings
+from LeFusion.training.trainer import train
 
 
 def run(config: dict) -> Path:
@@ -54,7 +55,7 @@ def run(config: dict) -> Path:
         config["diffusion_img_size"],
     ]
     schedule = NoiseSchedule.cosine(config["timesteps"])
-    loss_fn = mask_loss_fn(schedule, settings.seed, config["loss_type"], prediction, config["level_power"])
+    loss_fn = MaskLoss(schedule, settings.seed, config["loss_type"], prediction, config["level_power"])
     given = {
         "size": size,
         "sphere": config["sphere"],

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 
@@ -25,14 +26,22 @@ def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gam
 
     image (1, D, H, W) in [-1, 1]; lesion (D, H, W) bool, not empty.
     """
-    surroundings = float(torch.quantile(image.flatten()[::4], 0.1))
-    peak = float(torch.quantile(image[0][lesion], 0.95)) - surroundings
+    surroundings = float(quantile(image.flatten()[::4], 0.1))
+    peak = float(quantile(image[0][lesion], 0.95)) - surroundings
     if peak <= 0 or (factor, gamma) == (1.0, 1.0):
         return image
     factor = min(factor, max(1.0, (0.65 - surroundings) / peak))
     height = (image - surroundings) / peak
     remapped = (surroundings + factor * peak * height.clamp(min=0) ** gamma).clamp(-1, 1)
     return torch.where(lesion[None] & (height > 0), remapped, image)
+
+
+def quantile(values: torch.Tensor, q: float) -> torch.Tensor:
+    """torch.quantile of values (N,) float32 on the CPU, bit-equal, for any N (that ends at 16 million)."""
+    rank = torch.tensor(q, dtype=values.dtype) * (len(values) - 1)
+    below, above = math.floor(rank), min(math.ceil(rank), len(values) - 1)
+    placed = np.partition(values.numpy(), (below, above))
+    return torch.lerp(torch.tensor(placed[below]), torch.tensor(placed[above]), rank - below)
 
 
 def draw_contrast(

@@ -49,11 +49,7 @@ class LoadedCase:
 
     def region(self, size: Sequence[int]) -> Box:
         """The box of `size` around the organ, or around the lesion where that is larger than the box."""
-        lesion = self.lesions_dhw.any(dim=0)
-        if self.organ_dhw is not None:
-            with suppress(ValueError):
-                return lesion_box(self.organ_dhw | lesion, size)
-        return lesion_box(lesion, size)
+        return _region(self.lesions_dhw.any(dim=0), self.organ_dhw, size)
 
     def to_stored_grid(self, image_dhw: torch.Tensor) -> np.ndarray:
         """An image (D, H, W) on the network's grid -> (D', H', W') float64 in the source's units."""
@@ -136,7 +132,8 @@ class LesionDataset(Dataset):
         other_reference: the mean of the reference label that they are stated for, None for absolute ones.
     spacing_mm: see load_case.
     seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
-    cache: keep decoded cases in memory, so that reading gzip files does not slow training down.
+    cache: keep what items are made of (not the volumes as stored) in memory, so that reading gzip files does
+        not slow training down.
 
     An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,)
     float32 of the whole lesion, even where the box holds a part of it; name; box_start and box_size, where in
@@ -184,6 +181,8 @@ class LesionDataset(Dataset):
         self.other_reference = other_reference
         self.spacing_mm = spacing_mm
         self.seed = int(seed)
+        if not isinstance(cache, bool):
+            raise UserError(f"cache={cache!r} must be true or false")
         self._cache = {} if cache else None
 
     def __len__(self) -> int:
@@ -251,7 +250,7 @@ class LesionDataset(Dataset):
     def _place_box(self, decoded: dict, generator: torch.Generator) -> Box:
         lesion = decoded["lesions"].any(0)
         if self.region == "whole":
-            return decoded["region"](self.size)
+            return _region(lesion, decoded["organ"], self.size)
         if self.region == "lesion":
             return tight_box(lesion, lesion.shape, self.margin, self.size)
         return random_box(lesion, self.size, generator)
@@ -268,11 +267,18 @@ class LesionDataset(Dataset):
             "histogram": histogram,
             "map": loaded.intensity_map,
             "reference_mean": loaded.reference_mean,
-            "region": loaded.region,
+            "organ": loaded.organ_dhw if self.region == "whole" else None,
         }
         if self._cache is not None:
             self._cache[case] = decoded
         return decoded
+
+
+def _region(lesion: torch.Tensor, organ: torch.Tensor | None, size: Sequence[int]) -> Box:
+    if organ is not None:
+        with suppress(ValueError):
+            return lesion_box(organ | lesion, size)
+    return lesion_box(lesion, size)
 
 
 def collate(items: Sequence[dict]) -> dict:

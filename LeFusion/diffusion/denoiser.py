@@ -1,15 +1,26 @@
 """What a network is given besides x_t, and what its output means."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from LeFusion.diffusion import NoiseSchedule
-from LeFusion.errors import UserError
+from LeFusion.errors import check_choice
 
 CONTEXTS = ("noised", "clean")
 PREDICTIONS = ("noise", "velocity")
+
+
+def by_rows(predict: Callable[[Tensor, Tensor, slice], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
+    """predict(x_t, t, rows of the batch) for a batch: at once, or on a CPU sample by sample. A CPU gains
+    nothing from batches, and matrix products of another size round differently, so that a sample would depend
+    on the batch that it is in."""
+    if x_t.device.type != "cpu":
+        return predict(x_t, t, slice(None))
+    rows = [slice(i, i + 1) for i in range(len(x_t))]
+    return torch.cat([predict(x_t[row], t[row], row) for row in rows])
 
 
 @dataclass(frozen=True)
@@ -26,8 +37,7 @@ class Denoiser:
 
     def __post_init__(self):
         for name, choices in (("context", CONTEXTS), ("prediction", PREDICTIONS)):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+            check_choice(name, getattr(self, name), choices)
 
     @classmethod
     def of(cls, metadata: dict) -> "Denoiser":
@@ -54,11 +64,25 @@ class Denoiser:
             x_t: (B, K, D, H, W). t: (B,). condition: (B, K * bins) or None.
             image: (B, 1, D, H, W) clean; not looked at inside the lesions. lesions: (B, K, D, H, W) bool.
         """
-        seen = x_t
         if self.context == "clean":
             surroundings = image.masked_fill(lesions.any(dim=1, keepdim=True), 0)
-            seen = torch.cat([x_t, surroundings, lesions.to(x_t.dtype)], dim=1)
-        output = network(seen, t.to(seen.device), condition).float()
+            beside = (surroundings, lesions.to(x_t.dtype))
+        else:
+            beside = ()
+        return self.noise_beside(network, x_t, t, beside, schedule, condition)
+
+    def noise_beside(
+        self,
+        network: nn.Module,
+        x_t: Tensor,
+        t: Tensor,
+        beside: Sequence[Tensor],
+        schedule: NoiseSchedule,
+        *condition: Tensor | None,
+    ) -> Tensor:
+        """The same for a network that is shown these (B, ..., D, H, W) as further channels after x_t."""
+        seen = torch.cat([x_t, *beside], dim=1) if beside else x_t
+        output = network(seen, t.to(seen.device), *condition).float()
         if self.prediction == "noise":
             return output
         return schedule.noise_from_velocity(x_t.float(), t, output)

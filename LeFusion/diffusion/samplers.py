@@ -111,8 +111,8 @@ def repaint(
 ) -> Tensor:
     """The ancestral walk of RePaint (Lugmayr et al. 2022, algorithm 1), as LeFusion uses it."""
     x = noise(_start(known, lesions))
-    for t, s in _moves(walk, x):
-        if s[0] > t[0]:
+    for t, s in pairwise(walk):
+        if s > t:
             x = schedule.renoise(x, s, noise(x), t)
         else:
             x = repaint_step(denoise, x, t, s, known, lesions, schedule, noise(x), noise(x))
@@ -122,22 +122,22 @@ def repaint(
 def repaint_step(
     denoise: Denoise,
     x_t: Tensor,
-    t: Tensor,
-    s: Tensor,
+    t: int,
+    s: int,
     known: Tensor,
     lesions: Tensor,
     schedule: NoiseSchedule,
     noise_known: Tensor,
     noise_step: Tensor,
 ) -> Tensor:
-    """One reverse step from level t (B,) to s (B,) < t.
+    """One reverse step from level t to s < t.
 
     noise_known noises the background, noise_step the sample.
     """
     x_t = _with_known(x_t, t, known, lesions, schedule, noise_known)
-    x_0 = schedule.predict_x0(x_t, t, denoise(x_t, t)).clamp(-1, 1)
+    x_0 = _predicted_x0(denoise, x_t, t, schedule)
     mean, _, log_variance = schedule.posterior(x_0, x_t, t, s)
-    return mean if bool((s < 0).all()) else mean + (0.5 * log_variance).exp() * noise_step
+    return mean if s < 0 else mean + (0.5 * log_variance).exp() * noise_step
 
 
 def ddim(
@@ -151,17 +151,17 @@ def ddim(
 ) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12). eta = 0: no noise on the way down; eta = 1: the ancestral variance."""
     x = noise(_start(known, lesions))
-    for t, s in _moves(walk, x):
-        if s[0] > t[0]:
+    for t, s in pairwise(walk):
+        if s > t:
             x = schedule.renoise(x, s, noise(x), t)
             continue
         x = _with_known(x, t, known, lesions, schedule, noise(x))
-        x_0 = schedule.predict_x0(x, t, denoise(x, t)).clamp(-1, 1)
+        x_0 = _predicted_x0(denoise, x, t, schedule)
         (signal_t, noise_t), (signal_s, noise_s) = (schedule.signal_and_noise(v) for v in (t, s))
-        direction = (x - float(signal_t[0]) * x_0) / float(noise_t[0])
-        spread = eta * float((noise_s / noise_t * (1 - (signal_t / signal_s) ** 2).sqrt())[0])
-        kept = max(0.0, float(noise_s[0]) ** 2 - spread**2) ** 0.5
-        x = float(signal_s[0]) * x_0 + kept * direction
+        direction = (x - float(signal_t) * x_0) / float(noise_t)
+        spread = eta * float(noise_s / noise_t * (1 - (signal_t / signal_s) ** 2).sqrt())
+        kept = max(0.0, float(noise_s) ** 2 - spread**2) ** 0.5
+        x = float(signal_s) * x_0 + kept * direction
         if spread > 0:
             x = x + spread * noise(x)
     return x
@@ -181,25 +181,25 @@ def dpm_solver_pp_2m(
     """
     x = noise(_start(known, lesions))
     previous_x_0 = previous_h = None
-    for t, s in _moves(walk, x):
-        if s[0] > t[0]:
+    for t, s in pairwise(walk):
+        if s > t:
             x = schedule.renoise(x, s, noise(x), t)
             previous_x_0 = None
             continue
         x = _with_known(x, t, known, lesions, schedule, noise(x))
-        x_0 = schedule.predict_x0(x, t, denoise(x, t)).clamp(-1, 1)
-        if s[0] < 0:
+        x_0 = _predicted_x0(denoise, x, t, schedule)
+        if s < 0:
             x = x_0
             continue
         (signal_t, noise_t), (signal_s, noise_s) = (schedule.signal_and_noise(v) for v in (t, s))
-        h = float(((signal_s / noise_s).log() - (signal_t / noise_t).log())[0])  # step in half log SNR
+        h = float((signal_s / noise_s).log() - (signal_t / noise_t).log())  # step in half log SNR
         target = x_0
         if previous_x_0 is not None:
             # No further than the previous change: where the steps in log SNR grow, as towards level 0, the
             # paper's factor h / (2 previous_h) overshoots, by 27 % in variance with 25 levels.
             target = x_0 + (x_0 - previous_x_0) * min(h / (2 * previous_h), 0.5)
         # e^-h = (noise_s signal_t) / (signal_s noise_t)
-        x = float((noise_s / noise_t)[0]) * x + float((signal_s - noise_s * signal_t / noise_t)[0]) * target
+        x = float(noise_s / noise_t) * x + float(signal_s - noise_s * signal_t / noise_t) * target
         previous_x_0, previous_h = x_0, h
     return x
 
@@ -219,15 +219,15 @@ def _start(known: Tensor, lesions: Tensor) -> Tensor:
     return torch.empty_like(known).expand(lesions.shape)
 
 
-def _moves(walk: Sequence[int], x: Tensor):
-    """Pairs (t, s) of neighbouring levels of the walk, each as a (B,) tensor on the CPU, where the schedule
-    looks its coefficients up: on a GPU every look would wait for all that is queued there."""
-    for t, s in pairwise(walk):
-        yield tuple(torch.full((len(x),), level) for level in (t, s))
+def _predicted_x0(denoise: Denoise, x_t: Tensor, t: int, schedule: NoiseSchedule) -> Tensor:
+    """The clean image in x_t as the network sees it. Its (B,) levels are on the CPU, where the schedule looks
+    coefficients up: on a GPU every look would wait for all that is queued there."""
+    noise = denoise(x_t, torch.full((len(x_t),), t))
+    return schedule.predict_x0(x_t, t, noise).clamp(-1, 1)
 
 
 def _with_known(
-    x_t: Tensor, t: Tensor, known: Tensor, lesions: Tensor, schedule: NoiseSchedule, noise: Tensor
+    x_t: Tensor, t: int, known: Tensor, lesions: Tensor, schedule: NoiseSchedule, noise: Tensor
 ) -> Tensor:
     """x_t inside any lesion, the known image noised to level t outside."""
     background = schedule.q_sample(known.expand_as(x_t), t, noise)

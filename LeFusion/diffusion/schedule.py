@@ -11,6 +11,8 @@ from torch import Tensor
 
 from LeFusion.errors import UserError
 
+Levels = Tensor | int  # (B,) integers, a level for each sample, or one for all
+
 
 class NoiseSchedule:
     """A discrete Gaussian diffusion of T levels.
@@ -52,59 +54,63 @@ class NoiseSchedule:
         """(T,) float32: the share of the variance of x_t that is signal."""
         return self._signal.float()
 
-    def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t from x_0 and the noise (eq. 4). x_0, noise (B, ...); t (B,) integers."""
-        signal = self._signal[t.cpu()]
+    def q_sample(self, x_0: Tensor, t: Levels, noise: Tensor) -> Tensor:
+        """x_t from x_0 and the noise (eq. 4). x_0, noise (B, ...)."""
+        signal = _at(self._signal, t)
         return _scale(signal.sqrt(), x_0) + _scale((1 - signal).sqrt(), noise)
 
-    def predict_x0(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def predict_x0(self, x_t: Tensor, t: Levels, noise: Tensor) -> Tensor:
         """x_0 from x_t and the noise in it: q_sample solved for x_0. Not clamped."""
-        signal = self._signal[t.cpu()]
+        signal = _at(self._signal, t)
         return _scale((1 / signal).sqrt(), x_t) - _scale((1 / signal - 1).sqrt(), noise)
 
-    def velocity(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def velocity(self, x_0: Tensor, t: Levels, noise: Tensor) -> Tensor:
         """sqrt(signal) noise - sqrt(1 - signal) x_0 (Salimans & Ho, "Progressive Distillation", 2022,
         section 4), which at the noisiest levels is the image itself."""
         signal, spread = self.signal_and_noise(t)
         return _scale(signal, noise) - _scale(spread, x_0)
 
-    def noise_from_velocity(self, x_t: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+    def noise_from_velocity(self, x_t: Tensor, t: Levels, velocity: Tensor) -> Tensor:
         """The noise in x_t that a velocity stands for."""
         signal, spread = self.signal_and_noise(t)
         return _scale(spread, x_t) + _scale(signal, velocity)
 
     def posterior(
-        self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor | None = None
+        self, x_0: Tensor, x_t: Tensor, t: Levels, s: Levels | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and log variance of q(x_s | x_t, x_0) (eq. 6 and 7), s < t; s = t - 1 if None.
 
-        The mean has the shape of x_t, the variances (B, 1, ..., 1). The variance is 0 at s = -1; its
+        The mean has the shape of x_t, the variances (B or 1, 1, ..., 1). The variance is 0 at s = -1; its
         logarithm is taken of at least 1e-20.
         """
-        signal, signal_prev = self._signal[t.cpu()], self._signal_at(t - 1 if s is None else s)
-        beta = self._betas[t.cpu()] if s is None else 1 - signal / signal_prev
+        signal, signal_prev = _at(self._signal, t), self._signal_at(t - 1 if s is None else s)
+        beta = _at(self._betas, t) if s is None else 1 - signal / signal_prev
         variance = beta * (1 - signal_prev) / (1 - signal)
         of_x_0 = beta * signal_prev.sqrt() / (1 - signal)
         of_x_t = (1 - signal_prev) * (1 - beta).sqrt() / (1 - signal)
         mean = _scale(of_x_0, x_0) + _scale(of_x_t, x_t)
         return mean, _expand(variance, x_t), _expand(variance.clamp(min=1e-20).log(), x_t)
 
-    def renoise(self, x: Tensor, t: Tensor, noise: Tensor, s: Tensor | None = None) -> Tensor:
+    def renoise(self, x: Tensor, t: Levels, noise: Tensor, s: Levels | None = None) -> Tensor:
         """Forward from level s (t - 1 if None) to level t > s (eq. 2): the "undo" move of RePaint."""
-        beta = self._betas[t.cpu()] if s is None else 1 - self._signal[t.cpu()] / self._signal_at(s)
+        beta = _at(self._betas, t) if s is None else 1 - _at(self._signal, t) / self._signal_at(s)
         return _scale((1 - beta).sqrt(), x) + _scale(beta.sqrt(), noise)
 
-    def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Standard deviations of signal and noise at levels t (B,) in -1..T-1: two (B,) float64 tensors."""
+    def signal_and_noise(self, t: Levels) -> tuple[Tensor, Tensor]:
+        """Standard deviations of signal and noise at levels t, -1..T-1: two float64 tensors shaped like t."""
         signal = self._signal_at(t)
         return signal.sqrt(), (1 - signal).sqrt()
 
-    def _signal_at(self, t: Tensor) -> Tensor:
-        return self._signal_from_clean[t.cpu() + 1]  # level -1 is the clean image, all signal
+    def _signal_at(self, t: Levels) -> Tensor:
+        return _at(self._signal_from_clean, t + 1)  # level -1 is the clean image, all signal
+
+
+def _at(values: Tensor, t: Levels) -> Tensor:
+    return values[t.cpu() if isinstance(t, Tensor) else t]
 
 
 def _expand(values: Tensor, like: Tensor) -> Tensor:
-    """values (B,) as (B, 1, ..., 1), to broadcast against `like` (B, ...)."""
+    """values (B,), or one for all, as (B, 1, ..., 1), to broadcast against `like` (B, ...)."""
     return values.to(like.device, like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
 
 

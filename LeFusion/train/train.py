@@ -17,7 +17,7 @@ from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError
-from LeFusion.losses import lesion_loss_fn
+from LeFusion.losses import LesionLoss
 from LeFusion.painting import SamplerSettings, paint
 from LeFusion.runtime.commandline import (
     check_whole_numbers,
@@ -31,7 +31,8 @@ from LeFusion.runtime.commandline import (
 )
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.textures.conditions import load_palette
-from LeFusion.training.trainer import TrainingSettings, train
+from LeFusion.training.settings import TrainingSettings
+from LeFusion.training.trainer import train
 
 
 def run(config: dict) -> Path:
@@ -69,6 +70,7 @@ def run(config: dict) -> Path:
         other_reference=textures.reference_mean,
         spacing_mm=config["spacing_mm"],
         seed=settings.seed,
+        cache=config["cache"],
     )
     for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
         dataset[index]
@@ -91,7 +93,7 @@ def run(config: dict) -> Path:
         if length % network.plane_multiple:
             raise UserError(f"height and width of {size} must be multiples of {network.plane_multiple}")
     schedule = NoiseSchedule.cosine(config["timesteps"])
-    loss_fn = lesion_loss_fn(schedule, settings.seed, **loss, denoiser=denoiser)
+    loss_fn = LesionLoss(schedule, settings.seed, **loss, denoiser=denoiser)
     metadata = {
         "data_type": config["data_type"],
         "context": denoiser.context,

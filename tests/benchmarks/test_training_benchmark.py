@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from LeFusion.training.trainer import TrainingSettings
+from LeFusion.training.settings import TrainingSettings
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
 spec = importlib.util.spec_from_file_location("benchmark_of_the_training", SCRIPT)

@@ -10,6 +10,8 @@ from LeFusion.dataset.boxes import Box, paste
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.dataset import LesionDataset, collate, load_case
 from LeFusion.dataset.grid import resample
+from LeFusion.dataset.intensity import IntensityMap
+from LeFusion.errors import UserError
 from LeFusion.textures.histograms import lesion_histogram
 
 HEART = Layout(
@@ -162,6 +164,24 @@ def test_changing_an_item_does_not_reach_the_cache(tmp_path):
     first["lesions"].fill_(True)
     first["histogram"].zero_()
     assert same(dataset[0], kept)
+
+
+@pytest.mark.parametrize("region", ["whole", "lesion", "random"])
+def test_the_cache_holds_what_items_need_and_nothing_of_the_files(tmp_path, region):
+    case = save_case(tmp_path, "A", np.zeros((12, 16, 24), np.float64), np.ones((12, 16, 24), np.uint8))
+    dataset = LesionDataset([case], Layout(), size=(12, 16, 24), region=region)
+    dataset[0]
+    (kept,) = dataset._cache.values()
+    tensors = {name: value for name, value in kept.items() if torch.is_tensor(value)}
+    assert tensors.keys() == {"image", "lesions", "histogram"}
+    assert sum(value.untyped_storage().nbytes() for value in tensors.values()) < 5.1 * 12 * 16 * 24
+    others = [value for name, value in kept.items() if name not in tensors]
+    assert all(value is None or isinstance(value, float | IntensityMap) for value in others)
+
+
+def test_a_cache_that_is_no_truth_value_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cache='yes' must be true or false"):
+        LesionDataset([make_case(tmp_path)], Layout(), cache="yes")
 
 
 def test_cache_reads_each_file_once(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, remap_contrast
+from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, quantile, remap_contrast
 from LeFusion.dataset.boxes import Box, crop, lesion_box, paste, random_box, tight_box
 from LeFusion.dataset.grid import (
     from_depth_first,
@@ -284,6 +284,21 @@ def test_remap_contrast_by_hand():
     assert torch.allclose(remap_contrast(image, lesion, 1.0, 1.0), image)
     brightest = remap_contrast(image, lesion, 100.0, 1.0)[0]
     assert float(brightest[2, 4, 4]) == pytest.approx(0.65)  # held down
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 1000, 65_537, 1_000_001])
+def test_a_quantile_is_torch_s_to_the_bit(count):
+    values = torch.randn(2 * count, generator=torch.Generator().manual_seed(count))[::2]
+    before = values.clone()
+    for q in (0.0, 0.1, 0.37, 0.5, 0.95, 1.0):
+        assert torch.equal(quantile(values, q), torch.quantile(values, q)), q
+    assert torch.equal(values, before)
+
+
+def test_a_quantile_has_no_largest_size():
+    values = torch.zeros(17_000_000)  # torch.quantile ends at 16 million
+    values[:2_000_000] = -1
+    assert [float(quantile(values, q)) for q in (0.1, 0.2)] == [-1, 0]
 
 
 def test_contrast_is_drawn_within_its_bounds_and_not_always():

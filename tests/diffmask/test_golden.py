@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from DiffMask.losses import mask_loss, mask_loss_fn
+from DiffMask.losses import MaskLoss, mask_loss
 from DiffMask.sampling import sample_masks
 from DiffMask.sphere import Sphere, bounding_sphere, draw_sphere, encode_sphere, sphere_encoding
 from LeFusion.diffusion import NoiseSchedule, load_checkpoint
@@ -65,7 +65,7 @@ def test_the_loss_function_takes_a_released_network(golden):
         shown.append((x, t))
         return checkpoint.network(x, t)
 
-    loss = mask_loss_fn(SCHEDULE, seed=0)(spy, batch)
+    loss = MaskLoss(SCHEDULE, seed=0)(spy, batch)
     (x, t) = shown[0]
     assert torch.equal(x[:, 1:], sphere_of(golden))
     signal = SCHEDULE.alphas_cumprod[t].reshape(-1, 1, 1, 1, 1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from DiffMask.losses import mask_loss, mask_loss_fn
+from DiffMask.losses import MaskLoss, mask_loss
 from LeFusion.diffusion import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.cosine(300)
@@ -37,7 +37,7 @@ class Oracle:
 @pytest.mark.parametrize("loss_type", ["l1", "l2"])
 def test_who_knows_the_mask_has_no_loss(loss_type, prediction):
     batch = make_batch(range(6))
-    loss_fn = mask_loss_fn(SCHEDULE, 0, loss_type, prediction)
+    loss_fn = MaskLoss(SCHEDULE, 0, loss_type, prediction)
     assert float(loss_fn(Oracle(batch["mask"], prediction), batch)) == pytest.approx(0, abs=1e-4)
     off = float(loss_fn(Oracle(batch["mask"], prediction, 0.5), batch))
     assert off == pytest.approx(0.5 if loss_type == "l1" else 0.25, rel=1e-3)
@@ -54,7 +54,7 @@ def test_l2_is_a_mean_of_squares():
 def test_the_network_sees_the_noisy_mask_and_the_sphere():
     batch = make_batch(range(40))
     oracle = Oracle(batch["mask"])
-    mask_loss_fn(SCHEDULE, 0)(oracle, batch)
+    MaskLoss(SCHEDULE, 0)(oracle, batch)
     assert torch.equal(oracle.x[:, 1:], batch["sphere"])
     assert float(oracle.noise.var()) == pytest.approx(1, abs=0.1) and abs(float(oracle.noise.mean())) < 0.1
     assert int(oracle.t.min()) < 30 and int(oracle.t.max()) >= 270
@@ -64,7 +64,7 @@ def test_draws_have_addresses():
     def shown(draws, seed=0):
         batch = make_batch(draws)
         oracle = Oracle(batch["mask"])
-        mask_loss_fn(SCHEDULE, seed)(oracle, batch)
+        MaskLoss(SCHEDULE, seed)(oracle, batch)
         return oracle.x, oracle.t
 
     x, t = shown([5, 6, 7])
@@ -78,15 +78,15 @@ def test_noisy_levels_come_more_often_on_request():
     means = []
     for power in (1, 0.4):
         network = Oracle(batch["mask"])
-        mask_loss_fn(SCHEDULE, 0, level_power=power)(network, batch)
+        MaskLoss(SCHEDULE, 0, level_power=power)(network, batch)
         means.append(float(network.t.float().mean()) / 300)
     assert means == pytest.approx([1 / 2, 1 / 1.4], abs=0.06)  # of u^power
     for power in (0, 1.5, "half"):
         with pytest.raises(ValueError, match="level_power"):
-            mask_loss_fn(SCHEDULE, 0, level_power=power)
+            MaskLoss(SCHEDULE, 0, level_power=power)
 
 
 @pytest.mark.parametrize("option", ["loss_type", "prediction"])
 def test_bad_settings_are_named(option):
     with pytest.raises(ValueError, match=f"{option}='other' must be one of"):
-        mask_loss_fn(SCHEDULE, 0, **{option: "other"})
+        MaskLoss(SCHEDULE, 0, **{option: "other"})

@@ -94,15 +94,14 @@ def lesions_of(label: torch.Tensor, name: str) -> torch.Tensor:
 @torch.no_grad()
 def test_repaint_step(golden, name, level):
     numbers, step = golden[name], golden[name][f"repaint_step_t{level}"]
-    t = torch.full((2,), level)
     errors = []
     for weights in ("model", "ema"):
         network = load_checkpoint(GOLDEN / f"{name}.pt", weights).network
         out = repaint_step(
             lambda x, t, network=network: network(x, t, numbers["cond"]),
             numbers["x"],
-            t,
-            t - 1,
+            level,
+            level - 1,
             numbers["x0"],
             lesions_of(numbers["label"], name),
             SCHEDULE,

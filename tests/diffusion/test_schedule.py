@@ -152,3 +152,18 @@ def test_bad_betas_are_refused(betas):
 def test_a_schedule_has_a_level():
     with pytest.raises(ValueError, match="num_steps=0"):
         NoiseSchedule.cosine(0)
+
+
+def test_one_level_for_all_samples_is_that_level_for_each():
+    """To the bit: samplers give one, the loss one for each sample."""
+    x_0, x_t, noise = torch.randn(3, 4, 2, 5, 5, 5, generator=torch.Generator().manual_seed(0))
+    for t, s in ((0, -1), (150, 120), (299, 298)):
+        many, fewer = torch.full((4,), t), torch.full((4,), s)
+        assert torch.equal(SCHEDULE.q_sample(x_0, t, noise), SCHEDULE.q_sample(x_0, many, noise))
+        assert torch.equal(SCHEDULE.predict_x0(x_t, t, noise), SCHEDULE.predict_x0(x_t, many, noise))
+        assert torch.equal(SCHEDULE.renoise(x_t, t, noise, s), SCHEDULE.renoise(x_t, many, noise, fewer))
+        assert torch.equal(SCHEDULE.renoise(x_t, t, noise), SCHEDULE.renoise(x_t, many, noise))
+        for one, each in zip(
+            SCHEDULE.posterior(x_0, x_t, t, s), SCHEDULE.posterior(x_0, x_t, many, fewer), strict=True
+        ):
+            assert torch.equal(one.expand_as(each), each)

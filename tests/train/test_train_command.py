@@ -18,7 +18,7 @@ import LeFusion.train.train as training
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.runtime.commandline import PROJECT_ROOT, git_commit
 from LeFusion.train.export import export
-from LeFusion.training.trainer import STATE_FILE
+from LeFusion.training.state import STATE_FILE
 
 pytestmark = pytest.mark.usefixtures("fresh_process_state")
 

@@ -13,16 +13,22 @@ import pytest
 import torch
 
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
-from LeFusion.losses import lesion_loss_fn
+from LeFusion.losses import LesionLoss
 from LeFusion.runtime.commandline import run_command
-from LeFusion.training import trainer
-from LeFusion.training.trainer import BEST_FILE, STATE_FILE, DrawSampler, Stopped, TrainingSettings, train
+from LeFusion.training import state as saving
+from LeFusion.training import stopping
+from LeFusion.training.batches import DrawSampler
+from LeFusion.training.log import BEST_FILE, Log
+from LeFusion.training.settings import TrainingSettings
+from LeFusion.training.state import STATE_FILE
+from LeFusion.training.stopping import Stopped
+from LeFusion.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("fresh_process_state")
 
 SCHEDULE = NoiseSchedule.cosine(10)
 METADATA = {"data_type": "lidc", "schedule": {"kind": "cosine", "num_steps": 10}, "git_commit": "abc"}
-LOSS_FN = lesion_loss_fn(SCHEDULE, seed=0, cond_dropout=0.3)
+LOSS_FN = LesionLoss(SCHEDULE, seed=0, cond_dropout=0.3)
 
 
 class Noise(torch.utils.data.Dataset):
@@ -281,7 +287,7 @@ def test_a_failed_write_leaves_the_last_save_whole(start, tmp_path, monkeypatch,
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    target = (trainer, "save_checkpoint") if writer == "checkpoint" else (torch, "save")
+    target = (saving, "save_checkpoint") if writer == "checkpoint" else (torch, "save")
     with monkeypatch.context() as patch:
         patch.setattr(*target, half)
         with pytest.raises(OSError, match="No space left"):
@@ -497,6 +503,14 @@ def test_every_item_comes_once_an_epoch_in_another_order():
     assert len(set(map(tuple, epochs))) > 1
 
 
+def test_an_epoch_s_order_is_drawn_once_and_is_that_of_its_address(monkeypatch):
+    drawn, draw = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda address: drawn.append(address) or draw(address))
+    indices = [index for batch in sampled(2, batches=10) for index, _ in batch]
+    assert drawn == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert indices == [int(i) for epoch in range(4) for i in draw((0, epoch)).permutation(5)]
+
+
 def test_two_processes_together_see_the_batches_of_one():
     one = sampled(4)
     two = zip(sampled(2, process=0, processes=2), sampled(2, process=1, processes=2), strict=True)
@@ -607,9 +621,10 @@ def test_a_log_of_a_run_that_did_not_tell_its_waiting_is_continued(start, tmp_pa
 
 def test_pace_by_hand(tmp_path):
     """Without the first step: two steps of 6 samples in 4 s, a quarter of it waiting."""
-    log = trainer._Log(tmp_path, 0)
+    log = Log(tmp_path, 0)
     for step, (seconds, waited) in enumerate([(90.0, 80.0), (1.0, 0.0), (3.0, 1.0)], start=1):
-        log.add(step, 0.5, 1e-3, seconds, waited)
+        log.add(step, 1e-3, seconds, waited)
+    log.write([0.5, 0.25, 0.125])
     log.close()
     assert log.pace(6) == (
         "trained 3 steps: 3 samples/s, 25.0% of the time waiting for data; a larger num_workers may help"
@@ -617,6 +632,43 @@ def test_pace_by_hand(tmp_path):
     log.steps = [(2.0, 0.05)]
     assert log.pace(6) == "trained 1 step: 3 samples/s, 2.5% of the time waiting for data"
     assert [row["waiting"] for row in rows_of(tmp_path)] == ["80.000", "80.000", "81.000"]
+    assert [row["loss"] for row in rows_of(tmp_path)] == ["0.5", "0.25", "0.125"]
+
+
+class Fetched:
+    """An accelerator of two processes whose other one tells the same losses plus 2, and a signal at last."""
+
+    num_processes, signals = 2, []
+
+    def gather(self, row):
+        other = row + 2
+        other[:, -2:] = torch.tensor([self.signals.pop(0), 0.0])
+        return torch.cat([row, other])
+
+
+def test_losses_and_signals_are_fetched_together_now_and_then(monkeypatch):
+    monkeypatch.setattr(stopping, "SECONDS_APART", 1e9)  # then twice as many steps each time
+    accelerator, stop = Fetched(), stopping.StopSignal()
+    accelerator.signals = [0, 0, 0, 15, 0]
+    fetch = stopping.Fetcher(accelerator, stop, step=10)
+    told = {step: fetch(step, torch.tensor(float(step)), now=step == 18) for step in range(11, 21)}
+    assert {step: answer for step, answer in told.items() if answer != ([], 0)} == {
+        11: ([12.0], 0),
+        13: ([13.0, 14.0], 0),
+        17: ([15.0, 16.0, 17.0, 18.0], 0),
+        18: ([19.0], 15),  # asked for; the next steps are 20, 24, ...
+        20: ([20.0, 21.0], 0),
+    }
+
+
+def test_one_process_sees_its_own_signal_at_once():
+    accelerator, stop = Fetched(), stopping.StopSignal()
+    accelerator.num_processes, accelerator.gather = 1, lambda row: row
+    fetch = stopping.Fetcher(accelerator, stop, step=0)
+    fetch.due = 100
+    assert fetch(1, torch.tensor(3.0), now=False) == ([], 0)
+    stop.received = 2
+    assert fetch(2, torch.tensor(4.0), now=False) == ([3.0, 4.0], 2)
 
 
 def test_the_state_of_a_resumed_optimizer_is_where_its_parameters_are(start, tmp_path, monkeypatch):
@@ -635,7 +687,12 @@ def test_the_state_of_a_resumed_optimizer_is_where_its_parameters_are(start, tmp
     assert seen and {device for pair in seen for device in pair} == {expected}
 
 
-def test_two_processes_train_like_one_of_twice_the_batch(start, tmp_path, in_child, monkeypatch):
+@pytest.mark.parametrize("apart, stopped_at", [(0.0, 2), (1e9, 3)])
+def test_two_processes_train_like_one_of_twice_the_batch(
+    start, tmp_path, in_child, monkeypatch, apart, stopped_at
+):
+    """Signals are exchanged at each step, or with the losses at steps 1, 3, 7, ..."""
+    monkeypatch.setattr(stopping, "SECONDS_APART", apart)
     doubles = {"dtype": torch.float64, "gradient_accumulate_every": 2}
     start(tmp_path / "one", batch_size=4, train_num_steps=4, **doubles)
     with socket.socket() as free:
@@ -659,7 +716,7 @@ def test_two_processes_train_like_one_of_twice_the_batch(start, tmp_path, in_chi
     fresh_states()
     stop = at_call(3, send(signal.SIGTERM))  # only one process is told
     assert both(lambda: process(0, 4), lambda: process(1, 4, stop)) == (143, 143)
-    assert state_of(tmp_path / "two")["step"] == 2
+    assert state_of(tmp_path / "two")["step"] == stopped_at
     assert both(lambda: process(0, 4), lambda: process(1, 4)) == (0, 0)
     one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
     assert two["step"] == 4 and two["run"]["processes"] == 2

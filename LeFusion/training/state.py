@@ -1,0 +1,90 @@
+"""What a run leaves on disk to be resumed from, and reads back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from LeFusion.dataset.nifti import atomic_file
+from LeFusion.diffusion import UNet3D, save_checkpoint
+from LeFusion.errors import UserError
+from LeFusion.training.settings import TrainingSettings
+
+STATE_FILE = "training_state.pt"
+
+
+def checkpoint_path(results_folder: Path, step: int) -> Path:
+    return results_folder / f"model-{step:06d}.safetensors"
+
+
+def fingerprint(network: UNet3D, settings: TrainingSettings, metadata: dict, processes: int) -> dict:
+    """What must be equal for a run to be resumed."""
+    free = (
+        *("train_num_steps", "save_and_sample_every", "keep_checkpoints", "num_workers", "device"),
+        *("compile", "gradient_checkpointing"),
+    )
+    chosen = {name: value for name, value in asdict(settings).items() if name not in free}
+    if settings.lr_schedule == "cosine":
+        chosen["train_num_steps"] = settings.train_num_steps  # the rate depends on it
+    fixed = {name: value for name, value in metadata.items() if name != "git_commit"}
+    return {"network": network.config, **chosen, "processes": processes, **fixed}
+
+
+def save(results_folder, step, run, metadata, network, ema, optimizer, accelerator, settings) -> None:
+    """Weights first, state last, each in one move: there is always a whole state to resume from."""
+    path = checkpoint_path(results_folder, step)
+    with one_write(path) as temporary:
+        save_checkpoint(temporary, {**run, **metadata, "step": step}, model=network, ema=ema)
+    state = {
+        "step": step,
+        "run": run,
+        "model": network.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
+    }
+    with one_write(results_folder / STATE_FILE) as temporary:
+        torch.save(state, temporary)
+    if settings.keep_checkpoints:
+        for old in sorted(results_folder.glob("model-*.safetensors"))[: -settings.keep_checkpoints]:
+            old.unlink()
+
+
+@contextmanager
+def one_write(path: Path) -> Iterator[Path]:
+    """atomic_file for the writers of tensors, which have their own errors for a full disk."""
+    with atomic_file(path) as temporary:
+        try:
+            yield temporary
+        except (RuntimeError, SafetensorError) as error:
+            raise OSError(str(error).strip().split("\n")[0][:200]) from None
+
+
+def resume(results_folder: Path, run: dict, network, ema, optimizer, accelerator) -> int:
+    path = results_folder / STATE_FILE
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["run"]
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"{path} is damaged ({reason}); delete it to start the run again") from None
+    other = sorted(name for name in {*run, *saved} if run.get(name) != saved.get(name))
+    if other:
+        listed = "; ".join(f"{name} was {saved.get(name)!r}, is {run.get(name)!r}" for name in other[:3])
+        raise UserError(
+            f"{results_folder} holds a run with other settings ({listed}); "
+            "choose another results_folder, or delete that one to start again"
+        )
+    network.load_state_dict(state["model"])
+    ema.load_state_dict(state["ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    if accelerator.scaler and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    if accelerator.is_main_process:
+        print(f"resuming {results_folder} at step {state['step']}")
+    return int(state["step"])
