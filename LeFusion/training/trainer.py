@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -198,7 +199,9 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             # Moving average
-            torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - settings.ema_decay_at(step))
+            get_ema_multi_avg_fn(settings.ema_decay_at(step))(
+                averages, [p.detach() for p in parameters], step
+            )
             step += 1
             # Report
             mean_loss = float(accelerator.reduce(loss, reduction="mean"))
