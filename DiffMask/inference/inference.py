@@ -414,7 +414,7 @@ def _quoted(text: str) -> str:
     return '"' + re.sub(r'(\\+)("|$)', r"\1\1\2", text).replace('"', '\\"') + '"'
 
 
-@hydra.main(version_base=None, config_path="../../configs", config_name="diffmask_inference")
+@hydra.main(version_base=None, config_path="../../LeFusion/configs", config_name="diffmask_inference")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(plain(config), HydraConfig.get().overrides.task))
 
