@@ -17,7 +17,7 @@ from evaluation_pipeline.cases.synthetic import nifti_files, numbered_folders
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import (
-    PROJECT_ROOT,
+    CONFIGS,
     check_whole_numbers,
     given_path,
     output_path,
@@ -53,7 +53,7 @@ def composed(overrides: Sequence[str]) -> dict:
     from hydra.errors import HydraException
 
     try:
-        with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
+        with initialize_config_dir(str(CONFIGS), version_base=None):
             return plain(compose("inference", list(overrides)))
     except HydraException as error:
         raise UserError(f"GENERATION_OPTIONS and other knobs of generation: {error}") from None

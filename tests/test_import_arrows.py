@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("LeFusion", "DiffMask", "evaluation_pipeline")
@@ -120,6 +121,25 @@ def forbidden_deeds(source: str) -> list[str]:
     return found
 
 
+def private_names(source: str) -> list[str]:
+    """Names with a leading underscore that belong to packages of others: the next version may lack them."""
+    tree, found, foreign = ast.parse(source), [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            origin = getattr(node, "module", None) or ""
+            names = [alias.name for alias in node.names]
+            private = any(part.startswith("_") for name in (origin, *names) for part in name.split("."))
+            of_others = not getattr(node, "level", 0) and origin.split(".")[0] not in PROJECT_NAMES
+            if of_others:
+                foreign |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+                found += [f"{origin}: {name}" for name in names if private and origin != "__future__"]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            if ast.unparse(node).split(".")[0] in foreign or node.attr in vars(torch.nn.Module()):
+                found.append(ast.unparse(node))
+    return found
+
+
 def is_command(source: str) -> bool:
     return 'if __name__ == "__main__"' in source
 
@@ -129,6 +149,7 @@ def test_sources_keep_the_rules(path):
     module, source = module_name(path), path.read_text()
     assert not forbidden_imports(module, source)
     assert not forbidden_deeds(source)
+    assert not private_names(source)
 
 
 @pytest.mark.parametrize("path", sources(), ids=module_name)
@@ -220,9 +241,26 @@ def test_the_rules_find_forbidden_deeds(source):
     assert forbidden_deeds(source)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from monai.metrics.utils import _get_table",
+        "from torch._dynamo import exc",
+        "import torch._inductor",
+        "import torch\ntorch._foreach_lerp_(a, b, 1)",
+        "from torch import nn\nnn.functional._x",
+        "network._forward_hooks",
+    ],
+)
+def test_the_rules_find_private_names(source):
+    assert private_names(source)
+
+
 def test_harmless_sources_pass():
     lines = ("os.path.join(sys.prefix)", "torch.load(p, weights_only=True)", "np.load(p, allow_pickle=False)")
     assert not forbidden_deeds("\n".join(lines))
+    own = "from __future__ import annotations\nfrom LeFusion.losses import _x\nself._n = cls._y\na.__name__"
+    assert not private_names(own)
 
 
 def test_the_core_imports_without_everything_else():

@@ -237,7 +237,7 @@ def _write(draft: Draft, labels: np.ndarray, source: Volume, layout: Layout, pat
     write_label_like(source, from_depth_first(labels, axis), path)
 
 
-@hydra.main(version_base=None, config_path="../../configs", config_name="diffmask_inference")
+@hydra.main(version_base=None, config_path="../../LeFusion/configs", config_name="diffmask_inference")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(plain(config)))
 

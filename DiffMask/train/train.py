@@ -172,7 +172,7 @@ def _sample_sheet(
     return draw
 
 
-@hydra.main(version_base=None, config_path="../../configs", config_name="diffmask_train")
+@hydra.main(version_base=None, config_path="../../LeFusion/configs", config_name="diffmask_train")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(plain(config)))
 

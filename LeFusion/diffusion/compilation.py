@@ -20,8 +20,8 @@ def compile_network(network: nn.Module, cuda_graphs: bool = False) -> nn.Module:
     # einops looks for torch at its first call; within a compilation, the next call would compile again
     rearrange(torch.empty(1, 1), "a b -> b a")
     graphs = cuda_graphs and on_gpu
-    network.compile(dynamic=False, mode="reduce-overhead" if graphs else None)
-    compiled = network._compiled_call_impl
+    eager = network.forward
+    compiled = torch.compile(eager, dynamic=False, mode="reduce-overhead" if graphs else None)
 
     def call(*arguments: Tensor, **named: Tensor) -> Tensor:
         if graphs:
@@ -30,13 +30,15 @@ def compile_network(network: nn.Module, cuda_graphs: bool = False) -> nn.Module:
             output = compiled(*arguments, **named)
         except torch.OutOfMemoryError:
             raise
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-            network._compiled_call_impl = None
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            network.forward = eager
             reason = str(error).strip().split("\n")[0][:200]
             warnings.warn(f"the network could not be compiled and runs as it is: {reason}", stacklevel=2)
-            return network(*arguments, **named)
+            return eager(*arguments, **named)
         # The memory of a graph's output is written again by the next call
         return output.clone() if graphs else output
 
-    network._compiled_call_impl = call
+    network.forward = call
     return network

@@ -172,7 +172,7 @@ def _report(textures: Textures, fit: Fit, lesions: int, unit: str) -> None:
         print(f"mean silhouette by number of types: {scores}")
 
 
-@hydra.main(version_base=None, config_path="../../configs", config_name="fit_textures")
+@hydra.main(version_base=None, config_path="../configs", config_name="fit_textures")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(plain(config)))
 

@@ -322,7 +322,7 @@ def _record(
     )
 
 
-@hydra.main(version_base=None, config_path="../../configs", config_name="inference")
+@hydra.main(version_base=None, config_path="../configs", config_name="inference")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(plain(config)))
 

@@ -23,15 +23,28 @@ if TYPE_CHECKING:
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ISSUES = "https://github.com/M3DV/LeFusion/issues"
 
-# Defaults in configs/ lie in the project's folder; paths that the user gives, where the command starts.
-OmegaConf.register_new_resolver("project", lambda path: str(PROJECT_ROOT / path), replace=True)
 RELEASED_DATA = {"LIDC": "lidc", "EMIDEC": "emidec"}  # folder in data/ -> its name for data/download.py
 OTHER_NAMES = {"LIDC": "LIDC-IDRI", "LIDC-IDRI": "LIDC"}  # the released data set goes by both
+CONFIGS = (
+    PROJECT_ROOT / "LeFusion" / "configs"
+)  # a link to configs/ in a clone, a copy in an installed package
+CLONE = (PROJECT_ROOT / "pyproject.toml").is_file()
+
+
+def project_path(path: str) -> str:
+    """Where a path of the defaults in configs/ lies: in the clone. Without one, configs and bundled weights
+    are in the installed package, everything else is below the folder that the command starts in."""
+    if path.startswith("configs/"):
+        return str(CONFIGS.parent / path)
+    return str(PROJECT_ROOT / path if CLONE or (PROJECT_ROOT / path).is_file() else Path(path).absolute())
+
+
+OmegaConf.register_new_resolver("project", project_path, replace=True)
 
 
 def first_existing(*paths: str) -> str:
     """The first of these files of the project that exists; the first of all where none does."""
-    places = [PROJECT_ROOT / path for path in paths]
+    places = [Path(project_path(path)) for path in paths]
     return str(next((place for place in places if place.exists()), places[0]))
 
 
@@ -195,6 +208,8 @@ def plain(config: DictConfig) -> dict:
 
 def git_commit() -> str | None:
     """The commit that the project is at, None outside a checkout."""
+    if not (PROJECT_ROOT / ".git").exists():
+        return None  # an installed package; git would look in the folders above it
     command = ["git", "-C", str(PROJECT_ROOT), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

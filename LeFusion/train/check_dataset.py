@@ -103,7 +103,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-@hydra.main(version_base=None, config_path="../../configs", config_name="check_dataset")
+@hydra.main(version_base=None, config_path="../configs", config_name="check_dataset")
 def main(config: DictConfig) -> None:
     def command() -> None:
         if run(plain(config)):

@@ -163,7 +163,7 @@ def _sample_sheet(
     return draw
 
 
-@hydra.main(version_base=None, config_path="../../configs", config_name="train")
+@hydra.main(version_base=None, config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(plain(config)))
 

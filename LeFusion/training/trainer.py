@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from LeFusion.diffusion import UNet3D
@@ -115,7 +116,9 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             # Moving average
-            torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - settings.ema_decay_at(step))
+            get_ema_multi_avg_fn(settings.ema_decay_at(step))(
+                averages, [p.detach() for p in parameters], step
+            )
             step += 1
             # Report, now and then
             last = step == settings.train_num_steps

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -28,6 +29,9 @@ TOLERANCES_MM = (1.0, 2.0)
 # nnDetection's lowest threshold, for boxes (arXiv:2106.00817). With "any voxel" a mask over half a region
 # finds everything: an untrained network had sensitivity 1.0 and F1 0.9 on the 20 LIDC test regions.
 LESION_MIN_IOU = 0.1
+BITS = (
+    (1 << np.arange(7, -1, -1)).astype(np.uint8).reshape(2, 2, 2)
+)  # of the 8 voxels around a corner, in a neighbour code
 ANY_NEIGHBOUR = np.ones((3, 3, 3), bool)  # 26-connectivity: voxels that share a corner are one lesion
 
 
@@ -89,8 +93,8 @@ def surface_distances(
     """Distances between the surfaces of two masks, each element weighted by its area.
 
     A surface runs through the corners of voxels; the eight voxels around a corner say how much area it holds
-    (marching cubes, table of MONAI). Definition of Nikolov et al., Clinically applicable segmentation of head
-    and neck anatomy, 2021 (arXiv:1809.04430), as the package surface-distance computes it. In float64
+    (marching_cubes.csv). Definition of Nikolov et al., Clinically applicable segmentation of head and neck
+    anatomy, 2021 (arXiv:1809.04430), as the package surface-distance computes it. In float64
     throughout: MONAI's own surface Dice rounds distances to float32, which moves elements that lie exactly at
     a tolerance to its other side.
     """
@@ -232,31 +236,25 @@ def _neighbour_codes(mask: np.ndarray) -> np.ndarray:
     padded = np.pad(mask, 1).astype(np.uint8)
     depth, height, width = (size + 1 for size in mask.shape)
     codes = np.zeros((depth, height, width), np.uint8)
-    for (z, y, x), bit in np.ndenumerate(_marching_cubes()[0]):
+    for (z, y, x), bit in np.ndenumerate(BITS):
         codes += bit * padded[z : z + depth, y : y + height, x : x + width]
     return codes
 
 
 @cache
-def _marching_cubes() -> tuple[np.ndarray, np.ndarray]:
-    """MONAI's tables: the bit of each voxel around a corner (2, 2, 2), and for each of the 256 codes the
-    normals of up to four triangles (256, 4, 3), as long as their areas.
-    """
-    # seconds to import, and not needed to read tables of results
-    from monai.metrics.utils import ENCODING_KERNEL, _get_neighbour_code_to_normals_table
-
-    # float32 holds the normals exactly: they are multiples of 1/8
-    normals = _get_neighbour_code_to_normals_table().numpy().astype(np.float64)
-    return np.array(ENCODING_KERNEL[3], np.uint8), normals
+def _normals() -> np.ndarray:
+    """For each of the 256 codes the normals of up to four triangles (256, 4, 3), as long as their areas."""
+    table = Path(__file__).with_name("marching_cubes.csv")
+    return np.loadtxt(table, delimiter=",").reshape(256, 4, 3) / 8
 
 
 @lru_cache(maxsize=64)
 def _areas_by_code(spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """(256,) float64 area in mm^2 for each neighbour code.
 
-    MONAI's public table is float32. The order of the products and sums is that of surface-distance, so that
+    The order of the products and sums is that of surface-distance, so that
     the 95th percentile falls on the same element where equal lesions put a distance exactly there.
     """
     z, y, x = spacing_mm
-    scaled = _marching_cubes()[1] * (y, z, z) * (x, x, y)
+    scaled = _normals() * (y, z, z) * (x, x, y)
     return np.array([sum(np.linalg.norm(normal) for normal in code) for code in scaled])

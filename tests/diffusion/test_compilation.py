@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
 
 from LeFusion.diffusion import UNet3D
 from LeFusion.diffusion.compilation import compile_network
@@ -20,8 +19,8 @@ def network():
 
 def backend(monkeypatch, name):
     """Compiles with this backend of torch.compile; the usual one takes minutes on a CPU."""
-    original = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: original(self, backend=name, dynamic=False))
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **_: original(call, backend=name, dynamic=False))
     torch._dynamo.reset()
 
 

@@ -86,6 +86,16 @@ def test_agreement_on_real_masks():
         assert_agrees(volume.raw == 2, infarct, spacing, (1, 2, 10))
 
 
+def test_the_table_of_surfaces():
+    """A corner with one voxel inside has a triangle; with the inside out its normal has the same length."""
+    areas = metrics._areas_by_code((1.0, 1.0, 1.0))
+    assert areas[0] == areas[255] == 0 and areas[1:255].min() > 0
+    assert areas[metrics.BITS.ravel()] == pytest.approx(np.sqrt(3) / 8)
+    assert areas == pytest.approx(areas[::-1], rel=0.6)
+    half = int(metrics.BITS[0].sum())
+    assert areas[half] == areas[255 - half] == 1  # a plane
+
+
 def test_agreement_with_monai_within_its_precision():
     prediction, reference = blob(1), blob(2)
     batch = [torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (prediction, reference)]

@@ -157,9 +157,30 @@ def test_missing_values_are_named():
     assert type(resolved["a"]) is list
 
 
+def test_paths_without_a_clone(tmp_path, monkeypatch):
+    installed, here = tmp_path / "site", tmp_path / "here"
+    weights = installed / "LeFusion" / "LeFusion_Model" / "w.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(commandline, "PROJECT_ROOT", installed)
+    monkeypatch.setattr(commandline, "CONFIGS", installed / "LeFusion" / "configs")
+    monkeypatch.setattr(commandline, "CLONE", False)
+    resolved = [
+        commandline.project_path(path) for path in ("configs/a.txt", "LeFusion/LeFusion_Model/w.safetensors")
+    ]
+    assert resolved == [str(installed / "LeFusion" / "configs" / "a.txt"), str(weights)]
+    assert commandline.project_path("LeFusion/LeFusion_Model/runs") == str(
+        here / "LeFusion/LeFusion_Model/runs"
+    )
+    assert commandline.project_path("data/x") == str(here / "data" / "x")
+
+
 def test_the_commit(tmp_path, monkeypatch):
     commit = git_commit()
     assert commit is None or (len(commit) == 40 and int(commit, 16))
+    (tmp_path / ".git").mkdir()
     monkeypatch.setattr(commandline, "PROJECT_ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert git_commit() is None
