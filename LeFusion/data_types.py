@@ -13,9 +13,9 @@ from yaml import YAMLError
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.intensity import Window
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.runtime.commandline import PROJECT_ROOT
+from LeFusion.runtime.commandline import CONFIGS
 
-FOLDER = PROJECT_ROOT / "configs" / "data_type"
+FOLDER = CONFIGS / "data_type"
 KEYS = ("layout", "window", "unit", "modality", "label_names")
 
 
