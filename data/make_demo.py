@@ -9,14 +9,12 @@ column) with voxels of 1 mm; slices run feet to head, rows front to back.
 """
 
 import argparse
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lidc_contours import Outline, find_database, read_contours
-from matplotlib.image import imsave
-from phantoms import write_bytes, write_volume
+from phantoms.contours import Outline, find_database, read_contours
+from phantoms.volumes import write_picture, write_volume
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -291,9 +289,7 @@ def write_preview(path: Path, regions: list, zoom: int = 3) -> None:
         picture[ndimage.binary_dilation(inside) & ~inside] = (1, 0.2, 0.2)
         picture[:, :: zoom * image.shape[2]] = picture[:1] = 1  # thin lines between the panels
         rows.append(picture)
-    buffer = io.BytesIO()
-    imsave(buffer, np.vstack(rows), format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    write_picture(path, np.vstack(rows))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,13 +9,11 @@ ventricle, 2 its myocardium, 3 infarct, 4 no-reflow.
 """
 
 import argparse
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.image import imsave
-from phantoms import smooth_noise, write_bytes, write_volume
+from phantoms.volumes import smooth_noise, write_bytes, write_picture, write_volume
 from scipy import ndimage
 
 SIZE = 96  # pixels in plane
@@ -345,9 +343,7 @@ def write_preview(path: Path, hearts: list, zoom: int = 2) -> None:
         rows.append(np.hstack(panels))
     half = len(rows) // 2
     picture = np.hstack([np.vstack(rows[:half]), np.vstack(rows[half:])])
-    buffer = io.BytesIO()
-    imsave(buffer, picture, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    write_picture(path, picture)
 
 
 def main(arguments: list[str] | None = None) -> None:

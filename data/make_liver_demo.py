@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from phantoms import smooth_noise, write_bytes, write_volume
+from phantoms.volumes import smooth_noise, write_bytes, write_volume
 from scipy import ndimage
 
 SPACING_MM = np.array([1.5, 1.5, 3.0])

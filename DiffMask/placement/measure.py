@@ -1,4 +1,4 @@
-"""Measure where real lesions lie: writes lidc.json and emidec.json beside this file.
+"""Measure where real lesions lie: writes lidc.json and emidec.json in statistics/.
 
 python DiffMask/placement/measure.py --nodules data/LIDC/Nodules --lidc data/LIDC/Pathological \
     --emidec data/EMIDEC/Pathological --emidec-test configs/splits/emidec_test.txt
@@ -72,7 +72,7 @@ def measure_lidc(nodules_dir: Path, regions_dir: Path) -> dict:
     return {
         "source": LIDC_SOURCE
         + "Diameters: the consensus masks of data/prepare_lidc_masks.py, training part. "
-        "Distances: the training regions of LIDC/Pathological, lungs by DiffMask.lungs.lung_mask.",
+        "Distances: the training regions of LIDC/Pathological, lungs by DiffMask.placement.lungs.lung_mask.",
         "diameter_mm": {
             "of": "the ball of a nodule's volume",
             "count": len(diameters),
@@ -124,7 +124,7 @@ def censored_quantiles(distances: np.ndarray, seen: np.ndarray, count: int) -> t
 
 
 def measure_emidec(root_dir: Path, test_txt: Path) -> dict:
-    """One line of numbers for each infarct, in no order; see DiffMask.placement.Sector."""
+    """One line of numbers for each infarct, in no order; see DiffMask.placement.sectors.Sector."""
     infarcts = []
     for case in find_cases(root_dir, EMIDEC, test_txt, "train"):
         labels = to_depth_first(read_volume(case.mask_path).raw, 2)
@@ -135,7 +135,7 @@ def measure_emidec(root_dir: Path, test_txt: Path) -> dict:
     return {
         "source": EMIDEC_SOURCE
         + "Measured on the labels of the training cases of EMIDEC/Pathological; angles "
-        "from the septum by LeFusion.dataset.transfer.septal_angle.",
+        "from the septum by LeFusion.hearts.transfer.septal_angle.",
         "infarcts": infarcts,
     }
 

@@ -6,10 +6,11 @@ import sqlite3
 import sys
 from pathlib import Path
 
-import lidc_contours
 import nibabel as nib
 import numpy as np
 import pytest
+from phantoms import contours as lidc_contours
+from phantoms import nodules
 
 DATA = Path(__file__).parents[2] / "data"
 spec = importlib.util.spec_from_file_location("prepare_lidc_masks", DATA / "prepare_lidc_masks.py")
@@ -136,7 +137,7 @@ def groups(tmp_path, annotations) -> list[list[int]]:
     path = write_database(tmp_path / "tiny.sqlite", [("P", [(contours, 1) for contours in annotations])])
     ((_, pixel_mm, slice_mm, found),) = prepare_lidc_masks.read_scans(path)["P"]
     assert slice_mm == SLICE_MM
-    return sorted([a.id for a in group] for group in prepare_lidc_masks.group_annotations(found, 0.5, 1.25))
+    return sorted([a.id for a in group] for group in nodules.group_annotations(found, 0.5, 1.25))
 
 
 def test_grouping_by_distance(tmp_path):

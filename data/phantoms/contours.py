@@ -25,11 +25,16 @@ def find_database() -> Path:
     )
 
 
+def parse_contour(z: float, included: int, coords: str) -> tuple[float, bool, np.ndarray]:
+    """A row of the table of contours: (z in mm, included, points (N, 2) as (column, row) pixel indices)."""
+    return z, bool(included), np.array([pair.split(",") for pair in coords.split()], float)
+
+
 def read_contours(database: Path, annotation_id: int) -> tuple[dict, list]:
     """Return what is known of one annotation, and its contours from feet to head.
 
-    The first is a dict with `patient_id`, `pixel_mm` and `slice_mm`; the second a list of
-    (z in mm, included, points (N, 2) as (column, row) pixel indices). Raises ValueError for an unknown id.
+    The first is a dict with `patient_id`, `pixel_mm` and `slice_mm`; the second as of
+    `parse_contour`. Raises ValueError for an unknown id.
     """
     connection = sqlite3.connect(f"{Path(database).resolve().as_uri()}?mode=ro", uri=True)
     try:
@@ -47,10 +52,7 @@ def read_contours(database: Path, annotation_id: int) -> tuple[dict, list]:
         connection.close()
     if scan is None or not rows:
         raise ValueError(f"{database}: no contours for annotation {annotation_id}")
-    contours = [
-        (z, bool(inclusion), np.array([p.split(",") for p in coords.split()], float))
-        for z, inclusion, coords in rows
-    ]
+    contours = [parse_contour(*row) for row in rows]
     # Slices may overlap, so the step between the outlines counts, not the slice thickness.
     steps = np.diff(sorted({z for z, _, _ in contours}))
     slice_mm = float(np.median(steps)) if len(steps) else scan[2]
