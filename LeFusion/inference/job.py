@@ -209,6 +209,18 @@ def _check_fit(config: dict, checkpoint: Checkpoint, layout: Layout, denoiser: D
             raise UserError(
                 f"{path} needs {key}={wanted}, got {value}; choose the data_type it was trained on"
             )
+    trained = list(metadata.get("lesion_labels", layout.lesion_labels))
+    swapped = [
+        label
+        for i, label in enumerate(layout.lesion_labels)
+        if label in trained and trained.index(label) != i
+    ]
+    if swapped:
+        raise UserError(
+            f"{path} was trained with layout.lesion_labels={trained}, this run has "
+            f"{list(layout.lesion_labels)}: label {swapped[0]} would be painted as another class; give the "
+            "labels in the order of the training"
+        )
     if cond_dim != classes * bins:
         raise UserError(f"cond_dim={cond_dim} must be {classes} classes x {bins} bins = {classes * bins}")
     if network["in_channels"] != denoiser.in_channels(classes):

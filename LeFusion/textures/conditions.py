@@ -30,10 +30,17 @@ class Palette:
     reference_mean: float | None = None
 
 
-def load_palette(given: str | Sequence[Sequence[float]] | None, cond_dim: int, bins: int) -> Palette:
+def load_palette(
+    given: str | Sequence[Sequence[float]] | None,
+    cond_dim: int,
+    bins: int,
+    data_type: str | None = None,
+    window: Window | None = None,
+) -> Palette:
     """Texture types from `textures` of a configuration: lists of counts, a file of fit_textures, or null.
 
-    Types of a list are named "type 1", "type 2", ... and equally common. Raises ValueError for a histogram
+    Types of a list are named "type 1", "type 2", ... and equally common. A file says for which data type and
+    over which window it was fitted; others than these (None: any) are refused. Raises ValueError for histograms
     of the wrong length, with negative or only zero bins, FileNotFoundError for a missing file.
     """
     if not given:
@@ -46,12 +53,31 @@ def load_palette(given: str | Sequence[Sequence[float]] | None, cond_dim: int, b
                 f"{path}: holds {fitted.classes} classes x {fitted.bins} bins, the data type has "
                 f"{cond_dim // bins} x {bins}; fit textures for it"
             )
+        stated = window_text(fitted.window)
+        for what, found, wanted in (
+            ("data_type", fitted.data_type, data_type),
+            ("window", stated, None if window is None else window_text(window)),
+        ):
+            if wanted is not None and found != wanted:
+                raise UserError(
+                    f"{path}: was fitted for {what}={found}, this run has {what}={wanted}, so its bins mean "
+                    "other intensities; fit textures for this run, or give others"
+                )
         total = sum(fitted.shares)
         shares = tuple(share / total for share in fitted.shares)
         return Palette(fitted.names, fitted.histograms, shares, fitted.reference_mean)
     histograms = tuple(condition_from_counts(counts, cond_dim, bins) for counts in given)
     names = tuple(f"type {number}" for number in range(1, len(histograms) + 1))
     return Palette(names, histograms, (1 / len(histograms),) * len(histograms))
+
+
+def window_text(window: Window) -> str:
+    """The same text for the same window, whether it comes from YAML or from JSON."""
+    if isinstance(window, str):
+        return window
+    if isinstance(window, Mapping):
+        return f"percentiles {[float(share) for share in window['percentiles']]}"
+    return str([float(end) for end in window])
 
 
 @dataclass(frozen=True)
@@ -121,7 +147,7 @@ def choose_conditions(config: dict, layout: Layout, window: Window) -> Condition
     the number of a type, or a list of cond_dim counts. Raises ValueError, one line, naming key and value.
     """
     condition, bins, cond_dim = config["condition"], config["histogram_bins"], config["cond_dim"]
-    palette = load_palette(config["textures"], cond_dim, bins)
+    palette = load_palette(config["textures"], cond_dim, bins, config["data_type"], window)
     draw = condition == "mixture"
     if not isinstance(condition, list) and condition not in ("own", "reference") and not palette.names:
         raise UserError(f"condition={condition} needs textures; fit_textures.py finds those of a data set")

@@ -55,7 +55,9 @@ def run(config: dict) -> Path:
     cases = find_cases(
         required_path(config, "dataset_root_dir"), layout, given_path(config["test_txt_dir"]), config["split"]
     )
-    textures = load_palette(config["textures"], config["cond_dim"], bins)
+    textures = load_palette(
+        config["textures"], config["cond_dim"], bins, config["data_type"], config["window"]
+    )
     dataset = LesionDataset(
         cases,
         layout,

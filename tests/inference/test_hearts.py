@@ -403,6 +403,16 @@ def test_a_lesion_deeper_than_the_network_is_named(paint, hearts, donors):
     )
 
 
+def test_labels_in_another_order_than_in_training_are_refused(paint, save_network):
+    """Infarct and no-reflow would be swapped."""
+    model = save_network(
+        "swapped.safetensors", in_channels=2, data_type="emidec", window="minmax", lesion_labels=[4, 3]
+    )
+    code, _, errors = paint(f"model_path={model}", "condition=own", "types=1")
+    assert code == 1 and errors.count("\n") == 1
+    assert "trained with layout.lesion_labels=[4, 3]" in errors and "label 3 would be painted" in errors
+
+
 def test_settings_that_make_no_sense_are_named(paint, hearts, donors, save_network):
     lidc = f"model_path={save_network('lidc.safetensors')}"
     result = paint("Normal", "data_type=lidc", lidc, donors, "types=1")

@@ -11,6 +11,7 @@ import torch
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.dataset import LoadedCase
 from LeFusion.dataset.intensity import IntensityMap
+from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT
 from LeFusion.textures.conditions import Palette, choose_conditions, load_palette
 from LeFusion.textures.histograms import lesion_histogram, shift_histogram
@@ -106,6 +107,22 @@ def test_palettes_that_do_not_fit_are_refused(tmp_path):
     for wrong in ([0] * 16, [-1] + [1] * 15, [float("nan")] * 16):
         with pytest.raises(ValueError, match="finite numbers >= 0, not all zero"):
             load_palette([LISTED[0], wrong], BINS, BINS)
+
+
+@pytest.mark.parametrize(
+    "data_type, window, said",
+    [
+        ("lidc", [-100, 250], r"window=\[-1000.0, 400.0\], this run has window=\[-100.0, 250.0\]"),
+        ("lidc", "minmax", "this run has window=minmax"),
+        ("liver", [-1000, 400], "data_type=lidc, this run has data_type=liver"),
+    ],
+)
+def test_textures_of_other_data_or_another_window_are_refused(data_type, window, said):
+    """Every bin would mean another intensity."""
+    path = str(FITTED / "lidc_fitted.json")
+    with pytest.raises(UserError, match=said):
+        load_palette(path, BINS, BINS, data_type, window)
+    assert load_palette(path, BINS, BINS, "lidc", (-1000.0, 400.0)).names
 
 
 def test_textures_go_to_the_outputs_in_order():
