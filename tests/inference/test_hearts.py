@@ -408,7 +408,7 @@ def test_labels_in_another_order_than_in_training_are_refused(paint, save_networ
     model = save_network(
         "swapped.safetensors", in_channels=2, data_type="emidec", window="minmax", lesion_labels=[4, 3]
     )
-    code, _, errors = paint(f"model_path={model}", "condition=own", "types=1")
+    code, _, errors = paint("Pathological", f"model_path={model}", "condition=own", "types=1")
     assert code == 1 and errors.count("\n") == 1
     assert "trained with layout.lesion_labels=[4, 3]" in errors and "label 3 would be painted" in errors
 

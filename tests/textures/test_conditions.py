@@ -64,7 +64,9 @@ def histogram(shares):
 
 
 def choose(layout=LAYOUT, **changes):
-    return choose_conditions(config(**changes), layout, WINDOW)
+    of_hearts = "emidec" in str(changes.get("textures"))  # a file says what it was fitted for
+    changes |= {"data_type": "emidec"} if of_hearts else {}
+    return choose_conditions(config(**changes), layout, "minmax" if of_hearts else WINDOW)
 
 
 FIRST, SECOND, THIRD = histogram({0: 1}), histogram({8: 0.25, 9: 0.75}), histogram({14: 0.5, 15: 0.5})
