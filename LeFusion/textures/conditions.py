@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.dataset import LoadedCase, load_case
 from LeFusion.dataset.intensity import Window
+from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
 from LeFusion.textures.fitted import read_textures
@@ -88,7 +88,7 @@ class Conditions:
         the case has a class that the histogram chosen lacks.
         """
         if own is None:
-            own = lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw, self.bins)
+            own = own_histogram(loaded, self.bins)
         chosen = self.choose(loaded.case.name, kind)
         if chosen is None:
             wanted = own
@@ -100,7 +100,7 @@ class Conditions:
             address = (self.seed, "histogram", loaded.case.name, kind)
             wanted = perturb(wanted, self.perturbation, self.bins, address)
         classes = wanted.reshape(-1, self.bins)
-        present = loaded.lesions_dhw.flatten(1).any(dim=1)
+        present = loaded.lesion_voxels.flatten(1).any(dim=1)
         lacking = present & (classes.sum(dim=1) == 0)
         if bool(lacking.any()):
             raise UserError(
@@ -108,6 +108,11 @@ class Conditions:
                 f"texture {self.name(loaded.case.name, kind)!r} has no histogram; choose another condition"
             )
         return (classes * present[:, None]).flatten()
+
+
+def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:
+    """(cond_dim,): of a case's lesions in its image."""
+    return lesion_histogram(loaded.image(loaded.lesion_place), loaded.lesion_voxels, bins)
 
 
 def choose_conditions(config: dict, layout: Layout, window: Window) -> Conditions:
@@ -175,5 +180,5 @@ def _of_reference(config: dict, layout: Layout, window: Window) -> Palette:
         paths.append(Path(config[key]).expanduser().absolute())
     case = Case("reference", *paths)
     loaded = load_case(case, layout, window, config["spacing_mm"])
-    histogram = lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw, config["histogram_bins"])
+    histogram = own_histogram(loaded, config["histogram_bins"])
     return Palette((f"of {paths[0].name}",), (histogram,), (1.0,), loaded.reference_mean)
