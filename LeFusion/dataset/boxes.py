@@ -22,6 +22,15 @@ class Box:
     start: Size
     size: Size
 
+    @property
+    def end(self) -> Size:
+        return tuple(start + size for start, size in zip(self.start, self.size, strict=True))
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """For a box within its volume."""
+        return tuple(slice(start, end) for start, end in zip(self.start, self.end, strict=True))
+
 
 def lesion_box(mask_dhw: Array, size: Sequence[int]) -> Box:
     """The box of exactly `size` centred on the lesion's bounding box, then shifted to lie inside the volume.
@@ -29,9 +38,13 @@ def lesion_box(mask_dhw: Array, size: Sequence[int]) -> Box:
     Along an axis where the volume is not larger than the box, the box is centred on the volume.
     mask_dhw: (D, H, W) bool. Raises ValueError when the mask is empty or the lesion is larger than `size`.
     """
-    first, end = _extent(mask_dhw)
-    _require_fit(first, end, size)
-    return _centred(first, end, tuple(size), mask_dhw.shape)
+    return box_around(extent(mask_dhw), mask_dhw.shape, size)
+
+
+def box_around(lesion: Box, volume_shape: Sequence[int], size: Sequence[int]) -> Box:
+    """`lesion_box` of a lesion with this bounding box."""
+    _require_fit(lesion, size)
+    return _centred(lesion, tuple(size), volume_shape)
 
 
 def tight_box(
@@ -50,17 +63,27 @@ def tight_box(
     assert tuple(mask_dhw.shape) == tuple(volume_shape), (
         f"mask {tuple(mask_dhw.shape)}, volume {tuple(volume_shape)}"
     )
+    return tight_box_around(extent(mask_dhw), volume_shape, margin, max_size, multiple)
+
+
+def tight_box_around(
+    lesion: Box,
+    volume_shape: Sequence[int],
+    margin: int,
+    max_size: Sequence[int],
+    multiple: Sequence[int] = (1, 8, 8),
+) -> Box:
+    """`tight_box` of a lesion with this bounding box."""
     if any(most % unit for most, unit in zip(max_size, multiple, strict=True)):
         raise UserError(
             f"the largest box {tuple(max_size)} must be a multiple of {tuple(multiple)} along each axis"
         )
-    first, end = _extent(mask_dhw)
-    _require_fit(first, end, max_size)
+    _require_fit(lesion, max_size)
     size = tuple(
-        min(math.ceil(min(e - f + 2 * margin, length) / unit) * unit, most)
-        for f, e, length, unit, most in zip(first, end, volume_shape, multiple, max_size, strict=True)
+        min(math.ceil(min(extent + 2 * margin, length) / unit) * unit, most)
+        for extent, length, unit, most in zip(lesion.size, volume_shape, multiple, max_size, strict=True)
     )
-    return _centred(first, end, size, volume_shape)
+    return _centred(lesion, size, volume_shape)
 
 
 def random_box(mask_dhw: Array, size: Sequence[int], generator: torch.Generator) -> Box:
@@ -71,7 +94,8 @@ def random_box(mask_dhw: Array, size: Sequence[int], generator: torch.Generator)
     lies within the lesion's extent, and it always holds at least one lesion voxel. mask_dhw: (D, H, W) bool;
     an empty one raises ValueError.
     """
-    first, end = _extent(mask_dhw)
+    lesion = extent(mask_dhw)
+    first, end = lesion.start, lesion.end
     seed_voxel = _random_lesion_voxel(mask_dhw, generator)
     start = []
     for f, e, wanted, length, seed in zip(first, end, size, mask_dhw.shape, seed_voxel, strict=True):
@@ -117,41 +141,43 @@ def paste(patch: Array, box: Box, into: Array) -> Array:
     return result
 
 
-def _extent(mask_dhw: Array) -> tuple[Size, Size]:
-    """First index of the lesion's bounding box along each axis, and the index behind its last one."""
+def extent(mask_dhw: Array) -> Box:
+    """The bounding box of a mask (D, H, W) bool. Raises UserError when the mask is empty."""
     mask = np.asarray(mask_dhw)
     lines = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if not lines[0].size:
         raise UserError("the mask is empty, so there is no lesion to put a box around")
-    return tuple(int(line[0]) for line in lines), tuple(int(line[-1]) + 1 for line in lines)
+    return Box(
+        tuple(int(line[0]) for line in lines), tuple(int(line[-1]) + 1 - int(line[0]) for line in lines)
+    )
 
 
-def _require_fit(first: Size, end: Size, size: Sequence[int]) -> None:
-    extent = tuple(e - f for f, e in zip(first, end, strict=True))
-    if any(e > s for e, s in zip(extent, size, strict=True)):
+def _require_fit(lesion: Box, size: Sequence[int]) -> None:
+    if any(e > s for e, s in zip(lesion.size, size, strict=True)):
         raise UserError(
-            f"the lesion spans {extent} voxels (depth, height, width), more than the box {tuple(size)}"
+            f"the lesion spans {lesion.size} voxels (depth, height, width), more than the box {tuple(size)}"
         )
 
 
-def _centred(first: Size, end: Size, size: Size, volume_shape: Sequence[int]) -> Box:
+def _centred(lesion: Box, size: Size, volume_shape: Sequence[int]) -> Box:
     start = tuple(
         min(max((f + e - wanted) // 2, 0), length - wanted) if length > wanted else -((wanted - length) // 2)
-        for f, e, wanted, length in zip(first, end, size, volume_shape, strict=True)
+        for f, e, wanted, length in zip(lesion.start, lesion.end, size, volume_shape, strict=True)
     )
     return Box(start, size)
 
 
 def _overlap(box: Box, volume_shape: Sequence[int]) -> tuple[tuple[slice, ...], Size, Size]:
     """The part of the volume under the box, and how far the box overhangs before and after it."""
-    end = tuple(start + size for start, size in zip(box.start, box.size, strict=True))
-    inner = tuple(slice(max(s, 0), min(e, n)) for s, e, n in zip(box.start, end, volume_shape, strict=True))
+    inner = tuple(
+        slice(max(s, 0), min(e, n)) for s, e, n in zip(box.start, box.end, volume_shape, strict=True)
+    )
     if any(part.stop <= part.start for part in inner):
         raise UserError(
             f"box at {box.start} of size {box.size} lies outside the volume {tuple(volume_shape)}"
         )
     before = tuple(max(-s, 0) for s in box.start)
-    after = tuple(max(e - n, 0) for e, n in zip(end, volume_shape, strict=True))
+    after = tuple(max(e - n, 0) for e, n in zip(box.end, volume_shape, strict=True))
     return inner, before, after
 
 

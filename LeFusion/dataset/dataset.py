@@ -1,118 +1,21 @@
 """Cases on disk -> what the networks eat: one boolean channel per lesion class, depth first, in [-1, 1]."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, remap_contrast
-from LeFusion.dataset.boxes import AIR, Box, crop, lesion_box, random_box, tight_box
+from LeFusion.dataset.boxes import AIR, Box, crop, extent, random_box, tight_box
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.grid import resample, resample_masks, spacing_depth_first, to_depth_first
-from LeFusion.dataset.intensity import IntensityMap, Window
-from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.intensity import Window
+from LeFusion.dataset.loading import load_case, region_box
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import blend_histograms, lesion_histogram, match_histogram, shift_histogram
 
 REGIONS = ("whole", "lesion", "random")
 OTHER_SHARE = 0.3  # how often histogram matching draws from the histograms given, not from the lesions
-
-
-@dataclass(frozen=True)
-class LoadedCase:
-    """A case as stored (volumes, labels) and as the network sees it.
-
-    image_dhw: (D, H, W) float32 in [-1, 1]. lesions_dhw: (K, D, H, W) bool, in the order of the layout's
-    lesion labels. Both on the stored grid, or on that of `spacing_mm` if load_case was given one.
-    labels_dhw: (D', H', W') uint8, every label, on the stored grid. organ_dhw: (D, H, W) bool, what a region
-    that shows the whole organ is centred on; None for the lesion itself. reference_mean: mean of image_dhw
-    over the layout's reference_label; None without one.
-    """
-
-    case: Case
-    volume: Volume
-    mask_volume: Volume
-    labels_dhw: np.ndarray
-    image_dhw: torch.Tensor
-    lesions_dhw: torch.Tensor
-    intensity_map: IntensityMap
-    organ_dhw: torch.Tensor | None = None
-    reference_mean: float | None = None
-
-    def stored_lesion(self, layout: Layout) -> np.ndarray:
-        """(D', H', W') bool: all lesion voxels on the stored grid."""
-        return np.isin(self.labels_dhw, layout.lesion_labels)
-
-    def region(self, size: Sequence[int]) -> Box:
-        """The box of `size` around the organ, or around the lesion where that is larger than the box."""
-        return _region(self.lesions_dhw.any(dim=0), self.organ_dhw, size)
-
-    def to_stored_grid(self, image_dhw: torch.Tensor) -> np.ndarray:
-        """An image (D, H, W) on the network's grid -> (D', H', W') float64 in the source's units."""
-        stored = resample(image_dhw[None].double(), self.labels_dhw.shape)[0]
-        return self.intensity_map.to_source(stored).numpy()
-
-
-def load_case(
-    case: Case,
-    layout: Layout,
-    window: Window,
-    spacing_mm: Sequence[float] | None = None,
-    relabel: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-) -> LoadedCase:
-    """Read one case and check it.
-
-    window: see IntensityMap.of. spacing_mm: (depth, height, width) of the network's grid; None: as stored.
-    relabel: (image values, labels), both (D, H, W) as stored -> other labels of that shape, with lesions; the
-    case itself then needs none. Raises ValueError, in one line with the file and the value, for unreadable
-    files, shapes that differ, an empty mask, or a label that the layout does not know.
-    """
-    volume, mask_volume = read_volume(case.image_path), read_volume(case.mask_path)
-    if mask_volume.raw.shape != volume.raw.shape:
-        raise UserError(
-            f"{case.mask_path}: has shape {mask_volume.raw.shape} but its image {case.image_path} has "
-            f"{volume.raw.shape}; a mask needs one voxel per image voxel"
-        )
-    labels = to_depth_first(mask_volume.values, layout.depth_axis)
-    _check_labels(case, labels, layout, need_lesion=relabel is None)
-    labels = np.ascontiguousarray(labels, dtype=np.uint8)
-    values = to_depth_first(volume.values, layout.depth_axis)
-    if relabel is not None:
-        try:
-            labels = relabel(values, labels)
-        except ValueError as error:
-            raise UserError(f"{case.mask_path}: {error}") from error
-    try:
-        intensity_map = IntensityMap.of(values, window)
-    except ValueError as error:
-        raise UserError(f"{case.image_path}: {error}") from error
-    image = torch.from_numpy(np.ascontiguousarray(intensity_map.to_network(values)))
-    lesions = torch.from_numpy(np.stack([labels == label for label in layout.lesion_labels]))
-    organ = torch.from_numpy(labels > 0) if layout.myocardium_label is not None else None
-    reference = None
-    if layout.reference_label is not None:
-        reference = torch.from_numpy(labels == layout.reference_label)
-        if not bool(reference.any()):
-            raise UserError(
-                f"{case.mask_path}: has no voxel of label {layout.reference_label} (reference_label), which "
-                "lesion intensities are taken relative to; draw it, or set layout.reference_label=null"
-            )
-        reference = float(image[reference].mean())
-    if spacing_mm is not None:
-        stored_mm = spacing_depth_first(volume.affine, layout.depth_axis)
-        shape = [
-            max(1, round(n * s / w)) for n, s, w in zip(labels.shape, stored_mm, spacing_mm, strict=True)
-        ]
-        image = resample(image[None], shape)[0]
-        lesions = resample_masks(lesions, shape)
-        organ = None if organ is None else resample_masks(organ[None], shape)[0]
-    return LoadedCase(
-        case, volume, mask_volume, labels, image, lesions.contiguous(), intensity_map, organ, reference
-    )
 
 
 class LesionDataset(Dataset):
@@ -250,7 +153,7 @@ class LesionDataset(Dataset):
     def _place_box(self, decoded: dict, generator: torch.Generator) -> Box:
         lesion = decoded["lesions"].any(0)
         if self.region == "whole":
-            return _region(lesion, decoded["organ"], self.size)
+            return region_box(extent(lesion), decoded["organ"], lesion.shape, self.size)
         if self.region == "lesion":
             return tight_box(lesion, lesion.shape, self.margin, self.size)
         return random_box(lesion, self.size, generator)
@@ -267,18 +170,11 @@ class LesionDataset(Dataset):
             "histogram": histogram,
             "map": loaded.intensity_map,
             "reference_mean": loaded.reference_mean,
-            "organ": loaded.organ_dhw if self.region == "whole" else None,
+            "organ": loaded.organ,
         }
         if self._cache is not None:
             self._cache[case] = decoded
         return decoded
-
-
-def _region(lesion: torch.Tensor, organ: torch.Tensor | None, size: Sequence[int]) -> Box:
-    if organ is not None:
-        with suppress(ValueError):
-            return lesion_box(organ | lesion, size)
-    return lesion_box(lesion, size)
 
 
 def collate(items: Sequence[dict]) -> dict:
@@ -297,26 +193,6 @@ def collate(items: Sequence[dict]) -> dict:
             )
         batch[key] = torch.stack(values)
     return batch
-
-
-def _check_labels(case: Case, labels: np.ndarray, layout: Layout, need_lesion: bool) -> None:
-    found = set(np.unique(labels).tolist())
-    unknown = sorted(found - {0, *layout.lesion_labels, *layout.other_labels})
-    if unknown:
-        known = sorted((0, *layout.lesion_labels, *layout.other_labels))
-        raise UserError(
-            f"{case.mask_path}: holds the unknown values {_numbers(unknown)}; a mask may hold only "
-            f"{_numbers(known)}"
-        )
-    if need_lesion and found.isdisjoint(layout.lesion_labels):
-        raise UserError(
-            f"{case.mask_path}: has no lesion voxel (label {' or '.join(map(str, layout.lesion_labels))}), "
-            f"only {_numbers(sorted(found))}; draw the lesion or leave the case out"
-        )
-
-
-def _numbers(values: Sequence[float], limit: int = 5) -> str:
-    return ", ".join(f"{value:g}" for value in values[:limit]) + (", ..." if len(values) > limit else "")
 
 
 def _seeded_generator(*address) -> torch.Generator:

@@ -1,7 +1,7 @@
 """Intensities: a volume's units <-> the network's [-1, 1]."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +25,8 @@ class IntensityMap:
             raise UserError(f"intensity window ({self.low}, {self.high}) must be two numbers, low below high")
 
     @classmethod
-    def of(cls, volume_values: Array, window: Window) -> "IntensityMap":
-        """The map for one volume.
+    def of(cls, volume_values: Array | Callable[[], Array], window: Window) -> "IntensityMap":
+        """The map for one volume, whose values, or a function that gives them, are asked for where needed.
 
         window: (low, high) in the image's units, "minmax" for the volume's own range, or
             {"percentiles": (low, high)} for percentiles of the volume, in 0 to 100.
@@ -40,7 +40,8 @@ class IntensityMap:
             if pair != [True, True] or not 0 <= shares[0] < shares[1] <= 100:
                 raise UserError(f"window percentiles {shares} must be two numbers, 0 <= low < high <= 100")
             shares = [float(share) for share in shares]
-            low, high = (float(v) for v in np.percentile(np.asarray(volume_values), shares))
+            values = volume_values() if callable(volume_values) else volume_values
+            low, high = (float(v) for v in np.percentile(np.asarray(values), shares))
             if low == high:
                 what = "minmax: every voxel is" if shares == [0, 100] else f"percentiles {shares} are both"
                 raise UserError(f"{what} {low:g}, so there is no range to map to [-1, 1]; is it the image?")

@@ -1,6 +1,7 @@
 """Read NIfTI files exactly as stored; write results that equal their source outside a mask, bit for bit."""
 
 import gzip
+import hashlib
 import io
 import math
 import os
@@ -8,7 +9,8 @@ import secrets
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +42,24 @@ class Volume:
     affine: np.ndarray
     header: Nifti1Header  # a Nifti2Header is one, too
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the stored numbers, their scaling and the affine."""
+        digest = hashlib.sha256(repr((self.slope, self.inter, self.affine.tolist(), self.raw.shape)).encode())
+        digest.update(np.ascontiguousarray(self.raw.T))
+        return digest.hexdigest()
+
     @property
     def values(self) -> np.ndarray:
         """Voxel values in the file's units: float32, or float64 if float32 cannot hold each one exactly."""
-        if self.slope == 1 and self.inter == 0 and np.can_cast(self.raw.dtype, np.float32):
-            return self.raw.astype(np.float32)
-        values = self.raw.astype(np.float64) * self.slope + self.inter
+        return self.part((slice(None),) * 3)
+
+    def part(self, slices: tuple[slice, slice, slice]) -> np.ndarray:
+        """The same of a part of the stored array."""
+        raw = self.raw[slices]
+        if self.slope == 1 and self.inter == 0 and np.can_cast(raw.dtype, np.float32):
+            return raw.astype(np.float32)
+        values = raw.astype(np.float64) * self.slope + self.inter
         with np.errstate(over="ignore"):
             narrow = values.astype(np.float32)
         return narrow if np.array_equal(narrow, values) else values
@@ -97,21 +111,28 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
         )
 
 
-def write_volume_like(source: Volume, values: np.ndarray, mask: np.ndarray, path: str | os.PathLike) -> None:
-    """Write a copy of `source` in which only the voxels under `mask` are new.
+def write_volume_like(
+    source: Volume,
+    values: np.ndarray,
+    mask: np.ndarray,
+    path: str | os.PathLike,
+    part: tuple[slice, slice, slice] = (slice(None),) * 3,
+) -> Volume:
+    """Write a copy of `source` in which only the voxels under `mask` are new; -> what was written.
 
-    values: full-shape array in the source's units and stored axis order, read only where mask is True.
-    mask: bool, same shape. Inside it values are converted to the stored data type (rounded and clipped for
-    integers); every voxel outside is the stored number itself, so bit-identical. Header, geometry and scaling
-    are the source's.
+    values: in the source's units and stored axis order, of the shape of the source or of the given part of
+    it; read only where mask is True. mask: bool, same shape. Inside it values are converted to the stored
+    data type (rounded and clipped for integers); every voxel outside is the stored number itself, so
+    bit-identical. Header, geometry and scaling are the source's.
 
     Raises ValueError for another shape, a mask that is not bool or values in it that are not finite, OSError
     when the file cannot be written.
     """
-    if np.shape(values) != source.raw.shape or np.shape(mask) != source.raw.shape:
+    shape = source.raw[part].shape
+    if np.shape(values) != shape or np.shape(mask) != shape:
         raise UserError(
             f"{path}: values {np.shape(values)} and mask {np.shape(mask)} must have the shape "
-            f"{source.raw.shape} of the source {source.path}"
+            f"{shape} of the source {source.path}"
         )
     if mask.dtype != np.bool_:
         raise UserError(
@@ -124,8 +145,9 @@ def write_volume_like(source: Volume, values: np.ndarray, mask: np.ndarray, path
             f"{path}: {bad} of {new_values.size} new voxels are NaN or infinite; nothing was written"
         )
     raw = source.raw.copy()
-    raw[mask] = _to_stored((new_values - source.inter) / source.slope, raw.dtype)
+    raw[part][mask] = _to_stored((new_values - source.inter) / source.slope, raw.dtype)
     _write(source.header.copy(), raw, path)
+    return replace(source, path=Path(path), raw=raw)
 
 
 def write_label_like(source: Volume, labels: np.ndarray, path: str | os.PathLike) -> None:

@@ -20,9 +20,10 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.dataset.boxes import AIR, Box, crop, paste
+from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, find_cases, output_mask_name
 from LeFusion.dataset.grid import from_depth_first, to_depth_first
+from LeFusion.dataset.loading import LoadedCase
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume_like
 from LeFusion.diffusion import NoiseSchedule, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
@@ -266,8 +267,8 @@ def _paint(batch: Sequence[Output], job: Job, network, schedule: NoiseSchedule) 
         network,
         schedule,
         job.sampler,
-        torch.stack([crop(loaded.image_dhw[None], box, AIR) for loaded, box in pairs]),
-        torch.stack([crop(loaded.lesions_dhw, box, False) for loaded, box in pairs]),
+        torch.stack([loaded.image(box) for loaded, box in pairs]),
+        torch.stack([loaded.lesions(box) for loaded, box in pairs]),
         torch.stack(conditions),
         [(job.seed, output.case.name, output.kind) for output in batch],
         job.denoiser,
@@ -285,11 +286,11 @@ def _write(
     for output, patch in zip(batch, painted, strict=True):
         canvas = cases[output.case]
         case = canvas.loaded
-        values = case.to_stored_grid(paste(patch[0], output.box, case.image_dhw))
-        back = [from_depth_first(array, axis) for array in (values, case.stored_lesion(job.layout))]
+        lesion = case.stored_lesion()[case.stored_place.slices]
+        values = [from_depth_first(array, axis) for array in (case.painted(patch[0], output.box), lesion)]
         write_label_like(case.mask_volume, from_depth_first(case.labels_dhw, axis), output.label_path)
-        write_volume_like(case.volume, *back, output.image_path)
-        _record(output, canvas, job, manifest, read_volume(output.image_path), seconds)
+        written = write_volume_like(case.volume, *values, output.image_path, case.stored_slices)
+        _record(output, canvas, job, manifest, written, seconds)
     manifest.write()
 
 
@@ -297,14 +298,16 @@ def _record(
     output: Output, canvas: Canvas, job: Job, manifest: Manifest, written: Volume, seconds: float | None
 ) -> None:
     """Measures a written image against what was asked for and what was there, on the stored grid."""
-    case, axis = canvas.loaded, job.layout.depth_axis
-    values, source = (to_depth_first(volume.values, axis) for volume in (written, case.volume))
-    lesions = np.stack([case.labels_dhw == label for label in job.layout.lesion_labels])
+    case, layout = canvas.loaded, job.layout
+    values, source = (
+        to_depth_first(case.stored_values(volume), layout.depth_axis) for volume in (written, case.volume)
+    )
+    labels = case.labels_dhw[case.stored_place.slices]
+    lesions = np.stack([labels == label for label in layout.lesion_labels])
     image = torch.from_numpy(np.ascontiguousarray(case.intensity_map.to_network(values)))[None]
     low, high = case.intensity_map.low, case.intensity_map.high
     span = (low, high) if job.unit else (0.0, 1.0)  # of the figures: the image's units, or shares
     shown = [v if job.unit else (v.astype(np.float64) - low) / (high - low) for v in (values, source)]
-    difference = np.abs(values.astype(np.float64) - source.astype(np.float64))[~lesions.any(axis=0)]
     manifest.add(
         output.case.name,
         output.kind,
@@ -316,10 +319,23 @@ def _record(
         lesions=lesions,
         values=shown[0],
         source=shown[1],
-        max_outside=float(difference.max(initial=0.0)),
+        max_outside=_largest_change_outside(case, written),
         seconds=seconds,
         files=(str(output.image_path), str(output.label_path)),
     )
+
+
+def _largest_change_outside(case: LoadedCase, written: Volume) -> float:
+    """In the image's units, over all voxels that are no lesion."""
+    changed = to_depth_first(written.raw != case.volume.raw, case.layout.depth_axis)
+    changed &= ~case.stored_lesion()
+    if not changed.any():
+        return 0.0
+    values, source = (
+        to_depth_first(volume.values, case.layout.depth_axis)[changed].astype(np.float64)
+        for volume in (written, case.volume)
+    )
+    return float(np.abs(values - source).max())
 
 
 @hydra.main(version_base=None, config_path="../configs", config_name="inference")

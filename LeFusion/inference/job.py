@@ -6,19 +6,19 @@ from functools import lru_cache
 
 import torch
 
-from LeFusion.dataset.boxes import Box, tight_box
+from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout, find_cases
-from LeFusion.dataset.dataset import LoadedCase, load_case
 from LeFusion.dataset.grid import to_depth_first
 from LeFusion.dataset.intensity import Window
+from LeFusion.dataset.loading import LoadedCase, Reader
 from LeFusion.diffusion import Checkpoint, address_seed
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError
 from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
 from LeFusion.painting import SamplerSettings
 from LeFusion.runtime.commandline import check_whole_numbers, given_path
-from LeFusion.textures.conditions import Conditions, choose_conditions
-from LeFusion.textures.histograms import lesion_histogram, shift_histogram
+from LeFusion.textures.conditions import Conditions, choose_conditions, own_histogram
+from LeFusion.textures.histograms import shift_histogram
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DONORS_TRIED = 10  # for one case, where the lesions of the first drawn leave nothing on it
@@ -56,9 +56,8 @@ class Job:
         """Where the network looks: a region of `size`, or just around the lesion."""
         if self.region == "whole":
             return loaded.region(self.size)
-        lesion = loaded.lesions_dhw.any(dim=0)
         multiple = (1, self.plane_multiple, self.plane_multiple)
-        return tight_box(lesion, lesion.shape, self.margin, self.size, multiple)
+        return loaded.tight_region(self.margin, self.size, multiple)
 
     def condition(self, canvas: Canvas, kind: int) -> torch.Tensor:
         """The histogram asked for, (cond_dim,); zero for classes that the case lacks."""
@@ -107,7 +106,7 @@ class Donors:
             angle = self._angle(values, loaded.labels_dhw)
         except ValueError as error:
             raise UserError(f"{case.mask_path}: {error}") from error
-        return loaded, angle, lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw, self.bins)
+        return loaded, angle, own_histogram(loaded, self.bins)
 
     def _angle(self, values, labels) -> float:
         return septal_angle(values, labels, self.anatomy, self.layout.lesion_labels)
@@ -148,9 +147,7 @@ def make_job(config: dict, checkpoint: Checkpoint) -> Job:
     if size[1] % multiple:
         raise UserError(f"diffusion_img_size={size[1]} must be a multiple of {multiple}")
 
-    def read(case: Case, relabel=None) -> LoadedCase:
-        return load_case(case, layout, window, config["spacing_mm"], relabel)
-
+    read = Reader(layout, window, config["spacing_mm"])
     return Job(
         layout,
         window,

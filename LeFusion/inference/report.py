@@ -161,7 +161,7 @@ def save_preview(path: Path, outputs, job, most_cases: int) -> Path:
     for case in shown:
         canvas = job.canvas(case)
         loaded = canvas.loaded
-        lesion = loaded.stored_lesion(job.layout)
+        lesion = loaded.stored_lesion()
         level = lesion_slice(lesion)
         part = around(lesion[level], PREVIEW_SIDE)
         images = [read_volume(output.image_path) for output in by_case[case]]

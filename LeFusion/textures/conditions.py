@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.dataset import LoadedCase, load_case
 from LeFusion.dataset.intensity import Window
+from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
 from LeFusion.textures.fitted import read_textures
@@ -40,7 +40,7 @@ def load_palette(
     """Texture types from `textures` of a configuration: lists of counts, a file of fit_textures, or null.
 
     Types of a list are named "type 1", "type 2", ... and equally common. A file says for which data type and
-    over which window it was fitted; others than these (None: any) are refused. Raises ValueError for histograms
+    over which window it was fitted; others (None: any) are refused. Raises ValueError for histograms
     of the wrong length, with negative or only zero bins, FileNotFoundError for a missing file.
     """
     if not given:
@@ -118,7 +118,7 @@ class Conditions:
         the case has a class that the histogram chosen lacks.
         """
         if own is None:
-            own = lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw, self.bins)
+            own = own_histogram(loaded, self.bins)
         chosen = self.choose(loaded.case.name, kind)
         if chosen is None:
             wanted = own
@@ -130,7 +130,7 @@ class Conditions:
             address = (self.seed, "histogram", loaded.case.name, kind)
             wanted = perturb(wanted, self.perturbation, self.bins, address)
         classes = wanted.reshape(-1, self.bins)
-        present = loaded.lesions_dhw.flatten(1).any(dim=1)
+        present = loaded.lesion_voxels.flatten(1).any(dim=1)
         lacking = present & (classes.sum(dim=1) == 0)
         if bool(lacking.any()):
             raise UserError(
@@ -138,6 +138,11 @@ class Conditions:
                 f"texture {self.name(loaded.case.name, kind)!r} has no histogram; choose another condition"
             )
         return (classes * present[:, None]).flatten()
+
+
+def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:
+    """(cond_dim,): of a case's lesions in its image."""
+    return lesion_histogram(loaded.image(loaded.lesion_place), loaded.lesion_voxels, bins)
 
 
 def choose_conditions(config: dict, layout: Layout, window: Window) -> Conditions:
@@ -228,5 +233,5 @@ def _of_reference(config: dict, layout: Layout, window: Window) -> Palette:
         paths.append(Path(config[key]).expanduser().absolute())
     case = Case("reference", *paths)
     loaded = load_case(case, layout, window, config["spacing_mm"])
-    histogram = lesion_histogram(loaded.image_dhw[None], loaded.lesions_dhw, config["histogram_bins"])
+    histogram = own_histogram(loaded, config["histogram_bins"])
     return Palette((f"of {paths[0].name}",), (histogram,), (1.0,), loaded.reference_mean)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.dataset import load_case
+from LeFusion.dataset.loading import load_case
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.runtime.pictures import lesion_slice
 from LeFusion.textures.fitted import Fit, Textures, Window, window_limits

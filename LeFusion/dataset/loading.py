@@ -1,0 +1,285 @@
+"""One case, read once: its volumes as stored, and whatever box of them as the network sees it."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from LeFusion.dataset.boxes import AIR, Box, Size, box_around, crop, extent, tight_box_around
+from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.grid import (
+    copy_overlap,
+    resample_masks,
+    resample_part,
+    spacing_depth_first,
+    to_depth_first,
+)
+from LeFusion.dataset.intensity import IntensityMap, Window
+from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.errors import UserError
+
+CACHED_BYTES = 1 << 30  # of volumes that several cases may share
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """A case as stored (volumes, labels), and any box of it as the network sees it.
+
+    labels_dhw: (D', H', W') uint8, every label, on the stored grid. shape: of the network's grid, which is
+    the stored one or that of `spacing_mm`. lesion_place: the bounding box of all lesions on the network's
+    grid; lesion_voxels: (K, *lesion_place.size) bool, in the order of the layout's lesion labels. organ: the
+    bounding box of the organ and its lesions, which a region that shows the whole organ is centred on; None
+    for the lesion itself. reference_mean: mean network intensity over the layout's reference_label; None
+    without one.
+    """
+
+    case: Case
+    layout: Layout
+    volume: Volume
+    mask_volume: Volume
+    labels_dhw: np.ndarray
+    shape: Size
+    lesion_place: Box
+    lesion_voxels: torch.Tensor
+    intensity_map: IntensityMap
+    organ: Box | None = None
+    reference_mean: float | None = None
+
+    def image(self, box: Box) -> torch.Tensor:
+        """(1, *box.size) float32 in [-1, 1] of the network's grid; air where the box overhangs."""
+        inside = _within(box, self.shape)
+        part = resample_part(self._stored, self.labels_dhw.shape, self.shape, inside)
+        return part.contiguous() if inside == box else crop(part, _shifted(box, inside), AIR)
+
+    def lesions(self, box: Box) -> torch.Tensor:
+        """(K, *box.size) bool of the network's grid."""
+        lesions = self.lesion_voxels.new_zeros((len(self.lesion_voxels), *box.size))
+        copy_overlap(self.lesion_voxels, self.lesion_place, lesions, box)
+        return lesions
+
+    @property
+    def whole(self) -> Box:
+        return Box((0, 0, 0), self.shape)
+
+    @cached_property
+    def image_dhw(self) -> torch.Tensor:
+        """(D, H, W) float32: the whole image on the network's grid."""
+        return self.image(self.whole)[0]
+
+    @cached_property
+    def lesions_dhw(self) -> torch.Tensor:
+        """(K, D, H, W) bool: the whole masks on the network's grid."""
+        return self.lesions(self.whole)
+
+    @cached_property
+    def stored_place(self) -> Box:
+        """The bounding box of all lesions on the stored grid."""
+        return extent(self.stored_lesion())
+
+    def stored_lesion(self) -> np.ndarray:
+        """(D', H', W') bool: all lesion voxels on the stored grid."""
+        return np.isin(self.labels_dhw, self.layout.lesion_labels)
+
+    def region(self, size: Sequence[int]) -> Box:
+        """The box of `size` around the organ, or around the lesion where that is larger than the box."""
+        return region_box(self.lesion_place, self.organ, self.shape, size)
+
+    def tight_region(self, margin: int, max_size: Sequence[int], multiple: Sequence[int]) -> Box:
+        """See `tight_box`."""
+        return tight_box_around(self.lesion_place, self.shape, margin, max_size, multiple)
+
+    def painted(self, patch: torch.Tensor, box: Box) -> np.ndarray:
+        """A patch (*box.size) of the network's grid -> (*stored_place.size) float64 in the source's units.
+
+        What lies outside the patch is the image.
+        """
+
+        def read(part: Box) -> torch.Tensor:
+            image = self.image(part).double()
+            copy_overlap(patch[None].double(), box, image, part)
+            return image
+
+        stored = resample_part(read, self.shape, self.labels_dhw.shape, self.stored_place)[0]
+        return self.intensity_map.to_source(stored).numpy()
+
+    def stored_values(self, volume: Volume | None = None) -> np.ndarray:
+        """(*stored_place.size): voxel values of the source, or of a volume of its shape, in its units."""
+        return (volume or self.volume).part(self.stored_slices)
+
+    @property
+    def stored_slices(self) -> tuple[slice, slice, slice]:
+        """Where stored_place lies in the stored array, whose axes have another order."""
+        slices = list(self.stored_place.slices)
+        slices.insert(self.layout.depth_axis, slices.pop(0))
+        return tuple(slices)
+
+    def _stored(self, box: Box) -> torch.Tensor:
+        """(1, *box.size) float32 in [-1, 1] of the stored grid."""
+        slices = list(box.slices)
+        slices.insert(self.layout.depth_axis, slices.pop(0))
+        values = to_depth_first(self.volume.part(tuple(slices)), self.layout.depth_axis)
+        return torch.from_numpy(np.ascontiguousarray(self.intensity_map.to_network(values)))[None]
+
+
+class Reader:
+    """Reads cases, each file once: volumes stay in memory, up to a limit, for the cases that share them."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        window: Window,
+        spacing_mm: Sequence[float] | None = None,
+        cached_bytes: int = CACHED_BYTES,
+    ):
+        self.layout, self.window, self.spacing_mm, self.cached_bytes = (
+            layout,
+            window,
+            spacing_mm,
+            cached_bytes,
+        )
+        self._volumes: OrderedDict[Path, Volume] = OrderedDict()
+
+    def __call__(self, case: Case, relabel: Callable | None = None) -> LoadedCase:
+        """See `load_case`."""
+        return load_case(case, self.layout, self.window, self.spacing_mm, relabel, self.volume)
+
+    def volume(self, path: Path) -> Volume:
+        if path not in self._volumes:
+            self._volumes[path] = read_volume(path)
+        self._volumes.move_to_end(path)
+        while len(self._volumes) > 2 and self._bytes() > self.cached_bytes:
+            self._volumes.popitem(last=False)
+        return self._volumes[path]
+
+    def _bytes(self) -> int:
+        return sum(volume.raw.nbytes for volume in self._volumes.values())
+
+
+def load_case(
+    case: Case,
+    layout: Layout,
+    window: Window,
+    spacing_mm: Sequence[float] | None = None,
+    relabel: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    read: Callable[[Path], Volume] = read_volume,
+) -> LoadedCase:
+    """Read one case and check it.
+
+    window: see IntensityMap.of. spacing_mm: (depth, height, width) of the network's grid; None: as stored.
+    relabel: (image values, labels), both (D, H, W) as stored -> other labels of that shape, with lesions; the
+    case itself then needs none. Raises UserError, in one line with the file and the value, for unreadable
+    files, shapes that differ, an empty mask, or a label that the layout does not know.
+    """
+    volume, mask_volume = read(case.image_path), read(case.mask_path)
+    if mask_volume.raw.shape != volume.raw.shape:
+        raise UserError(
+            f"{case.mask_path}: has shape {mask_volume.raw.shape} but its image {case.image_path} has "
+            f"{volume.raw.shape}; a mask needs one voxel per image voxel"
+        )
+    _check_labels(case, mask_volume, layout, need_lesion=relabel is None)
+    stored = mask_volume.raw if _is_plain(mask_volume) else mask_volume.values.astype(np.uint8)
+    labels = to_depth_first(stored, layout.depth_axis)
+    if relabel is not None:
+        values = to_depth_first(volume.values, layout.depth_axis)
+        try:
+            labels = relabel(values, np.ascontiguousarray(labels))
+        except UserError as error:
+            raise UserError(f"{case.mask_path}: {error}") from error
+    try:
+        intensity_map = IntensityMap.of(lambda: volume.values, window)
+    except UserError as error:
+        raise UserError(f"{case.image_path}: {error}") from error
+    reference = None
+    if layout.reference_label is not None:
+        where = labels == layout.reference_label
+        if not where.any():
+            raise UserError(
+                f"{case.mask_path}: has no voxel of label {layout.reference_label} (reference_label), which "
+                "lesion intensities are taken relative to; draw it, or set layout.reference_label=null"
+            )
+        values = to_depth_first(volume.values, layout.depth_axis)
+        image = torch.from_numpy(np.ascontiguousarray(intensity_map.to_network(values)))
+        reference = float(image[torch.from_numpy(where)].mean())
+    shape = labels.shape
+    if spacing_mm is not None:
+        stored_mm = spacing_depth_first(volume.affine, layout.depth_axis)
+        shape = tuple(
+            max(1, round(n * s / w)) for n, s, w in zip(labels.shape, stored_mm, spacing_mm, strict=True)
+        )
+    place = extent(np.isin(labels, layout.lesion_labels))
+    inside = labels[place.slices]
+    lesions = torch.from_numpy(np.stack([inside == label for label in layout.lesion_labels]))
+    lesions, lesion_place = resample_masks(lesions, place, labels.shape, shape)
+    organ = None
+    if layout.myocardium_label is not None:
+        whole = extent(labels > 0)
+        mask = torch.from_numpy(labels[whole.slices] > 0)[None]
+        organ = _union(resample_masks(mask, whole, labels.shape, shape)[1], lesion_place)
+    return LoadedCase(
+        case,
+        layout,
+        volume,
+        mask_volume,
+        labels,
+        tuple(shape),
+        lesion_place,
+        lesions,
+        intensity_map,
+        organ,
+        reference,
+    )
+
+
+def region_box(lesion: Box, organ: Box | None, shape: Size, size: Sequence[int]) -> Box:
+    """The box of `size` around the organ, or around the lesion where there is no organ or it does not fit."""
+    if organ is not None:
+        with suppress(UserError):
+            return box_around(organ, shape, size)
+    return box_around(lesion, shape, size)
+
+
+def _is_plain(mask: Volume) -> bool:
+    return mask.raw.dtype == np.uint8 and mask.slope == 1 and mask.inter == 0
+
+
+def _union(first: Box, second: Box) -> Box:
+    start = tuple(min(a, b) for a, b in zip(first.start, second.start, strict=True))
+    end = (max(a, b) for a, b in zip(first.end, second.end, strict=True))
+    return Box(start, tuple(e - s for s, e in zip(start, end, strict=True)))
+
+
+def _within(box: Box, shape: Size) -> Box:
+    """The part of a box that lies in the volume."""
+    start = tuple(max(s, 0) for s in box.start)
+    end = (min(e, n) for e, n in zip(box.end, shape, strict=True))
+    return Box(start, tuple(e - s for s, e in zip(start, end, strict=True)))
+
+
+def _shifted(box: Box, origin: Box) -> Box:
+    """The box as it is seen from the corner of another."""
+    return Box(tuple(s - o for s, o in zip(box.start, origin.start, strict=True)), box.size)
+
+
+def _check_labels(case: Case, mask: Volume, layout: Layout, need_lesion: bool) -> None:
+    found = set((np.unique(mask.raw).astype(np.float64) * mask.slope + mask.inter).tolist())
+    unknown = sorted(found - {0, *layout.lesion_labels, *layout.other_labels})
+    if unknown:
+        known = sorted((0, *layout.lesion_labels, *layout.other_labels))
+        raise UserError(
+            f"{case.mask_path}: holds the unknown values {_numbers(unknown)}; a mask may hold only "
+            f"{_numbers(known)}"
+        )
+    if need_lesion and found.isdisjoint(layout.lesion_labels):
+        raise UserError(
+            f"{case.mask_path}: has no lesion voxel (label {' or '.join(map(str, layout.lesion_labels))}), "
+            f"only {_numbers(sorted(found))}; draw the lesion or leave the case out"
+        )
+
+
+def _numbers(values: Sequence[float], limit: int = 5) -> str:
+    return ", ".join(f"{value:g}" for value in values[:limit]) + (", ..." if len(values) > limit else "")
