@@ -132,9 +132,7 @@ def paint(
     """
     if histogram is not None and bool(histogram.isnan().any()):
         row = int(histogram.isnan().any(dim=1).nonzero()[0])
-        raise UserError(
-            f"the histogram for {addresses[row]} holds NaN; to paint without condition, give None"
-        )
+        raise UserError(f"the histogram for {addresses[row]} holds NaN; give None for no condition")
     device = next(network.parameters()).device
     image, lesions = image.to(device), lesions.to(device)
     histogram = None if histogram is None else histogram.to(device)
@@ -154,7 +152,6 @@ def paint(
     sample = SAMPLERS[settings.name]
     options = {"eta": settings.eta} if settings.name == "ddim" else {}
     noise = AddressedNoise(addresses)
-    x_0 = sample(
-        partial(by_rows, predict), image, lesions, noise, schedule, settings.walk(schedule), **options
-    )
+    denoise, walk = partial(by_rows, predict), settings.walk(schedule)
+    x_0 = sample(denoise, image, lesions, noise, schedule, walk, **options)
     return compose(x_0, image, lesions).cpu()

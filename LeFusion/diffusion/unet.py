@@ -399,6 +399,6 @@ class UNet3D(nn.Module):
         if cond is not None and (cond_dim is None or cond.shape != (x_t.shape[0], cond_dim)):
             wanted = "None" if cond_dim is None else f"({x_t.shape[0]}, {cond_dim})"
             raise UserError(f"cond must be {wanted}, got {tuple(cond.shape)}")
-        on_gpu = cond is not None and cond.is_cuda
-        if cond is not None and not on_gpu and not torch.compiler.is_compiling() and bool(cond.isnan().any()):
+        unseen = cond is None or cond.is_cuda or torch.compiler.is_compiling()
+        if not unseen and bool(cond.isnan().any()):
             raise UserError(f"cond holds NaN in row {int(cond.isnan().any(dim=1).nonzero()[0])}")
