@@ -99,6 +99,40 @@ def find_masks(
     return chosen
 
 
+def patient_of(name: str, layout: Layout) -> str:
+    """The patient of a mask, by name: what stands before the first of the layout's parts of names, e.g.
+    `A-0001_Mask_3` -> `A-0001`; a name without any is the patient's own."""
+    parts = [part for pair in layout.mask_names for part in pair if part and part in name]
+    return min((name.partition(part)[0] for part in parts), key=len, default=name) or name
+
+
+def hold_out(
+    masks: dict[str, Path], layout: Layout, share: float, seed: int
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Masks to train on and masks to validate on, those of `share` of the patients, at least one.
+
+    Who is held out depends on the seed and the patients' names only. Raises UserError for a share outside
+    (0, 1) and where nobody is left to train on.
+    """
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise UserError(f"validation_share={share!r} must be above 0 and below 1")
+    patients = sorted(
+        {patient_of(name, layout) for name in masks},
+        key=lambda patient: address_seed(seed, "validation", patient),
+    )
+    count = max(1, round(share * len(patients)))
+    if count >= len(patients):
+        raise UserError(
+            f"validation_share={share} holds {count} of {len(patients)} patients out, which leaves none to "
+            "train on; set validation_masks=0, or add masks"
+        )
+    held_out = set(patients[:count])
+    parts = {}, {}
+    for name, path in masks.items():
+        parts[patient_of(name, layout) in held_out][name] = path
+    return parts
+
+
 def read_lesion(name: str, path: Path, layout: Layout) -> LesionMask | None:
     """Reads a mask; every lesion label of the layout counts. None when it holds no lesion.
 

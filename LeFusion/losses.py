@@ -59,7 +59,7 @@ def histogram_loss(x_0: Tensor, lesions: Tensor, histogram: Tensor, softness: fl
         softness: width of the sigmoid in bins.
 
     Returns:
-        (B,): the sum over the classes that have both voxels and a histogram; NaN histograms count as none.
+        (B,): the sum over the classes that have both voxels and a histogram that is not all 0.
     """
     shares = histogram.unflatten(1, (x_0.shape[1], -1))
     bins = shares.shape[2]
@@ -116,23 +116,23 @@ class LesionLoss:
         check_choice("normalisation", self.normalisation, NORMALISATIONS)
 
     def draw(self, batch: dict) -> dict:
-        """level (B,) on the CPU, noise (B, K, D, H, W), and the histogram, NaN where it is dropped."""
+        """level (B,) on the CPU, noise (B, K, D, H, W), and dropped (B,) bool: without condition."""
         draws = AddressedNoise([(self.seed, "loss", draw) for draw in batch["draw"]])
         level = draws.levels(self.schedule.num_steps)
         dropped = torch.stack([torch.rand((), generator=g) < self.cond_dropout for g in draws.generators])
-        condition = batch["histogram"]
-        return {
-            "level": level,
-            "histogram": condition.masked_fill(dropped[:, None].to(condition.device), torch.nan),
-            "noise": draws(batch["image"].expand_as(batch["lesions"])),
-        }
+        if bool(batch["histogram"].isnan().any()):
+            raise UserError(f"the histogram of one of the draws {list(batch['draw'])} holds NaN")
+        noise = draws(batch["image"].expand_as(batch["lesions"]))
+        return {"level": level, "dropped": dropped.to(noise.device), "noise": noise}
 
     def __call__(self, network: nn.Module, batch: dict) -> Tensor:
         batch = drawn(batch, self.draw)
-        lesions, condition, t, noise = (batch[key] for key in ("lesions", "histogram", "level", "noise"))
-        x_0 = batch["image"].expand(-1, lesions.shape[1], -1, -1, -1)  # every class sees the same anatomy
+        image, lesions, condition = (batch[key] for key in ("image", "lesions", "histogram"))
+        t, noise, dropped = (batch[key] for key in ("level", "noise", "dropped"))
+        x_0 = image.expand(-1, lesions.shape[1], -1, -1, -1)  # every class sees the same anatomy
         x_t = self.schedule.q_sample(x_0, t, noise)
-        predicted = self.denoiser.noise(network, x_t, t, condition, batch["image"], lesions, self.schedule)
+        given = (condition, image, lesions, self.schedule, dropped)
+        predicted = self.denoiser.noise(network, x_t, t, *given)
         signal, spread = self.schedule.signal_and_noise(t)
         weight = None
         if self.max_weight > 1:
@@ -140,6 +140,7 @@ class LesionLoss:
         loss = lesion_loss(predicted, noise, lesions, self.loss_type, self.normalisation, weight)
         if self.histogram_weight:
             implied = self.schedule.predict_x0(x_t, t, predicted).clamp(-1, 1)
-            gaps = histogram_loss(implied, lesions, condition) * signal.to(noise.device, noise.dtype)
+            kept = condition.masked_fill(dropped[:, None], 0)
+            gaps = histogram_loss(implied, lesions, kept) * signal.to(noise.device, noise.dtype)
             loss = loss + self.histogram_weight * gaps.mean()
         return loss

@@ -123,13 +123,16 @@ def paint(
     Args:
         image: (B, 1, D, H, W) in [-1, 1].
         lesions: (B, K, D, H, W) bool.
-        histogram: (B, K * bins), or None for a network without condition.
+        histogram: (B, K * bins), or None: without condition.
         addresses: B addresses of the noise, e.g. (seed, case name, texture type).
         denoiser: what the network sees and predicts.
 
     Returns:
         (B, 1, D, H, W): painted inside the lesions, `image` outside, on the CPU.
     """
+    if histogram is not None and bool(histogram.isnan().any()):
+        row = int(histogram.isnan().any(dim=1).nonzero()[0])
+        raise UserError(f"the histogram for {addresses[row]} holds NaN; give None for no condition")
     device = next(network.parameters()).device
     image, lesions = image.to(device), lesions.to(device)
     histogram = None if histogram is None else histogram.to(device)
@@ -149,7 +152,6 @@ def paint(
     sample = SAMPLERS[settings.name]
     options = {"eta": settings.eta} if settings.name == "ddim" else {}
     noise = AddressedNoise(addresses)
-    x_0 = sample(
-        partial(by_rows, predict), image, lesions, noise, schedule, settings.walk(schedule), **options
-    )
+    denoise, walk = partial(by_rows, predict), settings.walk(schedule)
+    x_0 = sample(denoise, image, lesions, noise, schedule, walk, **options)
     return compose(x_0, image, lesions).cpu()

@@ -257,8 +257,11 @@ class PlainUNet3D(nn.Module):
         plain.load_state_dict(weights, strict=True)
         return plain.to(device).eval()
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x_t (B, in_channels, D, H, W), t (B,), cond (B, cond_dim) or None -> (B, out_channels, D, H, W)."""
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Tensor | None = None, dropped: Tensor | None = None
+    ) -> Tensor:
+        """x_t (B, in_channels, D, H, W), t (B,), cond (B, cond_dim) or None, dropped (B,) bool or None
+        -> (B, out_channels, D, H, W)."""
         bias = self.time_rel_pos_bias(x_t.shape[2])
         rotation = None
         if self.complex_rotary:
@@ -271,7 +274,8 @@ class PlainUNet3D(nn.Module):
             empty = self.null_cond_emb.expand(len(x_t), -1)
             if cond is None:
                 cond = empty
-            cond = torch.where(cond.isnan().any(dim=1, keepdim=True), empty, cond)
+            elif dropped is not None:
+                cond = torch.where(dropped[:, None], empty, cond)
             embedding = torch.cat([embedding, cond], dim=-1)
 
         x = self.init_conv(x_t)

@@ -5,6 +5,7 @@ import torch
 
 from LeFusion.diffusion import NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.errors import UserError
 from LeFusion.painting import SamplerSettings, guide_intensity, paint
 
 SCHEDULE = NoiseSchedule.cosine(300)
@@ -106,9 +107,7 @@ def test_guidance_moves_from_no_condition_to_the_condition_and_beyond(network, b
         scale: SamplerSettings("ddim", num_steps=3, guidance_scale=scale) for scale in (0.0, 1.0, 1.0001, 2.0)
     }
     painted = {scale: inside(paint(network, SCHEDULE, s, **batch), batch) for scale, s in settings.items()}
-    without = paint(
-        network, SCHEDULE, settings[1.0], **(batch | {"histogram": torch.full((4, 32), torch.nan)})
-    )
+    without = paint(network, SCHEDULE, settings[1.0], **(batch | {"histogram": None}))
     assert torch.allclose(painted[0.0], inside(without, batch), atol=1e-5)
     assert not torch.allclose(painted[1.0], painted[0.0], atol=1e-3)
     assert torch.allclose(painted[1.0001], painted[1.0], atol=1e-3)
@@ -308,12 +307,18 @@ def test_guidance_of_one_class_or_sample_leaves_the_others_alone(noisy):
         assert torch.equal(guide_intensity(**some), guided[rows])
 
 
-@pytest.mark.parametrize("missing", [0.0, torch.nan])
-def test_classes_without_voxels_or_histogram_are_not_guided(noisy, missing):
+def test_nan_in_a_histogram_is_refused_with_its_address(network, batch):
+    histogram = batch["histogram"].clone()
+    histogram[2, 5] = torch.nan
+    with pytest.raises(UserError, match="case 2.*holds NaN"):
+        paint(network, SCHEDULE, CALLS[1], **(batch | {"histogram": histogram}))
+
+
+def test_classes_without_voxels_or_histogram_are_not_guided(noisy):
     guided = guide_intensity(**noisy)
     assert torch.equal(guided[1, 1], noisy["noise"][1, 1])  # no voxels
     histogram = noisy["histogram"].clone()
-    histogram[0, :16] = missing
+    histogram[0, :16] = 0
     guided = guide_intensity(**(noisy | {"histogram": histogram}))
     assert torch.equal(guided[0, 0], noisy["noise"][0, 0])
     assert not torch.equal(guided[0, 1], noisy["noise"][0, 1])

@@ -36,7 +36,10 @@ class ShapeValidation:
     ):
         count = min(count, len(held_out))
         if count < 4:
-            raise UserError(f"{count} held-out masks are too few to validate on; set validation_masks=0")
+            raise UserError(
+                f"{count} held-out masks are too few to validate on; give a larger validation_share, or set "
+                "validation_masks=0"
+            )
         self.schedule, self.prediction, self.seed = schedule, prediction, seed
         self.num_steps = min(num_steps, schedule.num_steps)
         chosen = np.random.default_rng(seed).permutation(len(held_out))[:count]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from DiffMask.dataset import MaskDataset, find_masks
+from DiffMask.dataset import MaskDataset, find_masks, hold_out
 from DiffMask.losses import MaskLoss
 from DiffMask.postprocess import clean_mask
 from DiffMask.sampling import sample_masks
@@ -66,15 +66,14 @@ def run(config: dict) -> Path:
     }
     vary = {key: config[key] for key in ("augment", "turns", "max_shift")}
     root, test_txt = required_path(config, "dataset_root_dir"), given_path(config["test_txt_dir"])
-    dataset = MaskDataset(find_masks(root, layout, test_txt, config["split"]), layout, **given, **vary)
+    masks, held_out = find_masks(root, layout, test_txt, config["split"]), {}
+    if config["validation_masks"]:
+        masks, held_out = hold_out(masks, layout, config["validation_share"], settings.seed)
+    dataset = MaskDataset(masks, layout, **given, **vary)
     _report(dataset, "to train on")
     validate, shown = None, dataset
-    if config["validation_masks"]:
-        if config["split"] != "train":
-            raise UserError(
-                f"split={config['split']} would train on the masks to validate on; set validation_masks=0"
-            )
-        shown = MaskDataset(find_masks(root, layout, test_txt, "test"), layout, **given)
+    if held_out:
+        shown = MaskDataset(held_out, layout, **given)
         _report(shown, "held out")
         validate = ShapeValidation(
             shown,
@@ -108,7 +107,9 @@ def run(config: dict) -> Path:
         "init_weights": config["init_weights"] and Path(config["init_weights"]).name,
         **vary,
         "masks": len(dataset),
-        "validation": {key: config[key] for key in ("validation_masks", "validation_steps")},
+        "validation": {
+            key: config[key] for key in ("validation_masks", "validation_share", "validation_steps")
+        },
         "git_commit": git_commit(),
     }
     say(f"network of {sum(p.numel() for p in network.parameters()):,} parameters")

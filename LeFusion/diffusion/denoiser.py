@@ -57,11 +57,13 @@ class Denoiser:
         image: Tensor,
         lesions: Tensor,
         schedule: NoiseSchedule,
+        dropped: Tensor | None = None,
     ) -> Tensor:
         """The noise that the network predicts in x_t, float32.
 
         Args:
             x_t: (B, K, D, H, W). t: (B,). condition: (B, K * bins) or None.
+            dropped: (B,) bool or None, see UNet3D.
             image: (B, 1, D, H, W) clean; not looked at inside the lesions. lesions: (B, K, D, H, W) bool.
         """
         if self.context == "clean":
@@ -69,7 +71,7 @@ class Denoiser:
             beside = (surroundings, lesions.to(x_t.dtype))
         else:
             beside = ()
-        return self.noise_beside(network, x_t, t, beside, schedule, condition)
+        return self.noise_beside(network, x_t, t, beside, schedule, condition, dropped)
 
     def noise_beside(
         self,

@@ -336,14 +336,18 @@ class UNet3D(nn.Module):
         """Height and width must be multiples of this."""
         return 2 ** (len(self.downs) - 1)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Tensor | None = None, dropped: Tensor | None = None
+    ) -> Tensor:
         """Noise predicted in x_t.
 
         Args:
             x_t: (B, in_channels, D, H, W), float; H and W multiples of `plane_multiple`, any D.
             t: (B,) integer time levels in 0..T-1.
-            cond: (B, cond_dim) histograms. None, or a row of NaN, means the learned empty condition
-                (classifier-free guidance). Must be None for a network without condition.
+            cond: (B, cond_dim) histograms; None: the learned empty condition (classifier-free guidance) for
+                all samples. Must be None for a network without condition. NaN is refused on a CPU; a GPU,
+                which looking would wait for, hands it on.
+            dropped: (B,) bool, samples whose condition is the empty one; None: none of them.
 
         Returns:
             (B, out_channels, D, H, W), in the dtype of x_t.
@@ -360,7 +364,7 @@ class UNet3D(nn.Module):
             empty = self.null_cond_emb.expand(x.shape[0], -1)
             if cond is not None:
                 cond = cond.to(x.dtype)
-                empty = torch.where(cond.isnan().any(dim=1, keepdim=True), empty, cond)
+                empty = cond if dropped is None else torch.where(dropped[:, None], empty, cond)
             embedding = torch.cat([embedding, empty], dim=-1)
 
         run = self._recomputed if self.checkpointing and torch.is_grad_enabled() else _called
@@ -395,3 +399,6 @@ class UNet3D(nn.Module):
         if cond is not None and (cond_dim is None or cond.shape != (x_t.shape[0], cond_dim)):
             wanted = "None" if cond_dim is None else f"({x_t.shape[0]}, {cond_dim})"
             raise UserError(f"cond must be {wanted}, got {tuple(cond.shape)}")
+        unseen = cond is None or cond.is_cuda or torch.compiler.is_compiling()
+        if not unseen and bool(cond.isnan().any()):
+            raise UserError(f"cond holds NaN in row {int(cond.isnan().any(dim=1).nonzero()[0])}")

@@ -31,13 +31,12 @@ def make(**sizes) -> UNet3D:
     return network
 
 
-def inputs(channels=1, depth=5, classes=1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A batch of 3 whose second condition is NaN; planes that are not square."""
+def inputs(channels=1, depth=5, classes=1) -> tuple[torch.Tensor, ...]:
+    """A batch of 3 whose second condition is dropped; planes that are not square."""
     generator = torch.Generator().manual_seed(1)
     x_t = torch.randn(3, channels, depth, 8, 16, generator=generator)
     cond = torch.rand(3, 16 * classes, generator=generator)
-    cond[1] = torch.nan
-    return x_t, torch.tensor([0, 120, 299]), cond
+    return x_t, torch.tensor([0, 120, 299]), cond, torch.tensor([False, True, False])
 
 
 def relative_error(plain: torch.Tensor, ours: torch.Tensor) -> float:
@@ -61,8 +60,8 @@ def relative_error(plain: torch.Tensor, ours: torch.Tensor) -> float:
 def test_the_same_numbers(sizes, depth, options):
     network = make(**sizes)
     plain = PlainUNet3D.like(network, **options)
-    x_t, t, cond = inputs(network.config["in_channels"], depth, network.config["cond_dim"] // 16)
-    assert relative_error(plain(x_t, t, cond), network(x_t, t, cond)) < 1e-5
+    x_t, t, cond, dropped = inputs(network.config["in_channels"], depth, network.config["cond_dim"] // 16)
+    assert relative_error(plain(x_t, t, cond, dropped), network(x_t, t, cond, dropped)) < 1e-5
     assert relative_error(plain(x_t, t), network(x_t, t)) < 1e-5
 
 
@@ -70,7 +69,7 @@ def test_the_same_numbers(sizes, depth, options):
 @torch.no_grad()
 def test_the_same_numbers_without_condition(options):
     network = make(cond_dim=None, in_channels=2, dim_mults=(1, 2))
-    x_t, t, _ = inputs(2)
+    x_t, t, *_ = inputs(2)
     assert relative_error(PlainUNet3D.like(network, **options)(x_t, t), network(x_t, t)) < 1e-5
 
 
@@ -82,20 +81,20 @@ def test_weights_are_copies_with_planar_kernels():
     assert shapes.keys() == network.state_dict().keys()
     assert shapes["init_conv.weight"] == (8, 1, 1, 7, 7)
     assert shapes["downs.0.2.to_qkv.weight"] == (48, 8, 1, 1, 1)
-    x_t, t, cond = inputs()
-    before = network(x_t, t, cond)
+    x_t, t, cond, dropped = inputs()
+    before = network(x_t, t, cond, dropped)
     for parameter in plain.parameters():
         parameter.zero_()
-    assert torch.equal(network(x_t, t, cond), before) and not plain.training
+    assert torch.equal(network(x_t, t, cond, dropped), before) and not plain.training
 
 
 @torch.no_grad()
 def test_an_input_is_left_alone():
-    x_t, t, cond = inputs()
+    x_t, t, cond, dropped = inputs()
     plain, before = PlainUNet3D.like(make(dim_mults=(1, 2))), (x_t.clone(), t.clone(), cond.clone())
-    plain(x_t, t, cond)
+    plain(x_t, t, cond, dropped)
     for given, kept in zip((x_t, t, cond), before, strict=True):
-        assert torch.equal(given.nan_to_num(-9), kept.nan_to_num(-9))
+        assert torch.equal(given, kept)
 
 
 def test_rotary_by_hand():

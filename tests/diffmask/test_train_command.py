@@ -22,6 +22,7 @@ SMALL = [
     "crop_size=[8,16,16]",
     "timesteps=6",
     "validation_masks=4",
+    "validation_share=0.6",
     "validation_steps=2",
     "model.dim=8",
     "model.dim_mults=[1,1]",
@@ -38,11 +39,11 @@ SMALL = [
 
 @pytest.fixture
 def masks(tmp_path):
-    """A folder with Mask/ (4 masks to train on, 4 to test, 1 too large) and test.txt."""
+    """A folder with Mask/ (8 masks to train and validate on, 4 to test, 1 too large) and test.txt."""
     root = tmp_path / "Nodules"
-    for number in range(9):
-        mask = deformed_ellipsoid(4.5 + 0.2 * number, number, (10, 20, 20))
-        if number == 8:
+    for number in range(13):
+        mask = deformed_ellipsoid(4.5 + 0.2 * (number % 8), number, (10, 20, 20))
+        if number == 12:
             mask[:] = True
         path = root / "Mask" / f"P-{number}" / f"P-{number}_Mask_1.nii.gz"
         path.parent.mkdir(parents=True)
@@ -94,6 +95,21 @@ def test_training_leaves_checkpoints_scores_and_pictures(train, tmp_path):
     assert metadata["git_commit"] == git_commit()
 
 
+def test_validation_never_sees_the_test_masks_nor_those_trained_on(train, monkeypatch):
+    seen = []
+
+    class Recorded(MaskDataset):
+        def __init__(self, masks, *arguments, **options):
+            seen.append(set(masks))
+            super().__init__(masks, *arguments, **options)
+
+    monkeypatch.setattr(training, "MaskDataset", Recorded)
+    assert train("trainer.train_num_steps=1")[0] == 0
+    trained_on, validated_on = seen
+    assert trained_on | validated_on == {f"P-{number}_Mask_1" for number in range(4, 13)}
+    assert not trained_on & validated_on and len(validated_on) == 5  # the largest among them
+
+
 def test_the_same_command_goes_on(train, tmp_path):
     assert train()[0] == 0
     code, out, error = train("trainer.train_num_steps=4")
@@ -116,7 +132,7 @@ def test_the_same_command_goes_on(train, tmp_path):
 
 def test_without_validation_no_test_masks_are_needed(train, tmp_path):
     code, out, error = train("validation_masks=0", "split=all", "test_txt_dir=null")
-    assert code == 0 and "8 masks to train on" in out and "held out" not in out, error
+    assert code == 0 and "12 masks to train on" in out and "held out" not in out, error
     assert not (tmp_path / "run" / "validation.csv").exists()
 
 
@@ -131,7 +147,9 @@ def test_without_validation_no_test_masks_are_needed(train, tmp_path):
         (["turns=some"], ["turns='some'"]),
         (["crop_size=[8,15,16]"], ["[8, 15, 16]", "multiples of 2"]),
         (["crop_size=16"], ["size 16", "three whole numbers"]),
-        (["split=all"], ["split=all", "validation_masks=0"]),
+        (["validation_share=0"], ["validation_share=0 must be above 0 and below 1"]),
+        (["validation_share=0.99"], ["9 of 9 patients", "validation_masks=0"]),
+        (["validation_share=0.2"], ["held-out masks are too few", "a larger validation_share"]),
         (["crop_size=[2,2,2]"], ["no lesion fits into (2, 2, 2)"]),
         (["timesteps=0"], ["timesteps=0"]),
         (["validation_masks=-1"], ["validation_masks=-1"]),

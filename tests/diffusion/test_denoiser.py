@@ -18,8 +18,8 @@ class Answer(nn.Module):
         super().__init__()
         self.output = output
 
-    def forward(self, x, t, condition):
-        self.seen, self.t, self.condition = x.clone(), t, condition
+    def forward(self, x, t, condition, dropped):
+        self.seen, self.t, self.condition, self.dropped = x.clone(), t, condition, dropped
         return self.output
 
 
@@ -53,7 +53,10 @@ def test_the_paper_is_the_default(problem):
     network = Answer(noise)
     assert torch.equal(Denoiser().noise(network, **given), noise)
     assert torch.equal(network.seen, given["x_t"]) and torch.equal(network.t, LEVELS)
-    assert network.condition is given["condition"]
+    assert network.condition is given["condition"] and network.dropped is None
+    dropped = torch.tensor([True, False, True, False, False])
+    Denoiser("clean").noise(network, **given, dropped=dropped)
+    assert network.condition is given["condition"] and network.dropped is dropped
     assert Denoiser() == Denoiser("noised", "noise")
 
 

@@ -20,6 +20,7 @@ from LeFusion.diffusion.unet import (
     SliceConv2d,
     SliceConvTranspose2d,
 )
+from LeFusion.errors import UserError
 
 TINY = {"attn_heads": 2, "attn_dim_head": 8}
 
@@ -109,20 +110,28 @@ def test_the_config_builds_the_same_network(network):
 @torch.no_grad()
 def test_a_sample_does_not_depend_on_its_batch(network, inputs):
     x_t, t, cond = inputs
-    cond[1] = torch.nan
-    together = network(x_t, t, cond)
+    dropped = torch.tensor([False, True, False])
+    together = network(x_t, t, cond, dropped)
     for i in range(3):
-        assert relative_error(network(x_t[i : i + 1], t[i : i + 1], cond[i : i + 1])[0], together[i]) < 1e-5
+        alone = network(*(values[i : i + 1] for values in (x_t, t, cond, dropped)))[0]
+        assert relative_error(alone, together[i]) < 1e-5
 
 
 @torch.no_grad()
-def test_a_row_of_nan_is_no_condition(network, inputs):
+def test_a_dropped_condition_is_no_condition(network, inputs):
     x_t, t, cond = inputs
     without, given = network(x_t, t), network(x_t, t, cond)
-    cond[1] = torch.nan
-    mixed = network(x_t, t, cond)
+    mixed = network(x_t, t, cond, torch.tensor([False, True, False]))
     assert torch.equal(mixed[1], without[1]) and torch.equal(mixed[[0, 2]], given[[0, 2]])
     assert relative_error(given, without) > 1e-3
+    assert torch.equal(network(x_t, t, cond, torch.zeros(3, dtype=torch.bool)), given)
+
+
+def test_nan_in_a_condition_is_refused(network, inputs):
+    x_t, t, cond = inputs
+    cond[1, 3] = torch.nan
+    with pytest.raises(UserError, match="cond holds NaN in row 1"):
+        network(x_t, t, cond)
 
 
 @torch.no_grad()
@@ -159,15 +168,12 @@ def test_the_path_without_gradients_computes_the_same(network, inputs):
 def test_inputs_are_left_alone(in_channels):
     network = make(in_channels=in_channels)
     x_t, t, cond = torch.randn(2, in_channels, 3, 8, 8), torch.tensor([1, 2]), torch.rand(2, 16)
-    cond[0] = torch.nan
     before = [v.clone() for v in (x_t, t, cond)]
     weights = copy.deepcopy(network.state_dict())
     with torch.no_grad():
         network(x_t, t, cond)
     network(x_t, t, cond)
-    assert all(
-        torch.equal(a.nan_to_num(-9), b.nan_to_num(-9)) for a, b in zip((x_t, t, cond), before, strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip((x_t, t, cond), before, strict=True))
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
 
 
@@ -198,8 +204,8 @@ def test_attention_in_pieces_is_attention_in_one_go(network, inputs, monkeypatch
 def test_gradients_reach_every_parameter():
     network = make(dim=16, dim_mults=(1, 2))  # two channels a group: with one, a bias before the norm is lost
     x_t, t, cond = torch.randn(2, 1, 3, 8, 8), torch.tensor([20, 250]), torch.rand(2, 16)
-    cond[1] = torch.nan  # so that the empty condition takes part
-    network(x_t, t, cond).square().mean().backward()
+    dropped = torch.tensor([False, True])  # so that the empty condition takes part
+    network(x_t, t, cond, dropped).square().mean().backward()
     missing = [n for n, p in network.named_parameters() if p.grad is None or not float(p.grad.norm()) > 1e-9]
     assert not missing
 
