@@ -26,23 +26,12 @@ def spacing_depth_first(affine: np.ndarray, depth_axis: int) -> tuple[float, flo
     return stored.pop(depth_axis), *stored
 
 
-def resample(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Channels (C, D, H, W) on a grid of another shape over the same extent.
-
-    Axes that get coarser take means, so that nothing is skipped; the others are interpolated linearly.
-    """
-    coarser = tuple(min(n, m) for n, m in zip(image.shape[1:], shape, strict=True))
-    for step, mode in ((coarser, "area"), (tuple(shape), "trilinear")):
-        if tuple(image.shape[1:]) != step:
-            image = torch.nn.functional.interpolate(image[None], step, mode=mode)[0]
-    return image
-
-
 def resample_part(
     read: Callable[[Box], torch.Tensor], source: Sequence[int], target: Sequence[int], box: Box
 ) -> torch.Tensor:
-    """`box` of what `resample` makes of an image of shape `source` on a grid of shape `target`.
+    """A box of an image of shape `source` on a grid of shape `target` over the same extent, (C, *box.size).
 
+    Axes that get coarser take means, so that nothing is skipped; the others are interpolated linearly.
     read: a box within the source -> its voxels (C, D, H, W), floating point. Only what `box`, which lies
     within the target, is made of is read.
     """

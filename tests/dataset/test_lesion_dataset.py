@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from LeFusion.dataset.boxes import Box, paste
+from LeFusion.dataset.boxes import Box, crop, paste
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.dataset import LesionDataset, collate, load_case
-from LeFusion.dataset.grid import resample
+from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.dataset.intensity import IntensityMap
+from LeFusion.dataset.loading import load_case
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import lesion_histogram
 
@@ -270,17 +270,20 @@ def test_resampled_to_a_spacing_and_back(tmp_path):
     assert loaded.lesions_dhw.dtype == torch.bool and loaded.image_dhw.dtype == torch.float32
     assert loaded.labels_dhw.shape == (12, 20, 24)
     np.testing.assert_array_equal(loaded.labels_dhw, stored.labels_dhw)
-    np.testing.assert_array_equal(loaded.stored_lesion(Layout()), stored.lesions_dhw[0])
+    np.testing.assert_array_equal(loaded.stored_lesion(), stored.lesions_dhw[0])
     lesion_mm3 = [float(v.lesions_dhw.sum()) * mm3 for v, mm3 in ((loaded, 12), (stored, 4.5))]
     assert lesion_mm3[0] == pytest.approx(lesion_mm3[1], rel=0.4)
-    assert torch.equal(loaded.image_dhw, resample(stored.image_dhw[None], (6, 30, 12))[0])
+    for box in (Box((1, 4, 2), (3, 20, 8)), Box((-2, 3, 5), (5, 8, 16)), loaded.whole):  # overhanging, too
+        assert torch.allclose(loaded.image(box)[0], crop(loaded.image_dhw, box, -1.0), atol=1e-6)
+        assert torch.equal(loaded.lesions(box), crop(loaded.lesions_dhw, box, False))
 
-    back = loaded.to_stored_grid(torch.full((6, 30, 12), 0.5))
-    assert back.shape == (12, 20, 24) and back.dtype == np.float64
+    back = loaded.painted(torch.full((6, 30, 12), 0.5), loaded.whole)
+    assert back.shape == loaded.stored_place.size and back.dtype == np.float64
     np.testing.assert_allclose(back, 50, atol=1e-3)  # HU
-    half = torch.cat([torch.full((6, 30, 6), -1.0), torch.full((6, 30, 6), 1.0)], dim=2)
-    np.testing.assert_allclose(loaded.to_stored_grid(half)[..., :10], -1000, atol=1e-3)
-    np.testing.assert_allclose(loaded.to_stored_grid(half)[..., 14:], 400, atol=1e-3)
+    # What is not in the patch is the image: painting a part of itself changes nothing
+    part = loaded.lesion_place
+    whole = loaded.painted(loaded.image_dhw, loaded.whole)
+    np.testing.assert_allclose(loaded.painted(loaded.image(part)[0], part), whole, atol=1e-3)
 
 
 def test_without_another_spacing_the_way_back_is_exact(tmp_path):
@@ -290,8 +293,8 @@ def test_without_another_spacing_the_way_back_is_exact(tmp_path):
     for loaded in (as_stored, native):
         assert torch.equal(loaded.image_dhw, native.image_dhw)
         assert torch.equal(loaded.lesions_dhw, native.lesions_dhw)
-        expected = np.clip(loaded.volume.values, -1000, 400)
-        np.testing.assert_allclose(loaded.to_stored_grid(loaded.image_dhw), expected, atol=1e-3)
+        expected = np.clip(loaded.stored_values(), -1000, 400)
+        np.testing.assert_allclose(loaded.painted(loaded.image_dhw, loaded.whole), expected, atol=1e-3)
 
 
 def test_items_of_another_spacing(tmp_path):
@@ -322,10 +325,8 @@ def test_relabelled_lesions_stand_in_for_those_of_the_file(tmp_path):
     np.testing.assert_array_equal(values, image.transpose(2, 0, 1))
     np.testing.assert_array_equal(labels, (mask % 3).transpose(2, 0, 1))
     assert loaded.lesions_dhw.flatten(1).sum(1).tolist() == [0, 3]
-    np.testing.assert_array_equal(
-        np.argwhere(loaded.stored_lesion(TWO_CLASSES)), [[2, r, 9] for r in (5, 6, 7)]
-    )
-    np.testing.assert_array_equal(loaded.labels_dhw != labels, loaded.stored_lesion(TWO_CLASSES))
+    np.testing.assert_array_equal(np.argwhere(loaded.stored_lesion()), [[2, r, 9] for r in (5, 6, 7)])
+    np.testing.assert_array_equal(loaded.labels_dhw != labels, loaded.stored_lesion())
 
     def hopeless(values, labels):
         raise ValueError("the heart's labels hold no cavity")
@@ -369,7 +370,7 @@ def test_a_heart_larger_than_the_region_is_shown_around_its_lesion(tmp_path):
 
 def test_the_region_of_a_resampled_heart(tmp_path):
     loaded = load_case(heart_case(tmp_path), HEART, "minmax", spacing_mm=(1.5, 0.75, 1))
-    assert loaded.organ_dhw.shape == loaded.image_dhw.shape == (7, 128, 160)
+    assert loaded.shape == loaded.image_dhw.shape == (7, 128, 160)
     start = loaded.region((7, 48, 48)).start
     assert start[0] == 0 and abs(start[1] - 2) <= 1 and abs(start[2] - 50) <= 1
 

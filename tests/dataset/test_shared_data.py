@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from LeFusion.dataset.cases import Layout, find_cases
-from LeFusion.dataset.dataset import LesionDataset, load_case
+from LeFusion.dataset.dataset import LesionDataset
+from LeFusion.dataset.loading import load_case
 from LeFusion.dataset.nifti import read_volume, write_volume_like
 
 REPOSITORY = Path(__file__).resolve().parents[2]

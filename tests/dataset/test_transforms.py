@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, quantile, remap_contrast
-from LeFusion.dataset.boxes import Box, crop, lesion_box, paste, random_box, tight_box
+from LeFusion.dataset.boxes import Box, crop, extent, lesion_box, paste, random_box, tight_box
 from LeFusion.dataset.grid import (
     from_depth_first,
-    resample,
     resample_masks,
+    resample_part,
     spacing_depth_first,
     to_depth_first,
 )
@@ -21,6 +21,24 @@ from LeFusion.textures.histograms import (
     match_intensities,
     shift_histogram,
 )
+
+
+def resample(image, shape):
+    """A whole image (C, D, H, W) on another grid."""
+    whole = Box((0, 0, 0), tuple(shape))
+    return resample_part(
+        lambda box: image[(slice(None), *box.slices)], tuple(image.shape[1:]), tuple(shape), whole
+    )
+
+
+def masks_on(masks, shape):
+    """Whole masks (K, D, H, W) on another grid."""
+    place = extent(masks.any(dim=0))
+    inside = masks[(slice(None), *place.slices)]
+    found, place = resample_masks(inside, place, tuple(masks.shape[1:]), tuple(shape))
+    whole = torch.zeros((len(masks), *shape), dtype=torch.bool)
+    whole[(slice(None), *place.slices)] = found
+    return whole
 
 
 def mask_with(shape, start, end):
@@ -340,6 +358,28 @@ def test_resampling_covers_the_same_extent():
     assert torch.allclose(coarser[0, 2, 3, 1:-1], ((torch.arange(4.0) + 0.5) / 4)[1:-1], atol=0.01)
 
 
+@pytest.mark.parametrize("shape", [(9, 12, 14), (5, 6, 7), (5, 3, 7), (3, 9, 4), (2, 3, 3), (1, 1, 1)])
+def test_a_part_is_what_torch_makes_of_the_whole(shape):
+    """Means along axes that get coarser, linear interpolation along others; no more is read than needed."""
+    image = torch.as_tensor(np.random.default_rng(1).normal(size=(2, 5, 6, 7)))
+    coarser = tuple(min(n, m) for n, m in zip((5, 6, 7), shape, strict=True))
+    whole = torch.nn.functional.interpolate(image[None], coarser, mode="area")
+    whole = torch.nn.functional.interpolate(whole, shape, mode="trilinear")[0]
+    assert torch.allclose(resample(image, shape), whole, atol=1e-12)
+    box = Box(tuple(n // 3 for n in shape), tuple(n - n // 3 - n // 4 for n in shape))
+    read = []
+
+    def part(asked):
+        read.append(asked)
+        return image[(slice(None), *asked.slices)]
+
+    found = resample_part(part, (5, 6, 7), shape, box)
+    assert torch.allclose(found, whole[(slice(None), *box.slices)], atol=1e-12)
+    assert all(0 <= s and e <= n for s, e, n in zip(read[0].start, read[0].end, (5, 6, 7), strict=True))
+    if shape == (9, 12, 14):
+        assert read[0].size < (5, 6, 7)
+
+
 @pytest.mark.parametrize("shape", [(9, 12, 14), (5, 6, 7), (5, 3, 7), (3, 9, 4), (2, 3, 3)])
 @pytest.mark.parametrize("value", [-1.0, 0.3])
 def test_resampling_keeps_a_constant_up_to_the_border(shape, value):
@@ -359,7 +399,7 @@ def test_resampling_to_the_same_grid_is_exact_and_there_and_back_nearly():
     image = torch.as_tensor(rng.normal(size=(1, 5, 6, 7)))
     assert torch.equal(resample(image, (5, 6, 7)), image)
     masks = torch.as_tensor(rng.random((2, 5, 6, 7)) < 0.3)
-    assert torch.equal(resample_masks(masks, (5, 6, 7)), masks)
+    assert torch.equal(masks_on(masks, (5, 6, 7)), masks)
     y, x = torch.meshgrid(torch.arange(24.0), torch.arange(20.0), indexing="ij")
     smooth = (torch.sin(y / 5) * torch.cos(x / 4)).expand(1, 3, 24, 20).contiguous()
     back = resample(resample(smooth, (3, 48, 50)), (3, 24, 20))
@@ -369,7 +409,7 @@ def test_resampling_to_the_same_grid_is_exact_and_there_and_back_nearly():
 def test_resampled_masks_are_where_at_least_half_of_a_voxel_is():
     masks = torch.zeros(2, 4, 8, 12, dtype=torch.bool)
     masks[0, 1:3, 2:6, 4:10] = True
-    finer = resample_masks(masks, (8, 16, 24))
+    finer = masks_on(masks, (8, 16, 24))
     assert finer.dtype == torch.bool
     expected = masks.repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
     corners = finer ^ expected  # interpolation takes off, at most, the edges of the block
@@ -382,7 +422,7 @@ def test_resampled_masks_are_where_at_least_half_of_a_voxel_is():
 def test_no_mask_vanishes_on_a_coarser_grid(voxel):
     masks = torch.zeros(2, 4, 32, 32, dtype=torch.bool)
     masks[(0, *voxel)] = True
-    coarser = resample_masks(masks, (2, 4, 4))
+    coarser = masks_on(masks, (2, 4, 4))
     assert 1 <= int(coarser[0].sum()) <= 4 and not bool(coarser[1].any())
     near = tuple(v * n // m for v, n, m in zip(voxel, (2, 4, 4), (4, 32, 32), strict=True))
     assert bool(coarser[(0, *near)])

@@ -11,7 +11,7 @@ import pytest
 
 import LeFusion.inference.fit_textures as fit_textures
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.dataset import load_case
+from LeFusion.dataset.loading import load_case
 from LeFusion.runtime.commandline import PROJECT_ROOT
 from LeFusion.textures.fitted import read_textures
 from LeFusion.textures.histograms import lesion_histogram

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.dataset import LoadedCase
 from LeFusion.dataset.intensity import IntensityMap
+from LeFusion.dataset.loading import LoadedCase
+from LeFusion.dataset.nifti import Volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT
 from LeFusion.textures.conditions import Palette, choose_conditions, load_palette
@@ -52,7 +54,21 @@ def loaded(name="A", lesions=((100, 110, 120),), reference_mean=None):
         image[0, k, : len(intensities)] = torch.tensor(intensities, dtype=torch.float32) / 80 - 1
     labels = np.zeros((2, 4, 8), np.uint8)
     case = Case(name, f"/images/{name}.nii.gz", f"/labels/{name}.nii.gz")
-    return LoadedCase(case, None, None, labels, image, masks, IntensityMap(*WINDOW), None, reference_mean)
+    whole = Box((0, 0, 0), (2, 4, 8))
+    volume = Volume(case.image_path, IntensityMap(*WINDOW).to_source(image.numpy()), 1, 0, np.eye(4), None)
+    return LoadedCase(
+        case,
+        LAYOUT,
+        volume,
+        None,
+        labels,
+        whole.size,
+        whole,
+        masks,
+        IntensityMap(*WINDOW),
+        None,
+        reference_mean,
+    )
 
 
 def histogram(shares):
