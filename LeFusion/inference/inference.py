@@ -41,6 +41,7 @@ from LeFusion.runtime.commandline import (
     say,
     say_weights,
 )
+from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.memory import BatchSize, largest_batch
 from LeFusion.runtime.processes import find_share
 from LeFusion.textures.histograms import lesion_histogram
@@ -55,6 +56,7 @@ class Output:
     box: Box
     image_path: Path
     label_path: Path
+    made_from: str  # see Manifest.made_from
 
 
 def run(config: dict) -> Path:
@@ -80,13 +82,10 @@ def run(config: dict) -> Path:
     root, mask_dir = required_path(config, "dataset_root_dir"), given_path(config["mask_dir"])
     cases = find_cases(root, job.layout, test_txt, split, skipped, mask_dir, generated=True)
     _check_names(cases, job)
-    folders = config["types"], image_root, label_root
-    outputs = _plan(share.of(cases), job, *folders, skipped, share.main)
-    if not outputs and share.count == 1:
-        raise UserError(f"no usable case: {skipped[0]}")
     settings = {
         "seed": job.seed,
         "model": model_path.name,
+        "model_sha256": sha256_of_file(model_path)[:16],
         "weights": config["weights"],
         "condition": config["condition"],
         "textures": ", ".join(job.conditions.palette.names),
@@ -107,8 +106,20 @@ def run(config: dict) -> Path:
     }
     labels = job.layout.lesion_labels
     manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, settings, share)
-    due = [o for o in outputs if config["overwrite"] or not (o.image_path.exists() and o.label_path.exists())]
+    folders = config["types"], image_root, label_root
+    outputs = _plan(share.of(cases), job, manifest, *folders, skipped, share.main)
+    if not outputs and share.count == 1:
+        raise UserError(f"no usable case: {skipped[0]}")
+    there = [o for o in outputs if o.image_path.exists() and o.label_path.exists()]
+    stale = {o for o in there if manifest.is_stale(o.case.name, o.kind, o.made_from)}
+    due = [o for o in outputs if config["overwrite"] or o in stale or o not in there]
     kept = len(outputs) - len(due)
+    if stale and not config["overwrite"]:
+        first = min(o.image_path for o in stale)
+        say(
+            f"{len(stale)} outputs are stale and are made again, such as {first}: image, mask, weights or "
+            "settings have changed since"
+        )
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(cases)} cases)"
     say(
         f"{len(share.of(cases))} cases x {config['types']} types: {len(due)} to paint, {kept} kept{part}; "
@@ -147,7 +158,7 @@ def run(config: dict) -> Path:
         return image_root
     manifest.join()
     if share.count > 1:
-        outputs = _plan(cases[: config["preview_cases"]], job, *folders, [], shown=False)
+        outputs = _plan(cases[: config["preview_cases"]], job, manifest, *folders, [], shown=False)
     shown = [output for output in outputs if output.image_path.exists()]
     if not shown:
         raise UserError(f"no usable case: {skipped[0]}")
@@ -183,6 +194,7 @@ def _check_names(cases: list[Case], job: Job) -> None:
 def _plan(
     cases: list[Case],
     job: Job,
+    manifest: Manifest,
     types: int,
     image_root: Path,
     label_root: Path,
@@ -195,8 +207,7 @@ def _plan(
         try:
             canvas = job.canvas(case)
             box = job.box(canvas.loaded)
-            for kind in range(1, types + 1):
-                job.condition(canvas, kind)
+            requested = [job.condition(canvas, kind) for kind in range(1, types + 1)]
         except ValueError as error:
             reason = (
                 str(error)
@@ -209,7 +220,7 @@ def _plan(
             continue
         ending = _ending(case)
         label_name = output_mask_name(case.name + ending, job.layout)
-        for kind in range(1, types + 1):
+        for kind, histogram in enumerate(requested, start=1):
             image_path = image_root / f"Image_{kind}" / (case.name + ending)
             label_path = label_root / f"Mask_{kind}" / label_name
             for key, target, source in (
@@ -218,7 +229,8 @@ def _plan(
             ):
                 if target.exists() and target.samefile(source):
                     raise UserError(f"{target} is a source file; choose another {key}")
-            outputs.append(Output(case, kind, box, image_path, label_path))
+            made_from = manifest.made_from(canvas, histogram)
+            outputs.append(Output(case, kind, box, image_path, label_path, made_from))
     return outputs
 
 
@@ -313,6 +325,7 @@ def _record(
         output.kind,
         texture=job.conditions.name(output.case.name, output.kind),
         donor=canvas.donor,
+        made_from="" if seconds is None else output.made_from,  # of what was there already it is not known
         requested=job.condition(canvas, output.kind),
         obtained=lesion_histogram(image, torch.from_numpy(lesions), job.bins),
         window=span,

@@ -1,14 +1,18 @@
 """What an inference run leaves beside its images: the manifest (CSV) and the preview (PNG)."""
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from LeFusion.dataset.grid import to_depth_first
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.nifti import read_volume
+from LeFusion.inference.job import Canvas
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share
 from LeFusion.runtime.tables import Table
@@ -48,6 +52,7 @@ class Manifest:
             "type",
             "texture",
             "donor",
+            "made_from",
             "unit",
             *settings,
             "wasserstein",
@@ -60,7 +65,7 @@ class Manifest:
             "image",
             "label",
         ]
-        wanted = set(self.columns) - set(settings)  # an earlier version may have had fewer settings
+        wanted = set(self.columns) - {"made_from", *settings}  # an earlier version may have had fewer
         self.table = Table(path, lambda row: (row["case"], int(row["type"])), wanted, share)
 
     @property
@@ -70,6 +75,19 @@ class Manifest:
     def has(self, case: str, kind: int) -> bool:
         return (case, kind) in self.rows
 
+    def made_from(self, canvas: Canvas, requested: Tensor) -> str:
+        """16 hexadecimal digits over what makes an output's voxels: image, mask, weights, settings and the
+        histogram asked for."""
+        loaded = canvas.loaded
+        labels = hashlib.sha256(np.ascontiguousarray(loaded.labels_dhw)).hexdigest() if canvas.donor else ""
+        content = [loaded.volume.sha256, loaded.mask_volume.sha256, labels, requested.tolist(), self.settings]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def is_stale(self, case: str, kind: int, made_from: str) -> bool:
+        """Whether an output was made from something else; of rows of earlier versions that is not known."""
+        stored = self.rows.get((case, kind), {}).get("made_from")
+        return bool(stored) and stored != made_from
+
     def add(
         self,
         case,
@@ -77,6 +95,7 @@ class Manifest:
         *,
         texture,
         donor,
+        made_from,
         requested,
         obtained,
         window,
@@ -109,7 +128,8 @@ class Manifest:
             "obtained_histogram": " ".join(f"{v:.5f}" for v in obtained.tolist()),
         }
         paths = dict(zip(("image", "label"), files, strict=True))
-        names = {"case": case, "type": str(kind), "texture": texture, "donor": donor, "unit": self.unit}
+        names = {"case": case, "type": str(kind), "texture": texture, "donor": donor}
+        names |= {"made_from": made_from, "unit": self.unit}
         self.table.add(names | self.settings | measured | histograms | paths)
 
     def write(self) -> None:
@@ -121,8 +141,8 @@ class Manifest:
         self.table.join(self.columns)
 
     def made_otherwise(self, keys: set[tuple[str, int]]) -> int:
-        """How many of these rows were made with other settings than this run's."""
-        rows = [self.rows[key] for key in keys if key in self.rows]
+        """How many of these rows, of those that do not say what they were made from, have other settings."""
+        rows = [self.rows[key] for key in keys if key in self.rows and not self.rows[key].get("made_from")]
         return sum(any(row.get(name) != value for name, value in self.settings.items()) for row in rows)
 
     def summary(self) -> str:

@@ -5,6 +5,7 @@ import gzip
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import nibabel
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import LeFusion.inference.inference as inference
+from LeFusion.dataset import loading
 from LeFusion.runtime.commandline import PROJECT_ROOT
 
 SCRIPT = PROJECT_ROOT / "LeFusion" / "inference" / "inference.py"
@@ -144,6 +146,40 @@ def test_a_second_run_paints_nothing(paint, tmp_path, files, monkeypatch):
     assert after["Image/manifest.csv"] == before["Image/manifest.csv"]
 
 
+@pytest.mark.parametrize("edited", ["Image/N-0002/N-0002_CVol_2.nii.gz", "Mask/N-0002/N-0002_CMask_2.nii.gz"])
+def test_outputs_of_an_edited_scan_or_mask_are_made_again(paint, lidc, tmp_path, files, edited):
+    paint("types=2")
+    before = files(tmp_path / "out")
+    path = lidc / "Normal" / edited
+    old = nibabel.load(path)
+    voxels = np.asarray(old.dataobj).copy()
+    voxels[6, 9, 4] = 1 - voxels[6, 9, 4] if "Mask" in edited else voxels[6, 9, 4] + 500
+    nibabel.save(nibabel.Nifti1Image(voxels, old.affine), path)
+    code, out, error = paint("types=2")
+    assert code == 0 and "2 outputs are stale and are made again" in out and "2 to paint, 4 kept" in out, (
+        error
+    )
+    after = files(tmp_path / "out")
+    changed = {name for name in volumes(before) if after[name] != before[name]}
+    assert changed and all("N-0002" in name for name in changed)
+    code, out, _ = paint("types=2")
+    assert code == 0 and "0 to paint, 6 kept" in out and "stale" not in out
+
+
+@pytest.mark.parametrize("types", [1, 2])
+def test_each_source_is_read_once(paint, tmp_path, monkeypatch, types):
+    read = Counter()
+    real = loading.read_volume
+
+    def counted(path):
+        read[Path(path).name] += 1
+        return real(path)
+
+    monkeypatch.setattr(loading, "read_volume", counted)
+    code, *_ = paint(f"types={types}")
+    assert code == 0 and len(read) == 6 and set(read.values()) == {1}
+
+
 @pytest.mark.parametrize("lost", ["Image/Image_2/N-0002_CVol_2.nii.gz", "Mask/Mask_1/N-0003_Mask_2.nii.gz"])
 def test_a_lost_output_is_painted_again_alone(paint, tmp_path, files, monkeypatch, lost):
     paint("types=2")
@@ -203,15 +239,12 @@ def test_an_output_does_not_depend_on_the_other_cases(paint, tmp_path, files, li
         "eta=1",
     ],
 )
-def test_another_setting_gives_other_voxels_and_is_noted(paint, tmp_path, files, change):
+def test_another_setting_gives_other_voxels_and_makes_outputs_again(paint, tmp_path, files, change):
     paint("types=1", "num_steps=4", "margin=1", "textures=[[0,0,0,0,0,0,0,0,0,0,1,1,1,1,0,0]]")
     before = files(tmp_path / "out")
     extra = ["types=1", "num_steps=4", "margin=1", "textures=[[0,0,0,0,0,0,0,0,0,0,1,1,1,1,0,0]]", change]
     code, out, error = paint(*extra)
-    assert code == 0 and "note: 3 of the kept outputs were made with other settings" in out, error
-    assert volumes(files(tmp_path / "out")) == volumes(before)
-    code, out, _ = paint(*extra, "overwrite=true")
-    assert code == 0 and "note:" not in out
+    assert code == 0 and "3 outputs are stale and are made again" in out and "0 kept" in out, error
     after = files(tmp_path / "out")
     assert all(after[name] != before[name] for name in volumes(before) if name.startswith("Image/"))
 

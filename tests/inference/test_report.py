@@ -11,13 +11,16 @@ from LeFusion.inference.report import Manifest
 FLAT = torch.full((4,), 0.25)
 
 
-def add(manifest, case="A", kind=1, requested=FLAT, obtained=FLAT, values=(1.0, 3.0), seconds=2.0):
+def add(
+    manifest, case="A", kind=1, requested=FLAT, obtained=FLAT, values=(1.0, 3.0), seconds=2.0, made_from=""
+):
     """A volume of three voxels, the last one outside the lesion."""
     manifest.add(
         case,
         kind,
         texture="soft",
         donor="",
+        made_from=made_from,
         requested=requested,
         obtained=obtained,
         window=(0, 40),
@@ -45,6 +48,7 @@ def test_a_row_by_hand(tmp_path):
         "type": "1",
         "texture": "soft",
         "donor": "",
+        "made_from": "",
         "unit": "HU",
         "seed": "0",
         "sampler": "ddim",
@@ -61,6 +65,15 @@ def test_a_row_by_hand(tmp_path):
         "image": "A.nii.gz",
         "label": "A_label.nii.gz",
     }
+
+
+def test_what_an_output_was_made_from(tmp_path):
+    manifest = manifest_at(tmp_path)
+    add(manifest, made_from="0123")
+    add(manifest, "B")
+    assert not manifest.is_stale("A", 1, "0123") and manifest.is_stale("A", 1, "4567")
+    assert not manifest.is_stale("B", 1, "0123")  # of an earlier version: not known
+    assert not manifest.is_stale("C", 1, "0123")
 
 
 def test_rows_of_earlier_runs_stay(tmp_path):
@@ -104,7 +117,14 @@ def test_two_lesion_labels_are_measured_together_and_each(tmp_path):
     lesions = np.zeros((2, 1, 1, 4), bool)
     lesions[0, ..., :2], lesions[1, ..., 2] = True, True
     values, source = np.array([[[0.1, 0.3, 0.8, 5.0]]]), np.array([[[0.5, 0.5, 0.7, 5.0]]])
-    rest = {"texture": "a", "donor": "B", "requested": FLAT, "obtained": FLAT, "window": (0, 1)}
+    rest = {
+        "texture": "a",
+        "donor": "B",
+        "made_from": "",
+        "requested": FLAT,
+        "obtained": FLAT,
+        "window": (0, 1),
+    }
     rest |= {"max_outside": 0.0, "seconds": None, "files": ("a", "b"), "source": source}
     manifest.add("A", 1, lesions=lesions, values=values, **rest)
     row = manifest.rows["A", 1]
