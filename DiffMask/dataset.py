@@ -19,6 +19,7 @@ from DiffMask.sphere import (
     fitting_ellipsoid,
     half_axes,
 )
+from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import GENERATED, SPLITS, Layout, find_images
 from LeFusion.dataset.grid import resample_masks, spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import read_volume
@@ -56,8 +57,11 @@ class LesionMask:
         shape = [
             min(max(1, round(n / factor)), most) for n, most in zip(self.lesion.shape, size, strict=True)
         ]
-        lesion = resample_masks(torch.from_numpy(self.lesion)[None], shape)[0].numpy()
-        return LesionMask(self.name, self.path, tight(lesion), tuple(s * factor for s in self.spacing_mm))
+        whole = Box((0, 0, 0), self.lesion.shape)
+        lesion, _ = resample_masks(torch.from_numpy(self.lesion)[None], whole, whole.size, shape)
+        return LesionMask(
+            self.name, self.path, tight(lesion[0].numpy()), tuple(s * factor for s in self.spacing_mm)
+        )
 
 
 def find_masks(

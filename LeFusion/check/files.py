@@ -8,6 +8,7 @@ from pathlib import Path
 
 from LeFusion.check.facts import CaseFacts, CheckSettings, Finding, relative
 from LeFusion.dataset.cases import NIFTI_ENDINGS, Layout, find_cases
+from LeFusion.errors import MissingFileError, UserError
 
 
 def list_cases(settings: CheckSettings) -> tuple[list[CaseFacts], list[Finding]]:
@@ -20,7 +21,9 @@ def list_cases(settings: CheckSettings) -> tuple[list[CaseFacts], list[Finding]]
     skipped, findings = [], []
     try:
         cases = find_cases(root, layout, skipped=skipped)
-    except ValueError as error:  # two images of one name
+    except MissingFileError:
+        raise
+    except UserError as error:  # two images of one name
         reason, _, fix = str(error).replace(f"{root}{os.sep}", "").rpartition("; ")
         fix += "; until names are unique, masks cannot be looked for"
         findings.append(Finding("error", "two images have the same case name", reason, fix))

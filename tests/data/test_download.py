@@ -432,7 +432,7 @@ def test_whole_downloads_are_not_repeated(hub, download, tmp_path):
 
 
 def test_killed_extraction_is_redone(hub, start, download, tmp_path):
-    many = {f"images/{number:05}": b"x" for number in range(6_000)}
+    many = {f"images/{number:05}": b"x" for number in range(20_000)}
     hub.files[NORMAL_HEART] = tar_of(many, leading="Normal/")
     partial = tmp_path / "root/data/EMIDEC/.Normal.partial"
     for kill in (signal.SIGKILL, signal.SIGINT):

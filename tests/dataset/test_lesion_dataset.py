@@ -329,7 +329,7 @@ def test_relabelled_lesions_stand_in_for_those_of_the_file(tmp_path):
     np.testing.assert_array_equal(loaded.labels_dhw != labels, loaded.stored_lesion())
 
     def hopeless(values, labels):
-        raise ValueError("the heart's labels hold no cavity")
+        raise UserError("the heart's labels hold no cavity")
 
     with pytest.raises(ValueError) as caught:
         load_case(case, TWO_CLASSES, "minmax", relabel=hopeless)

@@ -63,9 +63,9 @@ def test_repaint_step(name, level):
     predicted, background, noise, expected = (
         number(f"{name}/step{level}_{key}") for key in ("predicted", "background", "noise", "out")
     )
-    x, x0, t = number(f"{name}/x"), number(f"{name}/x0"), torch.full((2,), level)
+    x, x0 = number(f"{name}/x"), number(f"{name}/x0")
     lesions = classes(number(f"{name}/label"), name)
-    out = repaint_step(lambda *_: predicted, x, t, t - 1, x0, lesions, SCHEDULE, background, noise)
+    out = repaint_step(lambda *_: predicted, x, level, level - 1, x0, lesions, SCHEDULE, background, noise)
     assert_close(out, expected, 1e-5)
 
 

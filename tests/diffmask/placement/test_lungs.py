@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from DiffMask.placement import lungs
 from DiffMask.placement.lungs import depth_mm, lung_mask, vessel_mask
-from DiffMask.placement.spheres import lungs
 from LeFusion.dataset.nifti import read_volume
 
 REPOSITORY = Path(__file__).resolve().parents[3]

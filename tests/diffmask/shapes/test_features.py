@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from DiffMask.shapes import features as shapes
 from DiffMask.shapes.baselines import deformed_ellipsoid, sphere
-from DiffMask.shapes.features import features as shapes
 
 
 def ellipsoid(semi_axes_mm, shape=(40, 40, 40), spacing_mm=(1, 1, 1), centre=None) -> np.ndarray:
