@@ -63,9 +63,5 @@ class IntensityMap:
         wide = x.double() if isinstance(x, torch.Tensor) else np.asarray(x, np.float64)
         return (wide + 1) / 2 * (self.high - self.low) + self.low
 
-    def bin_edges(self, bins: int) -> np.ndarray:
-        """The (bins + 1,) edges of the histogram's equal bins, in the image's units."""
-        return np.linspace(self.low, self.high, bins + 1)
-
     def _scale(self, clamped: Array) -> Array:
         return (clamped - self.low) / (self.high - self.low) * 2 - 1

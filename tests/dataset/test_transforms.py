@@ -78,7 +78,6 @@ def test_intensity_map_by_hand_and_back(kind):
 def test_minmax_takes_the_volumes_own_range():
     assert IntensityMap.of(np.array([3.0, -2, 11]), "minmax") == IntensityMap(-2, 11)
     assert IntensityMap.of(torch.tensor([3.0, -2, 11]), "minmax") == IntensityMap(-2, 11)
-    np.testing.assert_allclose(IntensityMap(-1000, 400).bin_edges(16), -1000 + 87.5 * np.arange(17))
     for values, window in [
         (np.full(4, 7.0), "minmax"),
         (np.arange(4.0), "mean"),
