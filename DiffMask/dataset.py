@@ -20,7 +20,7 @@ from DiffMask.sphere import (
     half_axes,
 )
 from LeFusion.dataset.boxes import Box
-from LeFusion.dataset.cases import GENERATED, SPLITS, Layout, find_images
+from LeFusion.dataset.cases import GENERATED, SPLITS, Layout, find_images, patient_of, read_names
 from LeFusion.dataset.grid import resample_masks, spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.diffusion import address_seed
@@ -87,7 +87,7 @@ def find_masks(
         return masks
     if test_txt is None:
         raise UserError(f"split {split!r} needs the list of test cases; give the path of test.txt")
-    listed = {_mask_name(name, layout) for name in _lines(test_txt)}
+    listed = {_mask_name(name, layout) for name in read_names(test_txt)}
     absent = sorted(listed - set(masks))
     if split == "test" and absent:
         raise MissingFileError(
@@ -103,13 +103,6 @@ def find_masks(
     return chosen
 
 
-def patient_of(name: str, layout: Layout) -> str:
-    """The patient of a mask, by name: what stands before the first of the layout's parts of names, e.g.
-    `A-0001_Mask_3` -> `A-0001`; a name without any is the patient's own."""
-    parts = [part for pair in layout.mask_names for part in pair if part and part in name]
-    return min((name.partition(part)[0] for part in parts), key=len, default=name) or name
-
-
 def hold_out(
     masks: dict[str, Path], layout: Layout, share: float, seed: int
 ) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -120,10 +113,9 @@ def hold_out(
     """
     if not isinstance(share, int | float) or not 0 < share < 1:
         raise UserError(f"validation_share={share!r} must be above 0 and below 1")
-    patients = sorted(
-        {patient_of(name, layout) for name in masks},
-        key=lambda patient: address_seed(seed, "validation", patient),
-    )
+    parts = [part for pair in layout.mask_names for part in pair]
+    patient = {name: patient_of(name, parts) for name in masks}
+    patients = sorted(set(patient.values()), key=lambda name: address_seed(seed, "validation", name))
     count = max(1, round(share * len(patients)))
     if count >= len(patients):
         raise UserError(
@@ -131,10 +123,10 @@ def hold_out(
             "train on; set validation_masks=0, or add masks"
         )
     held_out = set(patients[:count])
-    parts = {}, {}
+    divided = {}, {}
     for name, path in masks.items():
-        parts[patient_of(name, layout) in held_out][name] = path
-    return parts
+        divided[patient[name] in held_out][name] = path
+    return divided
 
 
 def read_lesion(name: str, path: Path, layout: Layout) -> LesionMask | None:
@@ -312,10 +304,3 @@ def _mask_name(listed: str, layout: Layout) -> str:
             before, _, after = listed.rpartition(image_part)
             return before + mask_part + after
     return listed
-
-
-def _lines(path: str | Path) -> list[str]:
-    if not Path(path).is_file():
-        raise MissingFileError(f"{path}: no such file; it should list the names of the test images")
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
-    return [line.removesuffix(".gz").removesuffix(".nii") for line in lines if line]

@@ -10,7 +10,6 @@ ellipsoid, get the diameter of a held-out mask each. All are then matched in dia
 to be seen on voxels of 1 mm. Tables (Markdown, CSV) and a picture go to --out.
 """
 
-import argparse
 import csv
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.diffusion import address_seed
-from LeFusion.runtime.commandline import PROJECT_ROOT
+from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser
 
 SIDE = 72  # voxels of 1 mm, room for the largest
 MM = (1.0, 1.0, 1.0)
@@ -64,9 +63,7 @@ def picture(path: Path, columns: dict[str, list[np.ndarray]], seed: int) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--masks", type=Path, required=True, help="the folder with Mask/ and test.txt")
     parser.add_argument(
         "--model", default=str(PROJECT_ROOT / "DiffMask/DiffMask_Model/LIDC/diffmask_small.safetensors")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from LeFusion.diffusion import UNet3D
+from LeFusion.runtime.commandline import command_parser
 
 MALLOC = {  # freed blocks up to 1 GiB stay in the heap, so the next layer need not fault its pages in again
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
@@ -26,9 +27,7 @@ SHARED_OPTIONS = ("dim", "heads", "dim_head", "mults", "size", "batch", "device"
 
 def make_parser(description: str, variants: Sequence[str], out: str) -> argparse.ArgumentParser:
     """A parser with the options that the benchmarks share."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(description)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--dim-head", type=int, default=32)

@@ -10,6 +10,7 @@ import torch
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.inference.inference import run
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain
+from LeFusion.runtime.tables import markdown_table
 
 
 def paint(folder: Path, data: Path, overrides: list[str]) -> list[dict]:
@@ -32,10 +33,7 @@ def write_tables(out: Path, name: str, rows: list[dict], overrides: list[str]) -
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    header = [list(rows[0]), ["---"] * len(rows[0])]
-    lines = [
-        "| " + " | ".join(map(str, row)) + " |" for row in [*header, *(list(row.values()) for row in rows)]
-    ]
+    lines = [markdown_table(list(rows[0]), [list(row.values()) for row in rows])]
     threads, machine = torch.get_num_threads(), platform.processor() or platform.machine()
     chosen = " ".join(overrides) or "default overrides"
     lines.append(f"\n{machine}, {threads} threads, torch {torch.__version__}, {chosen}")

@@ -19,7 +19,6 @@ above it by less than twice the standard error of the difference, from the varia
 all settings with several.
 """
 
-import argparse
 import math
 import re
 from pathlib import Path
@@ -35,6 +34,7 @@ from evaluation_pipeline.fidelity.lesions import Lesion, read_lesion, scale_of
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import find_cases
 from LeFusion.dataset.nifti import atomic_file
+from LeFusion.runtime.commandline import command_parser
 
 LIDC = load_data_type("lidc")
 REFERENCE = "repaint:300:5:5"
@@ -146,9 +146,7 @@ def save_plot(path: Path, found: dict[str, list[dict]], reference: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of Image/ and Mask/, real lesions")
     parser.add_argument("--out", type=Path, default=Path("outputs/quality"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])

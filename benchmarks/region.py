@@ -8,7 +8,6 @@ Each row is a whole run of LeFusion.painting.paint on a region of --size with a 
 lesion. The ratio is to the first row. On a GPU `ours` is also run compiled, with CUDA graphs.
 """
 
-import argparse
 import statistics
 import time
 from dataclasses import replace
@@ -23,7 +22,7 @@ from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.painting import SamplerSettings, paint
-from LeFusion.runtime.commandline import PROJECT_ROOT, choose_device, plain
+from LeFusion.runtime.commandline import PROJECT_ROOT, choose_device, command_parser, plain
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 PAPER = SamplerSettings("repaint", jump_length=2, jump_n_sample=2)
@@ -79,9 +78,7 @@ def extrapolated(network, settings: SamplerSettings, given: dict, denoiser: Deno
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--mults", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--heads", type=int, default=8)

@@ -11,13 +11,14 @@ order" is the share of (region, pair of types) in which the type that was asked 
 the mean. Outputs in --out are kept, so that an interrupted run goes on; tables (Markdown, CSV) go to --out.
 """
 
-import argparse
 from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from painted import paint, write_tables
+
+from LeFusion.runtime.commandline import command_parser
 
 
 def measure(scale: float, intensity: float, data: Path, out: Path, overrides: list[str]) -> dict:
@@ -56,9 +57,7 @@ def mean_of(histogram: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of Image/ and Mask/")
     parser.add_argument("--out", type=Path, default=Path("outputs/texture_control"))
     parser.add_argument("--scales", default="1,2,3", help="of classifier-free guidance, with commas")

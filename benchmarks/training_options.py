@@ -22,7 +22,7 @@ from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.diffusion import AddressedNoise, NoiseSchedule, load_checkpoint
 from LeFusion.diffusion.denoiser import Denoiser
-from LeFusion.runtime.commandline import PROJECT_ROOT, plain
+from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser, plain
 from LeFusion.train.train import run as train
 
 LEVELS = (60, 150, 240)  # of 300: little, middling and much noise
@@ -82,9 +82,7 @@ def measure(context: str, weight: int, arguments: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--train", type=Path, required=True, help="pathological regions: Image/ and Mask/")
     parser.add_argument("--test-txt", type=Path, required=True, help="the names of the test images")
     parser.add_argument("--data", type=Path, required=True, help="regions to paint: Image/ and Mask/")

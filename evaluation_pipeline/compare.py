@@ -23,10 +23,11 @@ from evaluation_pipeline.judging import results
 from evaluation_pipeline.judging.experiments import Experiment, compare, read_experiments
 from evaluation_pipeline.judging.figures import PicturedCase, badness, save_box_plot, save_cases_sheet
 from evaluation_pipeline.segmentation.predictions import fingerprint
-from evaluation_pipeline.tables import markdown_table, write_csv
+from evaluation_pipeline.tables import write_csv
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import run_command
+from LeFusion.runtime.commandline import command_parser, run_with_flags
+from LeFusion.runtime.tables import markdown_table
 
 RUN_ENDINGS = r"[_-](seed|fold|run)_?\d+$"
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
@@ -173,9 +174,7 @@ def _number(name: str, numbers: tuple[float, float, float]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    described = command_parser(__doc__)
     add = described.add_argument
     add("--results_csv", type=Path, required=True, help="table of run_segmentation_evaluation.py")
     add("--experiments", nargs="+", help="experiments or groups to compare (default: all)")
@@ -197,8 +196,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
-    run_command(lambda: run(arguments))
+    run_with_flags(parser(), run, argv)
 
 
 if __name__ == "__main__":

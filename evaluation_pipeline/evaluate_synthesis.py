@@ -47,7 +47,7 @@ from evaluation_pipeline.fidelity.texture import (
 from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import Layout
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import run_command
+from LeFusion.runtime.commandline import command_parser, run_with_flags
 
 WORST = 10  # cases listed whose background differs
 
@@ -262,42 +262,37 @@ def _print(report: dict, written: list[Path]) -> None:
     print(f"wrote {', '.join(str(path) for path in written)}")
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0] + " Paths are relative to the folder that the command starts in.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def parser() -> argparse.ArgumentParser:
+    described = command_parser(
+        __doc__.split("\n")[0] + " Paths are relative to the folder that the command starts in."
     )
-    parser.add_argument("--real_dir", required=True, help="real images with lesions and their masks")
-    parser.add_argument(
+    add = described.add_argument
+    add("--real_dir", required=True, help="real images with lesions and their masks")
+    add(
         "--synthetic_dir",
         required=True,
         help="folder of imagesTr/Image_1.. and labelsTr/Mask_1.. (or Image, Mask)",
     )
-    parser.add_argument(
-        "--source_dir", help="the scans painted into; without it the background is not judged"
-    )
-    parser.add_argument(
-        "--training_dir", help="the real lesions that the method has seen (default: those of --real_dir)"
-    )
-    parser.add_argument(
+    add("--source_dir", help="the scans painted into; without it the background is not judged")
+    add("--training_dir", help="the real lesions that the method has seen (default: those of --real_dir)")
+    add(
         "--test_txt_path",
         help="names of the real cases that no method has seen, one a line (default: test.txt in --real_dir)",
     )
-    parser.add_argument(
+    add(
         "--manifest",
         help="CSV with case, type and requested_histogram, as LeFusion writes it (default: manifest.csv "
         "beside Image_1, if it has these)",
     )
-    parser.add_argument("--types", type=int, help="judge the first so many types (default: all)")
-    parser.add_argument("--output_dir", default="fidelity_report", help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of subsets and folds (default: %(default)s)")
-    add_data_flags(parser)
-    return parser.parse_args(argv)
+    add("--types", type=int, help="judge the first so many types (default: all)")
+    add("--output_dir", default="fidelity_report", help="(default: %(default)s)")
+    add("--seed", type=int, default=0, help="of subsets and folds (default: %(default)s)")
+    add_data_flags(described)
+    return described
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse(argv)
-    run_command(lambda: run(arguments))
+    run_with_flags(parser(), run, argv)
 
 
 if __name__ == "__main__":

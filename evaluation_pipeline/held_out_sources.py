@@ -8,19 +8,19 @@ A_Vol_1 in the list holds back A_CVol_1 as well. A training refuses images that 
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from evaluation_pipeline.cases.patients import patient_of
-from LeFusion.dataset.cases import find_images
+from LeFusion.dataset.cases import find_images, read_names
 from LeFusion.dataset.nifti import atomic_file
-from LeFusion.errors import MissingFileError, UserError
-from LeFusion.runtime.commandline import given_path, run_command
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
 
 IMAGE_FOLDERS = ("Image", "images", "imagesTr")  # of lungs, hearts and nnU-Net's layout
 
 
-def held_out(scans: Sequence[str], test_names: Sequence[str]) -> list[str]:
+def held_out(scans: Sequence[str], test_names: Iterable[str]) -> list[str]:
     """Those of the scans that are of a patient in test_names, in their order."""
     patients = {patient_of(name) for name in test_names}
     return [name for name in scans if patient_of(name) in patients]
@@ -29,10 +29,7 @@ def held_out(scans: Sequence[str], test_names: Sequence[str]) -> list[str]:
 def run(arguments: argparse.Namespace) -> None:
     source_dir, test_txt = given_path(arguments.source_dir), given_path(arguments.test_txt_path)
     folder = next((source_dir / name for name in IMAGE_FOLDERS if (source_dir / name).is_dir()), source_dir)
-    if not test_txt.is_file():
-        raise MissingFileError(f"--test_txt_path {test_txt}: no such file; it lists the test images")
-    lines = test_txt.read_text(encoding="utf-8-sig").splitlines()
-    test_names = [line.strip() for line in lines if line.strip()]
+    test_names = read_names(test_txt)
     scans = list(find_images(folder))
     found = held_out(scans, test_names)
     if len(found) == len(scans):
@@ -48,9 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    described = command_parser(__doc__)
     add = described.add_argument
     add("--source_dir", type=Path, required=True, help="dataset_root_dir of inference.py")
     add("--test_txt_path", type=Path, required=True, help="names of the test images, one a line")
@@ -59,8 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
-    run_command(lambda: run(arguments))
+    run_with_flags(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.runtime.commandline import given_path, run_command
+from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
 from LeFusion.runtime.hashing import sha256_of_file
 
 SOURCES = "sources.json"  # what the folder was made from
@@ -166,9 +166,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    described = command_parser(__doc__)
     add = described.add_argument
     add("--source_image_dir", type=Path, required=True, help="images, also in sub-folders")
     add("--source_mask_dir", type=Path, required=True, help="their masks")
@@ -195,8 +193,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
-    run_command(lambda: run(arguments))
+    run_with_flags(parser(), run, argv)
 
 
 if __name__ == "__main__":

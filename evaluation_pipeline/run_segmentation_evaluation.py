@@ -39,7 +39,7 @@ from evaluation_pipeline.segmentation.predictions import (
 )
 from LeFusion.dataset.nifti import check_same_grid
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import run_command
+from LeFusion.runtime.commandline import command_parser, run_with_flags
 
 
 def evaluate(
@@ -191,9 +191,7 @@ def checkpoint_path(text: str) -> Path | None:
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    described = command_parser(__doc__)
     add = described.add_argument
     add(
         "--test_data_dir",
@@ -243,8 +241,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
-    run_command(lambda: run(arguments))
+    run_with_flags(parser(), run, argv)
 
 
 if __name__ == "__main__":

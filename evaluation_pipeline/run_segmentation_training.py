@@ -41,7 +41,7 @@ from evaluation_pipeline.segmentation.preprocessing import (
 )
 from evaluation_pipeline.segmentation.segmenter import assemble
 from evaluation_pipeline.segmentation.training import SampleOrder, TrainingSettings, check_precision, train
-from LeFusion.runtime.commandline import choose_device, git_commit, run_command, say
+from LeFusion.runtime.commandline import choose_device, command_parser, git_commit, run_with_flags, say
 
 ORIGINAL = "nnUNetv2"
 VALIDATIONS = 10  # of a training, unless --val_every says otherwise
@@ -203,9 +203,7 @@ def share(text: str) -> float:
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    described = command_parser(__doc__)
     data = described.add_argument_group("data")
     data.add_argument("--real_data_dir", type=Path, required=True, help="made by prepare_real_dataset.py")
     data.add_argument(
@@ -265,8 +263,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
-    run_command(lambda: run(arguments))
+    run_with_flags(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Tables of the evaluation: CSV files in one move, read as text, and Markdown."""
+"""CSV tables of the evaluation, written in one move and read as text."""
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -32,11 +31,3 @@ def read_csv(path: Path) -> pd.DataFrame:
         if len(row) != len(header):
             raise UserError(f"{path}, line {number}: has not {len(header)} cells as the header")
     return pd.DataFrame(rows, columns=header, dtype=object)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of even width."""
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])

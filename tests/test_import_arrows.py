@@ -41,6 +41,7 @@ ALLOWED_OF_THE_PROJECT = {
         "LeFusion.runtime.commandline",
         "LeFusion.runtime.hashing",
         "LeFusion.runtime.pictures",
+        "LeFusion.runtime.tables",
     },
     "data": set(),
     "benchmarks": set(PACKAGES),

@@ -15,7 +15,7 @@ from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share
-from LeFusion.runtime.tables import Table
+from LeFusion.runtime.tables import Table, markdown_table
 
 ORIGIN = ("model_sha256", "inputs_sha256")  # columns: the weights; the scan, its masks and its given sphere
 SIDE = 56  # voxels of a slice that are shown, at least
@@ -69,7 +69,7 @@ class MaskTable:
     def summary(self) -> str:
         """A Markdown table: the spread of each number over all masks."""
         skipped = {"mask", "scan", "number", "type", *ORIGIN, *self.settings}
-        lines = ["| of each mask | 5 % | median | 95 % |", "| --- | ---: | ---: | ---: |"]
+        rows = []
         for column in dict.fromkeys(column for row in self.rows.values() for column in row):
             values = (
                 [float(row[column]) for row in self.rows.values() if row.get(column)]
@@ -78,9 +78,8 @@ class MaskTable:
             )
             values = [value for value in values if np.isfinite(value)]  # no border in sight: infinitely far
             if values:
-                cells = " | ".join(f"{q:.3g}" for q in np.quantile(values, (0.05, 0.5, 0.95)))
-                lines.append(f"| {column} | {cells} |")
-        return "\n".join(lines)
+                rows.append([column, *(f"{q:.3g}" for q in np.quantile(values, (0.05, 0.5, 0.95)))])
+        return markdown_table(["of each mask", "5 %", "median", "95 %"], rows)
 
 
 def lung_facts(draft: Draft, mask: np.ndarray, source: Volume, layout: Layout) -> dict[str, float]:

@@ -14,16 +14,15 @@ import numpy as np
 
 from DiffMask.placement.lungs import depth_mm, lung_mask
 from DiffMask.placement.spheres import sphere_around
+from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.grid import to_depth_first
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates
 
 ISOTROPIC = (1.0, 1.0, 1.0)
-EMIDEC = Layout(
-    "images", "labels", (), lesion_labels=(3, 4), other_labels=(1, 2), depth_axis=2, reference_label=2
-)
-HEART = Anatomy(cavity=1, myocardium=2)
+EMIDEC = load_data_type("emidec").layout
+HEART = Anatomy(EMIDEC.cavity_label, EMIDEC.myocardium_label)
 ARCS = 72  # columns of 5 degrees round the heart
 MIDDLE_OVER_MEAN = 4 / np.pi  # of the share of the wall in a sector of sector_mask
 LIDC_SOURCE = (
@@ -127,8 +126,8 @@ def measure_emidec(root_dir: Path, test_txt: Path) -> dict:
     """One line of numbers for each infarct, in no order; see DiffMask.placement.sectors.Sector."""
     infarcts = []
     for case in find_cases(root_dir, EMIDEC, test_txt, "train"):
-        labels = to_depth_first(read_volume(case.mask_path).raw, 2)
-        image = to_depth_first(read_volume(case.image_path).values, 2)
+        labels = to_depth_first(read_volume(case.mask_path).raw, EMIDEC.depth_axis)
+        image = to_depth_first(read_volume(case.image_path).values, EMIDEC.depth_axis)
         septum = septal_angle(image, labels, HEART, EMIDEC.lesion_labels)
         infarcts.append(measure_infarct(labels, septum))
     infarcts.sort(key=lambda row: tuple(row.values()))

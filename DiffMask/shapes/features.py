@@ -14,6 +14,7 @@ from scipy.stats import ks_2samp
 from skimage.measure import marching_cubes
 
 from LeFusion.errors import UserError
+from LeFusion.runtime.tables import markdown_table
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 SURFACE_MM = 0.7  # sd of the smoothing of the distance map, which takes the voxels' steps off the surface
@@ -298,7 +299,7 @@ def shape_table(
 def markdown(table: dict[str, dict[str, float]]) -> str:
     """Return `shape_table`'s result as Markdown: a line a measure, KS in brackets behind a feature's mean."""
     names = list(table)
-    lines = ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
+    rows = []
     for measure in table[names[0]]:
         if measure.endswith(" KS"):
             continue
@@ -309,5 +310,5 @@ def markdown(table: dict[str, dict[str, float]]) -> str:
                 f"{value:d}" if isinstance(value, int) else f"{value:.3g}" if value >= 10 else f"{value:.3f}"
             )
             cells.append(text + (f" ({ks:.2f})" if ks is not None else ""))
-        lines.append(f"| {measure} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([measure, *cells])
+    return markdown_table(["", *names], rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from LeFusion.check.facts import CaseFacts, CheckSettings, Finding, relative
-from LeFusion.dataset.cases import NIFTI_ENDINGS, Layout, find_cases
+from LeFusion.dataset.cases import Layout, find_cases, index_by_name, stem
 from LeFusion.errors import MissingFileError, UserError
 
 
@@ -27,14 +27,14 @@ def list_cases(settings: CheckSettings) -> tuple[list[CaseFacts], list[Finding]]
         reason, _, fix = str(error).replace(f"{root}{os.sep}", "").rpartition("; ")
         fix += "; until names are unique, masks cannot be looked for"
         findings.append(Finding("error", "two images have the same case name", reason, fix))
-        return [CaseFacts(_stem(path), path, None) for path in nifti_files(image_dir)], findings
+        return [CaseFacts(stem(path.name), path, None) for path in nifti_files(image_dir)], findings
     facts = [CaseFacts(case.name, case.image_path, case.mask_path) for case in cases]
     paired = {path for case in cases for path in (case.image_path, case.mask_path)}
     for path in nifti_files(image_dir):
         if path in paired:
             continue
         message = next((text for text in skipped if text.startswith(f"{path}: ")), f"{path}: has no mask")
-        single = CaseFacts(_stem(path), path, None)
+        single = CaseFacts(stem(path.name), path, None)
         reason = message.removeprefix(f"{path}: ").partition("; ")[0].replace(f"{root}{os.sep}", "")
         single.add(
             "error",
@@ -59,11 +59,7 @@ def list_cases(settings: CheckSettings) -> tuple[list[CaseFacts], list[Finding]]
 
 def nifti_files(folder: Path) -> list[Path]:
     """What find_cases sees below a folder."""
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, n) for n in names if n.endswith(NIFTI_ENDINGS) and not n.startswith(".")]
-    return sorted(found)
+    return sorted(path for paths in index_by_name(folder).values() for path in paths)
 
 
 def assign_split(facts: Sequence[CaseFacts], test_txt: Path | None, layout: Layout) -> list[Finding]:
@@ -85,7 +81,7 @@ def assign_split(facts: Sequence[CaseFacts], test_txt: Path | None, layout: Layo
         reason = "is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         fix = "write the names of the test images into it, one a line; an empty file for none"
         return [Finding("error", "the list of test images cannot be read", f"{test_txt} ({reason})", fix)]
-    names = [_stem(Path(line.strip())) for line in lines if line.strip()]
+    names = [stem(Path(line.strip()).name) for line in lines if line.strip()]
     findings, alike = [], {name.casefold(): name for name in images}
     for name, times in Counter(names).items():
         if times > 1:
@@ -147,7 +143,3 @@ def _folders(root: Path, layout: Layout) -> tuple[Path, Path]:
     """The folders of images and masks; whether they exist is for find_cases to say."""
     parent = root if (root / layout.image_folder).is_dir() else root.parent
     return parent / layout.image_folder, parent / layout.mask_folder
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"(\.nii(\.gz)?)+$", "", path.name)

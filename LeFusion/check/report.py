@@ -16,6 +16,7 @@ from LeFusion.dataset.boxes import crop, lesion_box
 from LeFusion.dataset.grid import to_depth_first
 from LeFusion.dataset.nifti import atomic_file, read_volume
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
+from LeFusion.runtime.tables import markdown_table
 
 AXES = ("depth", "height", "width")
 MOST_ROWS = 10  # of a table
@@ -288,14 +289,6 @@ def _short(value: float) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """Markdown whose columns are also straight in a terminal; a long one is cut."""
-    left_out = len(rows) - MOST_ROWS
-    texts = [[str(cell) for cell in row] for row in (head, *rows[:MOST_ROWS])]
-    if left_out > 0:
-        texts.append([f"and {left_out} more", *[""] * (len(head) - 1)])
-    widths = [max(3, *(len(row[column]) for row in texts)) for column in range(len(head))]
-    texts.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in texts
-    )
+    """Markdown; a long one is cut."""
+    more = [[f"and {len(rows) - MOST_ROWS} more", *[""] * (len(head) - 1)]] if len(rows) > MOST_ROWS else []
+    return markdown_table(head, [*rows[:MOST_ROWS], *more])

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from LeFusion.errors import MissingFileError, UserError
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SPLITS = ("all", "train", "test")
 GENERATED = "_GenMask_"  # <image name>_GenMask_<number>: a mask that DiffMask made for an image
+# What separates the patient from the rest in the names of images, masks and generated masks
+CASE_PARTS = ("_Vol_", "_CVol_", "_Mask_", "_CMask_", GENERATED)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def find_cases(
     image_dir, mask_dir = _locate_folders(root_dir, layout, mask_dir)
     images = _choose(find_images(image_dir), image_dir, test_txt, split)
     image_dir = image_dir if image_dir.is_dir() else image_dir.parent
-    masks = _index_by_name(mask_dir)
+    masks = index_by_name(mask_dir)
     made_for = _generated(masks) if generated else {}
     cases = []
     for name, image in images.items():
@@ -136,7 +138,7 @@ def find_images(folder: str | os.PathLike) -> dict[str, Path]:
         return {stem(folder.name): folder}
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder or NIfTI file; check dataset_root_dir")
-    images = _index_by_name(folder)
+    images = index_by_name(folder)
     for name, paths in sorted(images.items()):
         if len(paths) > 1:
             first, second = sorted(paths)[:2]
@@ -189,7 +191,7 @@ def _choose(
     """The images of a split, sorted by name."""
     if split not in SPLITS:
         raise UserError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    listed = _read_names(test_txt) if test_txt is not None else None
+    listed = read_names(test_txt) if test_txt is not None else None
     if split == "all":
         chosen = set(images)
     elif listed is None:
@@ -212,7 +214,11 @@ def _choose(
     return {name: images[name] for name in sorted(chosen)}
 
 
-def _read_names(test_txt: str | os.PathLike) -> set[str]:
+def read_names(test_txt: str | os.PathLike) -> set[str]:
+    """The names that a list of test images holds, one a line, without their ending.
+
+    Raises MissingFileError where there is no such file, UserError where it is no text.
+    """
     path = Path(test_txt)
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file; it should list the names of the test images")
@@ -223,7 +229,7 @@ def _read_names(test_txt: str | os.PathLike) -> set[str]:
     return {stem(line.strip()) for line in lines if line.strip()}
 
 
-def _index_by_name(folder: Path) -> dict[str, list[Path]]:
+def index_by_name(folder: Path) -> dict[str, list[Path]]:
     """All NIfTI files at any depth below `folder`, by name without ending. Names with a leading dot are
     skipped."""
     found = defaultdict(list)
@@ -280,6 +286,12 @@ def _swap(name: str, pairs: Sequence[tuple[str, str]]) -> str:
             return before + new + after
     parts = ", ".join(repr(old) for old, _ in pairs)
     raise UserError(f"the name {name!r} has none of the parts {parts}; rename the file or set mask_names")
+
+
+def patient_of(name: str, parts: Iterable[str] = CASE_PARTS) -> str:
+    """The patient of an image or a mask: what stands before the first of these parts in its name, e.g.
+    `A-0001_Mask_3` -> `A-0001`; a name without any is the patient's own."""
+    return min((name.partition(part)[0] for part in parts if part), key=len, default=name) or name
 
 
 def stem(file_name: str) -> str:

@@ -94,15 +94,23 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(x, self.gamma.shape, self.gamma, eps=1e-5)
 
 
-class PlaneLinearAttention(nn.Module):
-    """Residual linear attention within each slice (Shen et al., "Efficient Attention", 2018)."""
+class Attention(nn.Module):
+    """The parameters of an attention layer."""
+
+    out_bias = False
 
     def __init__(self, channels: int, heads: int, dim_head: int):
         super().__init__()
         self.heads, self.dim_head = heads, dim_head
         self.norm = ChannelNorm(channels)
         self.to_qkv = nn.Linear(channels, 3 * heads * dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, channels)
+        self.to_out = nn.Linear(heads * dim_head, channels, bias=self.out_bias)
+
+
+class PlaneLinearAttention(Attention):
+    """Residual linear attention within each slice (Shen et al., "Efficient Attention", 2018)."""
+
+    out_bias = True
 
     def forward(self, x: Tensor) -> Tensor:
         slices = x.flatten(0, 1).flatten(1, 2)  # (slice, H W, C)
@@ -122,15 +130,8 @@ class PlaneLinearAttention(nn.Module):
         return torch.baddbmm(self.to_out.bias.expand(x.shape[0], 1, -1), q, (context @ to_out).flatten(1, 2))
 
 
-class PlaneAttention(nn.Module):
+class PlaneAttention(Attention):
     """Residual softmax attention among the pixels of each slice (used at the lowest resolution only)."""
-
-    def __init__(self, channels: int, heads: int, dim_head: int):
-        super().__init__()
-        self.heads = heads
-        self.norm = ChannelNorm(channels)
-        self.to_qkv = nn.Linear(channels, 3 * heads * dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = rearrange(self.to_qkv(self.norm(x)), "b d y x (n h c) -> n (b d) h (y x) c", n=3, h=self.heads)
@@ -138,15 +139,8 @@ class PlaneAttention(nn.Module):
         return x + self.to_out(rearrange(out, "s h p c -> s p (h c)")).view_as(x)
 
 
-class DepthAttention(nn.Module):
+class DepthAttention(Attention):
     """Residual softmax attention along depth, for each pixel, with rotary and relative position."""
-
-    def __init__(self, channels: int, heads: int, dim_head: int):
-        super().__init__()
-        self.heads = heads
-        self.norm = ChannelNorm(channels)
-        self.to_qkv = nn.Linear(channels, 3 * heads * dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, channels, bias=False)
 
     def forward(self, x: Tensor, rotation: Tensor, bias: Tensor) -> Tensor:
         """x (B, D, H, W, C); rotation (D, 1, r, 2), cosines and sines for 2 r channels of a head; bias
@@ -161,18 +155,18 @@ class DepthAttention(nn.Module):
         qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))  # (B, D, pixels, 3, heads, c)
         qk = _rotate(qkv[..., :2, :, :], rotation[:, None])
         q, k, v = (rearrange(y, "b d p h c -> (b p) h d c") for y in (*qk.unbind(3), qkv[..., 2, :, :]))
-        out = (_attention if x.is_cuda else _short_attention)(q, k, v, bias.to(v.dtype))
+        bias = bias.to(v.dtype)
+        if x.is_cuda:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        else:
+            out = _short_attention(q, k, v, bias)
         out = self.to_out(rearrange(out, "n h d c -> n d (h c)"))
         return rearrange(out, "(b p) d c -> b d p c", b=x.shape[0])
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Softmax attention of (n, heads, depth, c) with a bias (heads, depth, depth) on the scores."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
-
-
 def _short_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """The same by matrix products, which on a CPU take half the time for sequences as short as a depth."""
+    """Softmax attention of (n, heads, depth, c) with a bias (heads, depth, depth) on the scores, by matrix
+    products, which on a CPU take half the time for sequences as short as a depth."""
     q, k, v = (y.flatten(0, 1) for y in (q, k, v))
     scores = (q @ k.transpose(1, 2)).unflatten(0, (-1, len(bias)))
     weights = scores.mul_(q.shape[-1] ** -0.5).add_(bias).softmax(dim=-1)

@@ -29,6 +29,7 @@ from LeFusion.runtime.commandline import (
     required_path,
     run_command,
 )
+from LeFusion.runtime.tables import markdown_table
 from LeFusion.textures.fitted import Fit, Textures, describe, fit_textures, write_textures
 from LeFusion.textures.histograms import condition_from_counts, shift_histogram
 from LeFusion.textures.picture import ExampleImages, save_texture_picture
@@ -159,14 +160,14 @@ def _report(textures: Textures, fit: Fit, lesions: int, unit: str) -> None:
         return f"{value:.2f}" if np.isfinite(value) else "-"
 
     print(f"{lesions} lesions in {len(textures.types)} types")
-    print(f"| type | lesions | share | mean intensity ({unit}) | silhouette | medoid |")
-    print("|---|---|---|---|---|---|")
+    header = ["type", "lesions", "share", f"mean intensity ({unit})", "silhouette", "medoid"]
+    rows = []
     for index, kind in enumerate(textures.types):
         mean = f"{kind.mean_intensity:.2f}" if isinstance(textures.window, str | dict) else None
-        print(
-            f"| {kind.name} | {kind.lesions} | {kind.share:.0%} | {mean or round(kind.mean_intensity)} "
-            f"| {number(fit.silhouettes[fit.labels == index].mean())} | {kind.medoid} |"
-        )
+        silhouette = number(fit.silhouettes[fit.labels == index].mean())
+        intensity = mean or round(kind.mean_intensity)
+        rows.append([kind.name, kind.lesions, f"{kind.share:.0%}", intensity, silhouette, kind.medoid])
+    print(markdown_table(header, rows))
     if fit.scores:
         scores = ", ".join(f"{count}: {number(score)}" for count, score in fit.scores.items())
         print(f"mean silhouette by number of types: {scores}")

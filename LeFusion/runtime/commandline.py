@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,30 @@ def run_command(command: Callable[[], None]) -> None:
         print(f"this is a bug of LeFusion; please report it with the lines below: {ISSUES}", file=sys.stderr)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra cuts the traceback short
         raise
+
+
+def command_parser(description: str) -> ArgumentParser:
+    """A parser of flags whose help shows the description, such as a module's docstring, line for line."""
+    return ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+
+
+def run_with_flags(
+    parser: ArgumentParser, run: Callable[[Namespace], object], argv: Sequence[str] | None = None
+) -> None:
+    """run_command for a command with flags, those of the command line if `argv` is None."""
+    arguments = parser.parse_args(argv)
+    run_command(lambda: run(arguments))
+
+
+def check_same_settings(folder: Path, key: str, before: dict, now: dict) -> None:
+    """A UserError where the run that is to go on in `folder`, given as `key`, had other settings."""
+    other = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if other:
+        listed = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in other[:3])
+        raise UserError(
+            f"{folder}: holds a run with other settings ({listed}); choose another {key}, or delete that one "
+            "to start again"
+        )
 
 
 def _leave_processes() -> None:

@@ -1,4 +1,4 @@
-"""A table that long runs fill row by row, and several processes at once."""
+"""Tables that long runs fill row by row, and several processes at once; Markdown."""
 
 import csv
 import json
@@ -90,3 +90,11 @@ class Table:
             if self.wanted - set(row):
                 raise UserError(f"{path} was not written by this command; move it away")
             self.rows[self.key(row)] = row
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table with columns of even width."""
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])

@@ -3,14 +3,13 @@
 python LeFusion/train/export.py runs/lidc/model-003600.safetensors lidc_small.safetensors
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.diffusion import load_checkpoint, save_checkpoint
-from LeFusion.runtime.commandline import run_command
+from LeFusion.runtime.commandline import command_parser, run_command
 
 
 def export(source: Path, target: Path, intensity_guidance: float = 0.0) -> None:
@@ -27,9 +26,7 @@ def export(source: Path, target: Path, intensity_guidance: float = 0.0) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("source", type=Path, help="a checkpoint of a training run")
     parser.add_argument("target", type=Path, help="the .safetensors file to write")
     parser.add_argument(

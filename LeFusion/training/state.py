@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.diffusion import UNet3D, save_checkpoint
 from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import check_same_settings
 from LeFusion.training.settings import TrainingSettings
 
 STATE_FILE = "training_state.pt"
@@ -73,13 +74,7 @@ def resume(results_folder: Path, run: dict, network, ema, optimizer, accelerator
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(f"{path} is damaged ({reason}); delete it to start the run again") from None
-    other = sorted(name for name in {*run, *saved} if run.get(name) != saved.get(name))
-    if other:
-        listed = "; ".join(f"{name} was {saved.get(name)!r}, is {run.get(name)!r}" for name in other[:3])
-        raise UserError(
-            f"{results_folder} holds a run with other settings ({listed}); "
-            "choose another results_folder, or delete that one to start again"
-        )
+    check_same_settings(results_folder, "results_folder", saved, run)
     network.load_state_dict(state["model"])
     ema.load_state_dict(state["ema"])
     optimizer.load_state_dict(state["optimizer"])

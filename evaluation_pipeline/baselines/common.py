@@ -21,6 +21,7 @@ from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
 from LeFusion.dataset.grid import from_depth_first, spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import Volume, write_label_like, write_volume_like
 from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import command_parser
 
 COLUMNS = ("case", "type", "donor", "intensities_from", "image", "label")
 
@@ -57,28 +58,24 @@ class Painted:
 Painter = Callable[[Scan, list[Scan], DataType, np.random.Generator, float], Painted]
 
 
-def parse(argv: list[str] | None, description: str) -> argparse.Namespace:
+def parser(description: str) -> argparse.ArgumentParser:
     """The flags of a baseline."""
-    parser = argparse.ArgumentParser(
-        description=description + " Paths are relative to the folder that the command starts in.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--dataset_root_dir", required=True, help="the scans to paint into, with their masks")
-    parser.add_argument("--target_img_path", required=True, help="for Image_1..types and manifest.csv")
-    parser.add_argument("--target_label_path", required=True, help="for Mask_1..types")
-    parser.add_argument("--lesions_from", required=True, help="real cases with lesions")
-    parser.add_argument(
+    described = command_parser(description + " Paths are relative to the folder that the command starts in.")
+    add = described.add_argument
+    add("--dataset_root_dir", required=True, help="the scans to paint into, with their masks")
+    add("--target_img_path", required=True, help="for Image_1..types and manifest.csv")
+    add("--target_label_path", required=True, help="for Mask_1..types")
+    add("--lesions_from", required=True, help="real cases with lesions")
+    add(
         "--test_txt_path",
         help="names of cases in --lesions_from that must not be used, nor other scans of their patients, one "
         "a line (default: test.txt there; without any, all cases are used)",
     )
-    parser.add_argument("--types", type=int, default=3, help="images for each case (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument(
-        "--blend_mm", type=float, default=1.0, help="width of the border that fades (default: %(default)s)"
-    )
-    add_data_flags(parser)
-    return parser.parse_args(argv)
+    add("--types", type=int, default=3, help="images for each case (default: %(default)s)")
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add("--blend_mm", type=float, default=1.0, help="width of the border that fades (default: %(default)s)")
+    add_data_flags(described)
+    return described
 
 
 def run(arguments: argparse.Namespace, paint: Painter) -> None:

@@ -13,11 +13,11 @@ the masks stay as they are.
 
 import numpy as np
 
-from evaluation_pipeline.baselines.common import Painted, Scan, centroid, fade, parse, run
+from evaluation_pipeline.baselines.common import Painted, Scan, centroid, fade, parser, run
 from evaluation_pipeline.baselines.hearts import paste_into_heart
 from LeFusion.data_types import DataType
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import run_command
+from LeFusion.runtime.commandline import run_with_flags
 
 
 def paint(
@@ -81,10 +81,8 @@ def _listed(spacing_mm: tuple[float, float, float]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse(
-        argv, "Pastes real lesions of training cases into other scans, with a border that fades."
-    )
-    run_command(lambda: run(arguments, paint))
+    described = parser("Pastes real lesions of training cases into other scans, with a border that fades.")
+    run_with_flags(described, lambda arguments: run(arguments, paint), argv)
 
 
 if __name__ == "__main__":

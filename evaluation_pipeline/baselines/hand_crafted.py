@@ -13,12 +13,12 @@ manifest.csv as LeFusion's inference does. Voxels outside the masks stay as they
 import numpy as np
 from scipy.ndimage import gaussian_filter, label
 
-from evaluation_pipeline.baselines.common import Painted, Scan, fade, parse, run
+from evaluation_pipeline.baselines.common import Painted, Scan, fade, parser, run
 from evaluation_pipeline.baselines.hearts import healthy_scale, made_up_lesion
 from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import Layout
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import run_command
+from LeFusion.runtime.commandline import run_with_flags
 
 GRAIN_MM = 1.0  # standard deviation of the Gaussian that smooths the texture's noise
 DEFORMATION = 0.25  # standard deviation of the border's distance, in radii
@@ -95,10 +95,8 @@ def _statistics(donor: Scan, scan: Scan, layout: Layout) -> tuple[float, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse(
-        argv, "Paints deformed ellipsoids of smooth noise into scans, with a border that fades."
-    )
-    run_command(lambda: run(arguments, paint))
+    described = parser("Paints deformed ellipsoids of smooth noise into scans, with a border that fades.")
+    run_with_flags(described, lambda arguments: run(arguments, paint), argv)
 
 
 if __name__ == "__main__":

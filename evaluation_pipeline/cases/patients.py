@@ -3,18 +3,16 @@
 import hashlib
 import json
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from LeFusion.dataset.cases import patient_of as patient_of_case
 from LeFusion.dataset.cases import stem
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import UserError
 
 CHANNEL_SUFFIX = "_0000"
-# What separates the patient from the rest in the names of images, masks and generated masks
-CASE_PARTS = re.compile(r"_(?:Vol|CVol|Mask|CMask|GenMask)_")
 
 
 def case_name(name: str | os.PathLike) -> str:
@@ -23,12 +21,9 @@ def case_name(name: str | os.PathLike) -> str:
 
 
 def patient_of(name: str | os.PathLike) -> str:
-    """The patient of an image, a mask or a synthetic image, e.g. `A-0001_CVol_3.nii.gz` -> `A-0001`.
-
-    A name without `_Vol_`, `_CVol_`, `_Mask_`, `_CMask_` or `_GenMask_` is the patient's own name.
-    """
-    case = case_name(name)
-    return CASE_PARTS.split(case, maxsplit=1)[0] or case
+    """The patient of an image, a mask or a synthetic image by its file's name, e.g. `A-0001_CVol_3.nii.gz` ->
+    `A-0001`."""
+    return patient_of_case(case_name(name))
 
 
 def split_folds(names: Iterable[str], num_folds: int = 5, seed: int = 0) -> list[list[str]]:

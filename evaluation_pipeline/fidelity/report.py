@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from LeFusion.dataset.nifti import atomic_file
+from LeFusion.runtime.tables import markdown_table
 
 COLUMNS = ("question", "measure", "synthetic", "real", "ideal")
 
@@ -120,9 +121,8 @@ def write_report(folder: Path, report: dict, figures: dict[str, Figure]) -> list
 def markdown(report: dict, rows: Sequence[dict]) -> str:
     """The main table and what was left out."""
     lines = ["# Synthetic lesions against real ones", "", _counts(report), ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
-    lines += [f"| {' | '.join(_cell(row[name]) for name in COLUMNS)} |" for row in rows]
-    lines += ["", *(f"- {_cell(f'{name}: {text}')}" for name, text in report["notes"].items())]
+    lines += [markdown_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows]), ""]
+    lines += [f"- {name}: {text}".replace("\n", " ") for name, text in report["notes"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -281,10 +281,6 @@ def _counts(report: dict) -> str:
 
 def _csv(rows: Sequence[dict]) -> str:
     return pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _spread(found: dict) -> str:

@@ -20,8 +20,9 @@ import pandas as pd
 
 from evaluation_pipeline.judging.intervals import bootstrap_mean, known_mean
 from evaluation_pipeline.judging.metrics import TOLERANCES_MM, nsd_column
-from evaluation_pipeline.tables import markdown_table, read_csv, write_csv
+from evaluation_pipeline.tables import read_csv, write_csv
 from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.tables import markdown_table
 
 ALL = "all"
 RESULT_KEY = ("Experiment Name", "Model")

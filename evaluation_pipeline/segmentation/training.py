@@ -33,7 +33,7 @@ from evaluation_pipeline.segmentation.segmenter import Segmenter
 from evaluation_pipeline.tables import write_csv
 from LeFusion.dataset.nifti import atomic_file, read_volume
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import stays_on_cpu
+from LeFusion.runtime.commandline import check_same_settings, stays_on_cpu
 
 LAST_MODEL = "last_model.pt"
 LARGEST_GRADIENT = 12.0  # norm; nnU-Net's
@@ -280,14 +280,7 @@ def _resume(output_dir: Path, content: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     state = read_checkpoint(path)
-    ours, theirs = _identity(content), _identity(state)
-    other = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-    if other:
-        listed = "; ".join(f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}" for name in other[:3])
-        raise UserError(
-            f"{output_dir}: holds a run with other settings ({listed}); choose another --output_model_dir, "
-            "or delete that one to start again"
-        )
+    check_same_settings(output_dir, "--output_model_dir", _identity(state), _identity(content))
     return state
 
 

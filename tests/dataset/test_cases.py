@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from LeFusion.dataset.cases import Layout, find_cases, find_images, output_mask_name
+from LeFusion.dataset.cases import Layout, find_cases, find_images, output_mask_name, patient_of
 
 LIDC = Layout()
 EMIDEC = Layout(
@@ -408,3 +408,9 @@ def test_all_images_of_a_folder_or_the_one_file(tmp_path):
     make(tmp_path, "z/b.nii")
     with refused(ValueError, tmp_path / "b.nii.gz", tmp_path / "z/b.nii", "'b'"):
         find_images(tmp_path)
+
+
+def test_patients_by_name():
+    names = ["A-1_Mask_2", "A-1_CMask_12", "A-1_Vol_1", "Case_P005", "_Mask_1"]
+    assert [patient_of(name) for name in names] == ["A-1", "A-1", "A-1", "Case_P005", "_Mask_1"]
+    assert patient_of("case_7", ["_0000", ""]) == patient_of("case_7_0000", ["_0000", ""]) == "case_7"

@@ -13,12 +13,11 @@ from DiffMask.dataset import (
     MaskDataset,
     find_masks,
     hold_out,
-    patient_of,
     place,
     read_lesion,
 )
 from DiffMask.sphere import bounding_sphere, draw_ellipsoid, draw_sphere, fitting_ellipsoid
-from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.cases import Layout, patient_of
 from LeFusion.dataset.dataset import collate
 from LeFusion.errors import UserError
 
@@ -121,19 +120,12 @@ def test_labels_depth_and_spacing_follow_the_layout(tmp_path):
     assert read_lesion("h", tmp_path / "h.nii.gz", one).lesion.shape == (1, 1, 2)
 
 
-def test_patients_by_name():
-    names = ["A-1_Mask_2", "A-1_CMask_12", "A-1_Vol_1", "Case_P005", "_Mask_1"]
-    assert [patient_of(name, Layout()) for name in names] == ["A-1", "A-1", "A-1", "Case_P005", "_Mask_1"]
-    nnunet = Layout(mask_names=(("_0000", ""),))
-    assert patient_of("case_7", nnunet) == patient_of("case_7_0000", nnunet) == "case_7"
-
-
 def test_patients_are_held_out_whole_by_seed_and_name_only():
     names = [f"P{patient}_Mask_{n}" for patient in range(20) for n in range(1 + patient % 3)]
     masks = {name: Path(name) for name in names}
     train, held_out = hold_out(masks, Layout(), 0.2, seed=0)
     assert train | held_out == masks and not train.keys() & held_out.keys()
-    patients = [{patient_of(name, Layout()) for name in part} for part in (train, held_out)]
+    patients = [{patient_of(name) for name in part} for part in (train, held_out)]
     assert not patients[0] & patients[1] and len(patients[1]) == 4
     reverse = dict(reversed(masks.items()))
     assert hold_out(reverse, Layout(), 0.2, seed=0) == (train, held_out)

@@ -292,7 +292,7 @@ def test_a_killed_run_has_named_its_donors(lidc, tmp_path, monkeypatch):
 
     monkeypatch.setattr(common, "_write_painted", killed_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
-        common.run(common.parse(arguments(lidc, tmp_path), ""), copy_paste.paint)
+        common.run(common.parser("").parse_args(arguments(lidc, tmp_path)), copy_paste.paint)
     rows = manifest(tmp_path)
     assert [(Path(row["image"]), row["donor"]) for row in rows[:3]] == written
     assert [row["donor"] for row in rows] != [row["donor"] for row in earlier[:4]]

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from evaluation_pipeline.tables import markdown_table, read_csv, write_csv
+from evaluation_pipeline.tables import read_csv, write_csv
 
 
 def test_what_is_written_is_read_as_text(tmp_path):
@@ -22,8 +22,3 @@ def test_a_row_that_was_cut_off_is_refused(tmp_path, row):
     path.write_text(f"a,b\n1,2\n{row}\n")
     with pytest.raises(ValueError, match="table.csv, line 3: has not 2 cells"):
         read_csv(path)
-
-
-def test_markdown():
-    lines = markdown_table(["a", "b"], [["x|y", "1"], ["z", "22222"]]).splitlines()
-    assert lines == ["| a    | b     |", "| ---- | ----- |", "| x\\|y | 1     |", "| z    | 22222 |"]

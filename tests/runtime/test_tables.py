@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from LeFusion.runtime.processes import Share
-from LeFusion.runtime.tables import Table
+from LeFusion.runtime.tables import Table, markdown_table
 
 
 def table(tmp_path, index=0, count=1):
@@ -67,3 +67,8 @@ def test_a_foreign_file_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("name,other\na,1\n")
     with pytest.raises(ValueError, match=r"t\.csv was not written by this command"):
         table(tmp_path)
+
+
+def test_markdown():
+    lines = markdown_table(["a", "b"], [["x|y", "1"], ["z", "22222"]]).splitlines()
+    assert lines == ["| a    | b     |", "| ---- | ----- |", "| x\\|y | 1     |", "| z    | 22222 |"]
