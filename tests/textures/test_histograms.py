@@ -8,7 +8,17 @@ import scipy.spatial.distance
 import scipy.stats
 import torch
 
-from LeFusion.textures.histograms import condition_from_counts, jensen_shannon, perturb, wasserstein_distance
+from LeFusion.textures.histograms import (
+    blend_histograms,
+    condition_from_counts,
+    jensen_shannon,
+    lesion_histogram,
+    match_histogram,
+    match_intensities,
+    perturb,
+    shift_histogram,
+    wasserstein_distance,
+)
 
 BINS = 16
 WINDOW = (-1000.0, 400.0)
@@ -21,9 +31,6 @@ def random_condition(classes=2, seed=0) -> torch.Tensor:
 
 def class_sums(condition):
     return condition.reshape(-1, BINS).sum(dim=1).tolist()
-
-
-# --- from counts
 
 
 def test_counts_become_shares_of_each_class():
@@ -54,9 +61,6 @@ def test_bad_counts_are_refused(value):
 def test_no_counts_at_all_are_refused():
     with pytest.raises(ValueError, match="not all zero"):
         condition_from_counts([0] * 16, 16, BINS)
-
-
-# --- perturbation
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 0.9])
@@ -109,9 +113,6 @@ def test_bad_strengths_are_refused(strength):
         perturb(random_condition(), strength, BINS, (0,))
 
 
-# --- distance
-
-
 def scipy_distance(first, second, window):
     edges = np.linspace(*window, BINS + 1)
     centres = (edges[1:] + edges[:-1]) / 2
@@ -155,9 +156,6 @@ def test_a_class_that_one_lacks_has_no_distance():
         assert math.isnan(wasserstein_distance(first, second, BINS, WINDOW))
 
 
-# --- Jensen-Shannon divergence
-
-
 def test_divergence_agrees_with_scipy():
     first, second = (random_condition(seed=seed).double() for seed in (1, 2))
     pairs = list(zip(first.reshape(2, BINS).numpy(), second.reshape(2, BINS).numpy(), strict=True))
@@ -190,3 +188,142 @@ def test_divergence_of_classes_that_are_absent():
     both = torch.cat([one_bin(2), one_bin(3)])
     for one, other in ((both, first), (first, both), (torch.cat([empty, empty]),) * 2, (one_bin(1), empty)):
         assert math.isnan(jensen_shannon(one, other, BINS))
+
+
+def test_histogram_against_numpy_and_by_hand():
+    rng = np.random.default_rng(4)
+    image = torch.as_tensor(np.clip(rng.normal(size=(1, 6, 7, 8), scale=0.7), -1, 1), dtype=torch.float32)
+    lesions = torch.as_tensor(rng.random((3, 6, 7, 8)) < 0.2)
+    lesions[1] = False
+    histogram = lesion_histogram(image, lesions).reshape(3, 16)
+    for k in (0, 2):
+        counts, _ = np.histogram(image[0][lesions[k]].numpy(), bins=16, range=(-1, 1))
+        np.testing.assert_allclose(histogram[k], counts / lesions[k].sum().item(), rtol=1e-6)
+        assert histogram[k].sum().item() == pytest.approx(1)
+    assert not histogram[1].any()
+
+    edges = torch.tensor([-1.0, -0.5, 0.0, 1.0]).reshape(1, 1, 1, 4)
+    by_hand = lesion_histogram(edges, torch.ones(1, 1, 1, 4, dtype=torch.bool), bins=4)
+    assert by_hand.tolist() == [0.25, 0.25, 0.25, 0.25]
+
+
+def test_intensities_are_matched_by_hand():
+    values = torch.tensor([0.3, -0.2, 0.9, 0.1])
+    matched = match_intensities(values, torch.tensor([0.5, 0.0, 0.0, 0.5]))
+    # ranks 1/8, 3/8 | 5/8, 7/8: a quarter and three quarters into the first and into the last bin
+    assert torch.allclose(matched, torch.tensor([0.625, -0.875, 0.875, -0.625]))
+    assert torch.equal(values, torch.tensor([0.3, -0.2, 0.9, 0.1])) and matched.dtype == torch.float32
+    assert torch.allclose(match_intensities(values, torch.tensor([7.0, 0, 0, 7])), matched)  # of any sum
+    assert torch.allclose(
+        match_intensities(torch.tensor([5.0]), torch.tensor([0.0, 0, 1, 0])), torch.tensor([0.25])
+    )
+
+
+def histogram_of(values, bins):
+    return torch.histc(values, bins, -1, 1) / len(values)
+
+
+def test_matched_intensities_have_the_histogram_and_keep_their_ranks():
+    generator = torch.Generator().manual_seed(0)
+    for bins in (4, 16):
+        for voxels in (64, 333):
+            values = torch.randn(voxels, generator=generator)
+            histogram = torch.rand(bins, generator=generator) ** 4
+            histogram[[0, bins // 2]] = 0
+            histogram = histogram / histogram.sum()
+            matched = match_intensities(values, histogram)
+            assert float((histogram_of(matched, bins) - histogram).abs().max()) <= 1.001 / voxels
+            assert not bool(histogram_of(matched, bins)[histogram == 0].any())
+            assert bool((matched[values.argsort()].diff() >= 0).all())
+            assert torch.equal(
+                histogram_of(match_intensities(matched, histogram), bins), histogram_of(matched, bins)
+            )
+    whole = torch.tensor([0.125, 0.0, 0.5, 0.375])
+    assert torch.equal(histogram_of(match_intensities(torch.randn(64, generator=generator), whole), 4), whole)
+
+
+def test_equal_intensities_are_spread_in_the_order_of_the_voxels():
+    matched = match_intensities(torch.zeros(4), torch.tensor([0.5, 0.5]))
+    assert torch.allclose(matched, torch.tensor([-0.75, -0.25, 0.25, 0.75]))
+
+
+def test_each_class_is_matched_to_its_own_histogram():
+    rng = np.random.default_rng(0)
+    image = torch.as_tensor(rng.uniform(-1, 1, (1, 4, 8, 8)), dtype=torch.float32)
+    lesions = torch.zeros(4, 4, 8, 8, dtype=torch.bool)
+    lesions[0, :2, :4, :4] = lesions[1, :, 5:, :2] = lesions[2, :, :3, 6:] = True  # the last one is absent
+    histogram = torch.zeros(4, 16)
+    histogram[0, 3] = histogram[1, [10, 12]] = histogram[3, 5] = 1.0
+    before = image.clone()
+    matched = match_histogram(image, lesions, histogram.flatten())
+    assert torch.equal(image, before)
+    assert torch.equal(
+        matched[0][~lesions[:2].any(0)], image[0][~lesions[:2].any(0)]
+    )  # and class 2: no histogram
+    expected = (histogram / histogram.sum(1, keepdim=True).clamp(min=1))[:2]
+    assert torch.equal(lesion_histogram(matched, lesions).reshape(4, 16)[:2], expected)
+    for lesion in lesions[:2]:
+        assert bool((matched[0][lesion][image[0][lesion].argsort()].diff() > 0).all())
+
+
+def test_histograms_shift_by_whole_bins_and_pile_up_at_the_ends():
+    histogram = torch.zeros(2, 8)
+    histogram[0, [2, 3, 6]] = torch.tensor([0.5, 0.25, 0.25])  # the second class is absent
+    shifted = shift_histogram(histogram.flatten(), 2 * 0.25, 8).reshape(2, 8)
+    assert torch.allclose(shifted[0], torch.tensor([0, 0, 0, 0, 0.5, 0.25, 0, 0.25]))
+    assert not bool(shifted[1].any())
+    darker = shift_histogram(histogram.flatten(), -3 * 0.25, 8).reshape(2, 8)
+    assert torch.allclose(darker[0], torch.tensor([0.75, 0, 0, 0.25, 0, 0, 0, 0]))
+    assert torch.equal(shift_histogram(histogram.flatten(), 0.0, 8), histogram.flatten())
+    far = shift_histogram(histogram.flatten(), -9.0, 8).reshape(2, 8)
+    assert torch.allclose(far[0], torch.eye(8)[0])
+
+
+def test_a_part_of_a_bin_goes_to_its_neighbour():
+    one = torch.eye(8)[4]
+    assert torch.allclose(shift_histogram(one, 0.25 * 0.25, 8), 0.75 * one + 0.25 * torch.eye(8)[5])
+    assert torch.allclose(shift_histogram(one, -0.4 * 0.25, 8), 0.6 * one + 0.4 * torch.eye(8)[3])
+    centres = (torch.arange(16) + 0.5) / 8 - 1
+    generator = torch.Generator().manual_seed(0)
+    histogram = torch.zeros(16)
+    histogram[5:11] = torch.rand(6, generator=generator)
+    histogram = histogram / histogram.sum()
+    for shift in (-0.51, -0.1, 0.033, 0.6):
+        shifted = shift_histogram(histogram, shift, 16)
+        assert float(shifted.sum()) == pytest.approx(1)
+        assert float((shifted - histogram) @ centres) == pytest.approx(
+            shift, abs=1e-5
+        )  # the mean moves by it
+
+
+def test_a_blend_has_the_quantiles_between():
+    first, second = torch.eye(8)[1], torch.eye(8)[5]
+    for share, bin_of_all in ((0.0, 1), (0.25, 2), (0.5, 3), (1.0, 5)):
+        assert torch.allclose(blend_histograms(first, second, share, 8), torch.eye(8)[bin_of_all], atol=2e-3)
+    wide = torch.tensor([0.5, 0, 0, 0, 0, 0, 0, 0.5])  # dark half and bright half, each halfway to bin 3
+    assert torch.allclose(
+        blend_histograms(wide, torch.eye(8)[3], 0.5, 8), torch.tensor([0, 0.5, 0, 0, 0, 0.5, 0, 0]), atol=0.26
+    )
+
+
+def test_a_blend_is_a_histogram_whose_mean_lies_by_share_between():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (h / h.sum() for h in torch.rand(2, 16, generator=generator) ** 3)
+    centres = (torch.arange(16) + 0.5) / 8 - 1
+    for share in (0.0, 0.2, 0.5, 0.9, 1.0):
+        blend = blend_histograms(first, second, share, 16)
+        expected = float((1 - share) * first @ centres + share * second @ centres)
+        assert blend.dtype == torch.float32 and float(blend.sum()) == pytest.approx(1)
+        assert float(blend @ centres) == pytest.approx(expected, abs=0.02)
+    assert torch.allclose(blend_histograms(first, second, 0.0, 16), first, atol=2e-3)
+    assert torch.allclose(blend_histograms(first, second, 1.0, 16), second, atol=2e-3)
+
+
+def test_a_class_that_one_lacks_is_taken_from_the_other():
+    first, second, none = torch.eye(8)[1], torch.eye(8)[5], torch.zeros(8)
+    blend = blend_histograms(torch.cat([first, none, none]), torch.cat([second, second, none]), 0.5, 8)
+    expected = torch.cat([torch.eye(8)[3], second, none])
+    assert torch.allclose(blend, expected, atol=2e-3)
+    assert torch.equal(
+        blend_histograms(torch.cat([first, second]), torch.cat([none, none]), 0.9, 8)[8:], second
+    )

@@ -15,7 +15,7 @@ from scipy import ndimage
 from evaluation_pipeline.judging import metrics
 from LeFusion.dataset.nifti import read_volume
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("LEFUSION_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 SPACING = (0.7, 1.25, 2.5)
 SHAPE = (16, 20, 24)
