@@ -37,7 +37,7 @@ def lesion_error(path: Path, config: dict) -> float:
     layout = Layout(**config["layout"])
     cases = find_cases(config["dataset_root_dir"], layout, config["test_txt_dir"], "test")
     dataset = LesionDataset(cases, layout, window=config["window"], region="lesion")
-    errors = []
+    errors, (low, high) = [], config["window"]
     for index in range(len(dataset)):
         item = dataset[index]
         batch = collate([item])
@@ -49,7 +49,7 @@ def lesion_error(path: Path, config: dict) -> float:
             given = (batch["histogram"], image, lesions, schedule)
             noise = denoiser.noise(checkpoint.network, x_t, t, *given)
             gap = (schedule.predict_x0(x_t, t, noise).clamp(-1, 1) - x_0).abs()[lesions].mean()
-            errors.append(float(gap) * (item["high"] - item["low"]) / 2)
+            errors.append(float(gap) * (high - low) / 2)
     return float(np.mean(errors))
 
 

@@ -126,21 +126,6 @@ def crop(array: Array, box: Box, pad_value: float | bool) -> Array:
     return padded
 
 
-def paste(patch: Array, box: Box, into: Array) -> Array:
-    """A copy of `into` (..., D, H, W) with the in-volume part of `patch` (..., *box.size) written back.
-
-    The inverse of `crop`: what was cropped and is pasted where it came from changes nothing.
-    """
-    assert tuple(patch.shape[-3:]) == tuple(box.size), (
-        f"patch {tuple(patch.shape)} does not fit box {box.size}"
-    )
-    inner, before, _ = _overlap(box, into.shape[-3:])
-    kept = tuple(slice(b, b + s.stop - s.start) for b, s in zip(before, inner, strict=True))
-    result = into.clone() if isinstance(into, torch.Tensor) else into.copy()
-    result[(..., *inner)] = patch[(..., *kept)]
-    return result
-
-
 def extent(mask_dhw: Array) -> Box:
     """The bounding box of a mask (D, H, W) bool. Raises UserError when the mask is empty."""
     mask = np.asarray(mask_dhw)

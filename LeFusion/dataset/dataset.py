@@ -39,9 +39,7 @@ class LesionDataset(Dataset):
         not slow training down.
 
     An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,)
-    float32 of the whole lesion, even where the box holds a part of it; name; box_start and box_size, where in
-    the depth-first volume the item was cut (before flips); low and high of the intensity map; reference_mean;
-    image_path and mask_path.
+    float32 of the whole lesion, even where the box holds a part of it; name; reference_mean.
     """
 
     def __init__(
@@ -123,13 +121,7 @@ class LesionDataset(Dataset):
             "lesions": lesions,
             "histogram": histogram.clone(),
             "name": case.name,
-            "box_start": box.start,
-            "box_size": box.size,
-            "low": decoded["map"].low,
-            "high": decoded["map"].high,
             "reference_mean": decoded["reference_mean"],
-            "image_path": str(case.image_path),
-            "mask_path": str(case.mask_path),
         }
 
     def _draw_histogram(self, generator: torch.Generator, reference_mean: float | None) -> torch.Tensor:
@@ -168,7 +160,6 @@ class LesionDataset(Dataset):
             "image": image,
             "lesions": lesions,
             "histogram": histogram,
-            "map": loaded.intensity_map,
             "reference_mean": loaded.reference_mean,
             "organ": loaded.organ,
         }
