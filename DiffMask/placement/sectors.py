@@ -18,6 +18,7 @@ from LeFusion.hearts.transfer import Anatomy, wall_coordinates
 
 WAVES = 24  # of the noise of a lesion's border in the wall
 FINEST_WAVE = 6  # round the heart
+ROUGHNESS = 0.12  # sd of these waves, a share of the size and of the wall's thickness
 STRETCH = 0.1  # of an infarct that goes on over the apex or the base: so much more of its height lies there
 
 
@@ -100,16 +101,15 @@ def sector_mask(
     anatomy: Anatomy,
     sector: Sector,
     generator: torch.Generator,
-    roughness: float = 0.12,
-    lesion_labels: Sequence[int] = (),
+    roughness: float = ROUGHNESS,
 ) -> np.ndarray:
     """An infarct in the wall, bool (D, H, W): one part, with an irregular smooth border.
 
     It narrows and thins towards its ends, but not where it goes on over the apex or the base. roughness: sd
-    of the waves of its border, a share of its size and of the wall's thickness; 0: none. lesion_labels: what
-    of the labels is wall besides the myocardium. Raises ValueError when the heart has no wall there.
+    of the waves of its border, a share of its size and of the wall's thickness; 0: none. Raises
+    ValueError when the heart has no wall there.
     """
-    wall = wall_coordinates(labels_dhw, anatomy, lesion_labels)
+    wall = wall_coordinates(labels_dhw, anatomy, ())
     inside = np.isfinite(wall.angle)
     angle, depth, height = (values[inside] for values in wall)
     half_slice = 0.5 / _wall_slices(wall.height)
@@ -140,7 +140,6 @@ def no_reflow_mask(
     share: float,
     spacing_mm: Sequence[float],
     generator: torch.Generator,
-    roughness: float = 0.12,
 ) -> np.ndarray:
     """The core of an infarct, bool (D, H, W), one part: at most `share` of it, next to the endocardium.
 
@@ -165,7 +164,7 @@ def no_reflow_mask(
     centre = np.argwhere(cavity).mean(axis=0)
     angle = np.arctan2(voxels[:, 1] - centre[1], voxels[:, 2] - centre[2])
     height = voxels[:, 0] / len(infarct)
-    score = smooth / smooth.max() + roughness * _waves(angle, np.zeros_like(angle), height, generator)
+    score = smooth / smooth.max() + ROUGHNESS * _waves(angle, np.zeros_like(angle), height, generator)
     score[far <= min(spacing_mm) + 1e-6] = -np.inf  # no-reflow lies within the infarct
     chosen = np.argsort(-score, kind="stable")[:count]
     core[tuple(voxels[chosen[np.isfinite(score[chosen])]].T)] = True

@@ -166,9 +166,9 @@ def shape_features(mask: np.ndarray, spacing_mm=ISOTROPIC) -> dict[str, float]:
     return dict(zip(FEATURES, map(float, values), strict=True))
 
 
-def feature_matrix(masks, spacing_mm=ISOTROPIC) -> np.ndarray:
-    """Return FEATURES (N, F) of masks (an iterable)."""
-    return np.array([list(shape_features(mask, spacing_mm).values()) for mask in masks])
+def feature_matrix(masks) -> np.ndarray:
+    """Return FEATURES (N, F) of masks (an iterable) with voxels of 1 mm."""
+    return np.array([list(shape_features(mask).values()) for mask in masks])
 
 
 # --- two samples ----------------------------------------------------------------
@@ -240,8 +240,6 @@ def shape_table(
     generated: dict,
     real_held_out,
     training=None,
-    spacing_mm=ISOTROPIC,
-    tolerance: float = 0.1,
     splits: int = 50,
     seed=0,
 ) -> dict[str, dict[str, float]]:
@@ -260,7 +258,7 @@ def shape_table(
     returned.
     """
     real_held_out = list(real_held_out)
-    real = feature_matrix(real_held_out, spacing_mm)
+    real = feature_matrix(real_held_out)
     if len(real) < 8:
         raise UserError(f"{len(real)} held-out masks are too few for two samples")
     shape = [FEATURES.index(name) for name in SHAPE_FEATURES]
@@ -275,8 +273,8 @@ def shape_table(
         if name == "real":
             features, partners, here = real, real, masks
         else:
-            features = feature_matrix(masks, spacing_mm)
-            chosen, matched = match_diameters(features[:, -1], real[:, -1], tolerance)
+            features = feature_matrix(masks)
+            chosen, matched = match_diameters(features[:, -1], real[:, -1])
             features, partners, here = features[chosen], real[matched], [masks[i] for i in chosen]
         column = {"n": len(here)} | dict(zip(FEATURES, features.mean(axis=0).tolist(), strict=True))
         rng = np.random.default_rng(seed)

@@ -51,10 +51,10 @@ def _features(lesion: Lesion, scale: tuple[float, float]) -> list[float]:
     ]
 
 
-def quantise(values: np.ndarray, scale: tuple[float, float], levels: int = LEVELS) -> np.ndarray:
-    """Intensities -> 0..levels-1, equal steps over the scale, clamped to it."""
+def quantise(values: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    """Intensities -> 0..LEVELS-1, equal steps over the scale, clamped to it."""
     low, high = scale
-    return np.clip((values - low) / (high - low) * levels, 0, levels - 1).astype(np.uint8)
+    return np.clip((values - low) / (high - low) * LEVELS, 0, LEVELS - 1).astype(np.uint8)
 
 
 def first_order(values: np.ndarray, scale: tuple[float, float]) -> list[float]:

@@ -76,12 +76,7 @@ def bootstrap_mean(
 
 
 def paired_comparison(
-    values: Sequence[float],
-    baseline: Sequence[float],
-    clusters: Sequence[Hashable] | None = None,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    values: Sequence[float], baseline: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> PairedComparison:
     """Compares two methods on the same cases; pairs in which one is nan are left out.
 
@@ -94,7 +89,7 @@ def paired_comparison(
     if values.shape != baseline.shape or values.ndim != 1:
         raise UserError(f"{values.size} values cannot be paired with {baseline.size} of the baseline")
     differences, clusters = _finite(values - baseline, clusters)
-    mean, low, high = bootstrap_mean(differences, clusters, confidence, resamples, seed)
+    mean, low, high = bootstrap_mean(differences, clusters)
     sums, counts = _per_cluster(differences, clusters)
     # Rounding keeps ties ties: 0.3 - 0.1 and 0.2 - 0.0 differ in the last bit.
     per_patient = np.round(sums / counts, 10)
