@@ -19,9 +19,10 @@ from DiffMask.sphere import (
     fitting_ellipsoid,
     half_axes,
 )
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import GENERATED, SPLITS, Layout, find_images, patient_of, read_names
-from LeFusion.dataset.grid import resample_masks, spacing_depth_first, to_depth_first
+from LeFusion.dataset.grid import resample_masks
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import MissingFileError, UserError
@@ -136,7 +137,8 @@ def read_lesion(name: str, path: Path, layout: Layout) -> LesionMask | None:
     know.
     """
     volume = read_volume(path)
-    labels = to_depth_first(volume.values, layout.depth_axis)
+    axes = Axes.of(volume, layout)
+    labels = axes.to_dhw(volume.values)
     known = (0, *layout.lesion_labels, *layout.other_labels)
     unknown = np.unique(labels[~_any_of(labels, known)])
     if unknown.size:
@@ -147,7 +149,7 @@ def read_lesion(name: str, path: Path, layout: Layout) -> LesionMask | None:
     lesion = _any_of(labels, layout.lesion_labels)
     if not lesion.any():
         return None
-    spacing = spacing_depth_first(volume.affine, layout.depth_axis)
+    spacing = axes.spacing_mm(volume)
     return LesionMask(name, path, tight(lesion), tuple(round(s, 4) for s in spacing))
 
 

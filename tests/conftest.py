@@ -35,6 +35,21 @@ def write_case(root: Path, image_name: str, mask_name: str, shape=(8, 16, 16), s
 
 
 @pytest.fixture
+def save_as():
+    """-> save_as(codes, path, array, affine): a volume with its axes in another order, such as "ASL"."""
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+    def save(codes: str, path: Path, array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        turn = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
+        image = nibabel.Nifti1Image(array, affine).as_reoriented(turn)
+        nibabel.save(image, path)
+        return np.asanyarray(image.dataobj)
+
+    return save
+
+
+@pytest.fixture
 def lidc(tmp_path) -> Path:
     """A folder with Pathological/ (4 cases, one of them in test.txt) and Normal/ (3 cases of 3 shapes)."""
     root = tmp_path / "LIDC"

@@ -48,7 +48,7 @@ def test_all_of_the_folder_load(name):
 
 def test_defaults_are_composed():
     ct, lidc = load_data_type("chest_ct"), load_data_type("lidc")
-    assert ct.layout.depth_axis == 2 and ct.layout.mask_names == ()  # its own
+    assert ct.layout.orientation == "SPL" and ct.layout.mask_names == ()  # its own
     assert (ct.window, ct.label_names, ct.layout.image_folder) == (lidc.window, lidc.label_names, "Image")
 
 

@@ -8,8 +8,8 @@ import torch
 from DiffMask.inference.plan import Draft, Scan, digest
 from DiffMask.placement.sectors import draw_sector, no_reflow_mask, sector_mask
 from DiffMask.placement.spheres import sphere_around
+from LeFusion.dataset.axes import Axes, paired
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
@@ -36,15 +36,9 @@ class SectorDrafts:
         }
 
     def __call__(self, scan: Scan) -> list[Draft]:
-        image, mask = read_volume(scan.path), read_volume(scan.mask_path)
-        if image.raw.shape != mask.raw.shape:
-            raise UserError(
-                f"{scan.mask_path}: has shape {mask.raw.shape} but its scan {scan.path} has {image.raw.shape}"
-            )
-        axis = self.layout.depth_axis
-        labels = to_depth_first(mask.values, axis)
-        values = to_depth_first(image.values, axis)
-        spacing = spacing_depth_first(image.affine, axis)
+        image = read_volume(scan.path)
+        axes, mask = Axes.of(image, self.layout), paired(read_volume(scan.mask_path), image, self.layout)
+        labels, values, spacing = axes.to_dhw(mask.values), axes.to_dhw(image.values), axes.spacing_mm(image)
         try:
             labels = self._check(labels)
             try:

@@ -39,8 +39,8 @@ from DiffMask.inference.settings import (
     recorded,
     refuse_ignored,
 )
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import GENERATED, Layout
-from LeFusion.dataset.grid import from_depth_first
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import (
@@ -228,13 +228,12 @@ def _finish(config, scans, drafts_of, drafts, share, table, layout, hearts, skip
 
 def _write(draft: Draft, labels: np.ndarray, source: Volume, layout: Layout, path: Path) -> None:
     """The whole label map (hearts), or the lesion in an otherwise empty one, on the scan's grid."""
-    axis = layout.depth_axis
+    axes = Axes.of(source, layout)
     if draft.box is not None:
-        shape = np.moveaxis(np.empty(source.raw.shape, np.bool_), axis, 0).shape
-        whole = np.zeros(shape, np.uint8)
+        whole = np.zeros(axes.to_dhw(source.raw).shape, np.uint8)
         whole[draft.box] = labels * layout.lesion_labels[0]
         labels = whole
-    write_label_like(source, from_depth_first(labels, axis), path)
+    write_label_like(source, axes.to_stored(labels), path)
 
 
 @hydra.main(version_base=None, config_path="../../LeFusion/configs", config_name="diffmask_inference")

@@ -12,14 +12,13 @@ from DiffMask.grid import MaskGrid
 from DiffMask.inference.plan import FROM_MASKS, PLACED, Draft, Scan, beside, digest
 from DiffMask.placement.spheres import LungScene, Placement, place_lesions, sphere_around
 from DiffMask.postprocess import CORNERS
+from LeFusion.dataset.axes import Axes, paired, refuse_turned
 from LeFusion.dataset.cases import GENERATED, Layout
-from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import given_path
 
 COLUMNS = ("x_mm", "y_mm", "z_mm", "diameter_mm")  # of a table of spheres; and case, where scans are several
-WHOLE = 3  # times the slices of the network's region: more of them are no region
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,14 @@ class SphereDrafts:
 
     def __call__(self, scan: Scan) -> list[Draft]:
         volume = read_volume(scan.path)
-        spacing = spacing_depth_first(volume.affine, self.layout.depth_axis)
-        image = to_depth_first(volume.values, self.layout.depth_axis)
+        refuse_turned(volume, self.layout, self.region_depth, self.data_type)
+        axes = Axes.of(volume, self.layout)
+        spacing, image = axes.spacing_mm(volume), np.ascontiguousarray(axes.to_dhw(volume.values))
         organ, lesions = (
             None if path is None else self._mask(path, volume)
             for path in (self.organs(scan), self.lesions(scan))
         )
         try:
-            self._refuse_turned(volume)
             own = None
             if self.spheres == FROM_MASKS:  # they lie in the organ, even where it does not look like it
                 own = self._mask(scan.mask_path, volume, self.layout.lesion_labels)
@@ -82,22 +81,6 @@ class SphereDrafts:
             return drafts
         except UserError as error:
             raise UserError(f"{scan.path}: {error}") from None
-
-    def _refuse_turned(self, volume: Volume) -> None:
-        """A whole CT whose slices lie along another axis than the layout's.
-
-        Regions pass, as do volumes with square slices along the layout's axis: the affines of LIDC regions
-        give the voxel size only.
-        """
-        axis = self.layout.depth_axis
-        axial = int(np.abs(volume.affine[2, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)).argmax())
-        rows, columns = np.delete(volume.raw.shape, axis)
-        if axial != axis and volume.raw.shape[axis] > WHOLE * self.region_depth and rows != columns:
-            fitting = "data_type=chest_ct" if axial == 2 else f"layout.depth_axis={axial}"
-            raise UserError(
-                f"the slices of this whole CT of {volume.raw.shape} lie along axis {axial}, not {axis} as "
-                f"with data_type={self.data_type}; use {fitting}"
-            )
 
     def _placements(
         self, scan: Scan, scene: LungScene, volume: Volume, own: np.ndarray | None
@@ -121,8 +104,7 @@ class SphereDrafts:
             found = []
             for site in sites:
                 stored = np.linalg.solve(volume.affine, (site.x_mm, site.y_mm, site.z_mm, 1))[:3]
-                axis = self.layout.depth_axis
-                centre = (stored[axis], *np.delete(stored, axis))
+                centre = Axes.of(volume, self.layout).dhw_index(stored, scene.lung.shape)
                 found.append(scene.place(np.round(centre, 3), site.diameter_mm))
         return found
 
@@ -153,12 +135,9 @@ class SphereDrafts:
 
     def _mask(self, path: Path, volume: Volume, labels: Sequence[int] = ()) -> np.ndarray:
         """A mask (D, H, W) bool on the scan's grid: of these labels, or of all above 0."""
-        values = read_volume(path).values
-        if values.shape != volume.raw.shape:
-            raise UserError(
-                f"{path}: has shape {values.shape} but its scan {volume.path} has {volume.raw.shape}"
-            )
-        return to_depth_first(np.isin(values, labels) if labels else values > 0, self.layout.depth_axis)
+        values = paired(read_volume(path), volume, self.layout).values
+        mask = np.isin(values, labels) if labels else values > 0
+        return np.ascontiguousarray(Axes.of(volume, self.layout).to_dhw(mask))
 
 
 def read_spheres(path: Path, scans: int) -> dict[str, list[Site]]:

@@ -9,8 +9,8 @@ from scipy import ndimage
 from DiffMask.inference.plan import Draft
 from DiffMask.shapes.features import shape_features
 from DiffMask.shapes.pictures import save_surfaces
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
@@ -85,8 +85,8 @@ class MaskTable:
 def lung_facts(draft: Draft, mask: np.ndarray, source: Volume, layout: Layout) -> dict[str, float]:
     """Where the sphere is, and how large and of what shape the lesion. mask: (D, H, W) in the draft's box."""
     placement = draft.placement
-    stored = list(placement.centre_dhw[1:])
-    stored.insert(layout.depth_axis, placement.centre_dhw[0])
+    axes = Axes.of(source, layout)
+    stored = axes.stored_index(placement.centre_dhw, axes.to_dhw(source.raw).shape)
     world = dict(zip(("x_mm", "y_mm", "z_mm"), (source.affine @ [*stored, 1])[:3], strict=True))
     shape = shape_features(mask, draft.spacing_mm)
     diameter_mm = shape.pop("diameter_mm")
@@ -184,15 +184,14 @@ def save_surface_sheet(
 
 
 def _read(draft: Draft, paths: dict[str, Path], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    image = to_depth_first(read_volume(draft.scan.path).values, layout.depth_axis)
-    mask = read_volume(paths[draft.name])
-    spacing = spacing_depth_first(mask.affine, layout.depth_axis)
-    if to_depth_first(mask.raw, layout.depth_axis).shape != image.shape or spacing != draft.spacing_mm:
+    scan, mask = read_volume(draft.scan.path), read_volume(paths[draft.name])
+    axes = Axes.of(scan, layout)
+    if mask.raw.shape != scan.raw.shape or axes.spacing_mm(mask) != draft.spacing_mm:
         raise UserError(
             f"{mask.path}: is not on the grid of {draft.scan.path}: made for another scan of "
             "that name; overwrite=true makes it again"
         )
-    return image, to_depth_first(mask.raw, layout.depth_axis)
+    return axes.to_dhw(scan.values), axes.to_dhw(mask.raw)
 
 
 def _short(draft: Draft) -> str:

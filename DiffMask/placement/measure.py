@@ -15,8 +15,8 @@ import numpy as np
 from DiffMask.placement.lungs import depth_mm, lung_mask
 from DiffMask.placement.spheres import sphere_around
 from LeFusion.data_types import load_data_type
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Layout, find_cases
-from LeFusion.dataset.grid import to_depth_first
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates
 
@@ -126,8 +126,9 @@ def measure_emidec(root_dir: Path, test_txt: Path) -> dict:
     """One line of numbers for each infarct, in no order; see DiffMask.placement.sectors.Sector."""
     infarcts = []
     for case in find_cases(root_dir, EMIDEC, test_txt, "train"):
-        labels = to_depth_first(read_volume(case.mask_path).raw, EMIDEC.depth_axis)
-        image = to_depth_first(read_volume(case.image_path).values, EMIDEC.depth_axis)
+        scan = read_volume(case.image_path)
+        axes = Axes.of(scan, EMIDEC)
+        labels, image = axes.to_dhw(read_volume(case.mask_path).raw), axes.to_dhw(scan.values)
         septum = septal_angle(image, labels, HEART, EMIDEC.lesion_labels)
         infarcts.append(measure_infarct(labels, septum))
     infarcts.sort(key=lambda row: tuple(row.values()))

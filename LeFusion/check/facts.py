@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from nibabel.orientations import aff2axcodes
 
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import Size
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
 from LeFusion.dataset.intensity import IntensityMap, Window
-from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.nifti import Volume, check_same_grid, on_grid_of, read_volume
+from LeFusion.errors import UserError
 from LeFusion.textures.histograms import lesion_histogram
 
-AFFINE_TOLERANCE = 1e-3  # relative; rounding in a header stays below
 SAMPLE = 5000  # voxels of a case from which percentiles are estimated
 UNKNOWN_KEPT = (
     20  # label values that the layout does not know; a picture in the place of a mask has thousands
@@ -108,18 +108,30 @@ def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
     layout = settings.layout
     image = _read(facts, facts.image_path, settings.root)
     mask = _read(facts, facts.mask_path, settings.root)
+    axes = None
     for volume in (image, mask):
-        if volume is not None and facts.shape is None:
-            _measure_geometry(facts, volume, settings)
+        if volume is not None and axes is None:
+            axes = _measure_geometry(facts, volume, settings)
+    if axes is None:
+        return facts
     values = None
     if image is not None:
-        values = to_depth_first(image.values, layout.depth_axis)
+        values = axes.to_dhw(image.values)
         _measure_intensities(facts, values, settings)
         facts.dtype = str(image.raw.dtype)
     if mask is None:
         return facts
     facts.mask_dtype = str(mask.raw.dtype)
-    labels = to_depth_first(mask.values, layout.depth_axis)
+    if image is not None and layout.orientation is not None:
+        try:
+            mask = on_grid_of(mask, image)
+        except UserError as error:
+            fix = "export the mask again on the image's grid"
+            reason = str(error).removeprefix(f"{mask.path}: ").rpartition("; ")[0]
+            where = f"{relative(mask.path, settings.root)} {reason}"
+            facts.add("error", "mask and image differ in geometry (affine)", where, fix)
+            return facts
+    labels = axes.to_dhw(mask.values)
     _measure_labels(facts, labels, settings)
     lesion = np.isin(labels, layout.lesion_labels)
     if facts.spacing_mm is not None and lesion.any():
@@ -135,8 +147,9 @@ def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
             "export the mask again on the image's grid: one voxel of the mask for each of the image",
         )
         return facts
-    smallest = np.linalg.norm(image.affine[:3, :3], axis=0).min()
-    if not np.allclose(mask.affine, image.affine, AFFINE_TOLERANCE, AFFINE_TOLERANCE * smallest):
+    try:
+        check_same_grid(mask, image)
+    except UserError:
         gap = np.abs(mask.affine - image.affine)
         facts.add(
             "warning",
@@ -166,23 +179,28 @@ def _read(facts: CaseFacts, path: Path | None, root: Path) -> Volume | None:
         return None
 
 
-def _measure_geometry(facts: CaseFacts, volume: Volume, settings: CheckSettings) -> None:
-    facts.shape = to_depth_first(volume.raw, settings.layout.depth_axis).shape
-    spacing = spacing_depth_first(volume.affine, settings.layout.depth_axis)
-    if not all(math.isfinite(mm) and mm > 0 for mm in spacing):
+def _measure_geometry(facts: CaseFacts, volume: Volume, settings: CheckSettings) -> Axes | None:
+    """None where the affine is needed to know the axes, and does not say."""
+    axes = None
+    try:
+        axes = Axes.of(volume, settings.layout)
+        facts.shape = axes.to_dhw(volume.raw).shape
+        spacing = axes.spacing_mm(volume)
+    except UserError:
         facts.add(
             "error",
-            "voxel size is not above 0",
-            f"{relative(volume.path, settings.root)} {triple(spacing)} mm",
+            "the affine does not say where voxels lie",
+            relative(volume.path, settings.root),
             "write the file again with its geometry (affine)",
         )
-        return
+        return axes
     facts.spacing_mm = spacing
     facts.orientation = "".join(code or "?" for code in aff2axcodes(volume.affine))
     wanted = settings.spacing_mm or spacing
     facts.grid_shape = tuple(
         max(1, round(n * s / w)) for n, s, w in zip(facts.shape, spacing, wanted, strict=True)
     )
+    return axes
 
 
 def _measure_intensities(facts: CaseFacts, values: np.ndarray, settings: CheckSettings) -> None:

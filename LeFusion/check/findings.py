@@ -95,18 +95,22 @@ def _geometry_faults(cases: Sequence[CaseFacts], settings: CheckSettings) -> lis
     # The slices of a scan are square more often than not, and thicker than their pixels are wide.
     odd = sum(h != w and d in (h, w) for d, h, w in shapes)
     thick = sum(d < 0.7 * max(h, w) for d, h, w in spacings.tolist())
-    if odd > len(shapes) / 2 or thick > len(spacings) / 2:
+    oriented = settings.layout.orientation is not None
+    if not oriented and (odd > len(shapes) / 2 or thick > len(spacings) / 2):
         why = (
             f"in {odd} of {len(shapes)} cases the slices are not square, but would be along another axis"
             if odd > len(shapes) / 2
             else f"in {thick} of {len(spacings)} cases the voxels are longer along another axis"
         )
-        fix = "look at check_dataset.png; set layout.depth_axis to the stored axis that counts slices"
+        fix = (
+            "look at check_dataset.png; set layout.depth_axis to the stored axis that counts slices, or let "
+            "the affines say it: layout.orientation=SPL layout.depth_axis=null"
+        )
         findings.append(Finding("warning", f"layout.depth_axis={axis} may be wrong", why, fix))
     orientations = Counter(case.orientation for case in cases if case.orientation)
-    if len(orientations) > 1:
+    if len(orientations) > 1 and not oriented:
         where = ", ".join(f"{codes} {number}" for codes, number in orientations.most_common())
-        fix = "bring all images to one orientation (nibabel.as_closest_canonical)"
+        fix = "set layout.orientation=SPL layout.depth_axis=null, which brings all to one orientation"
         findings.append(Finding("warning", "orientations of the stored axes differ", f"cases: {where}", fix))
     if len(spacings) and settings.spacing_mm is None:
         ratios = spacings.max(axis=0) / spacings.min(axis=0)

@@ -12,9 +12,10 @@ import numpy as np
 from LeFusion.check.facts import SAMPLE, CaseFacts, CheckSettings, Finding, relative, triple
 from LeFusion.check.files import patients_of
 from LeFusion.check.findings import bins_in_use, merged
+from LeFusion.dataset.axes import Axes, paired
 from LeFusion.dataset.boxes import crop, lesion_box
-from LeFusion.dataset.grid import to_depth_first
 from LeFusion.dataset.nifti import atomic_file, read_volume
+from LeFusion.errors import UserError
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.runtime.tables import markdown_table
 
@@ -65,12 +66,17 @@ def _geometry_tables(images: Sequence[CaseFacts], settings: CheckSettings) -> st
     spacings = np.array([case.spacing_mm for case in read if case.spacing_mm])
     if not len(spacings):
         return ""
-    stored = [axis for axis in range(3) if axis != settings.layout.depth_axis]
-    stored.insert(0, settings.layout.depth_axis)
+    layout = settings.layout
+    if layout.orientation is None:
+        where = [
+            f"stored axis {axis}" for axis in sorted(range(3), key=lambda axis: axis != layout.depth_axis)
+        ]
+    else:
+        where = [f"to {letter}" for letter in layout.orientation]
     rows = []
     for index, axis in enumerate(AXES):
         voxels = [case.shape[index] for case in read]
-        rows.append((f"{axis} (stored axis {stored[index]})", *_spread(spacings[:, index]), *_spread(voxels)))
+        rows.append((f"{axis} ({where[index]})", *_spread(spacings[:, index]), *_spread(voxels)))
     head = ("axis", "mm: min", "median", "max", "voxels: min", "median", "max")
     shapes = Counter(" x ".join(map(str, case.shape)) for case in read)
     kinds = Counter(
@@ -249,12 +255,12 @@ def _chosen(facts: Sequence[CaseFacts], settings: CheckSettings, most: int) -> l
 
 def _stored_arrays(case: CaseFacts, settings: CheckSettings) -> tuple[np.ndarray, np.ndarray]:
     """(D, H, W): the image in [0, 1] over the case's window, and its labels, 0 if they can't be used."""
-    axis = settings.layout.depth_axis
-    image = (case.window.to_network(to_depth_first(read_volume(case.image_path).values, axis)) + 1) / 2
+    volume = read_volume(case.image_path)
+    axes = Axes.of(volume, settings.layout)
+    image = (case.window.to_network(axes.to_dhw(volume.values)) + 1) / 2
     if case.mask_dtype:
-        labels = to_depth_first(read_volume(case.mask_path).values, axis)
-        if labels.shape == image.shape:
-            return image, labels
+        with suppress(UserError):
+            return image, axes.to_dhw(paired(read_volume(case.mask_path), volume, settings.layout).values)
     return image, np.zeros(image.shape, np.float32)
 
 

@@ -29,7 +29,10 @@ class Layout:
     cavity_label, myocardium_label: which of these are a heart's; None for other organs.
     reference_label: which of these is healthy tissue that lesion intensities of other cases are taken
         relative to, for images whose units differ from scan to scan (MR); None: units are absolute (CT).
-    depth_axis: which axis of the stored array is the depth.
+    depth_axis: which axis of the stored array is the depth; the others stay in their order. For arrays whose
+        affines give the voxel size only.
+    orientation: instead of it, where depth, rows and columns run to, by the affine, whatever the order in
+        which a volume is stored: "SPL" is from inferior to superior, anterior to posterior, right to left.
     """
 
     image_folder: str = "Image"
@@ -41,7 +44,8 @@ class Layout:
     cavity_label: int | None = None
     myocardium_label: int | None = None
     reference_label: int | None = None
-    depth_axis: int = 0
+    depth_axis: int | None = 0
+    orientation: str | None = None
 
     def __post_init__(self):
         # Values from a YAML file arrive as lists.
@@ -64,8 +68,20 @@ class Layout:
             raise UserError(
                 f"reference_label {self.reference_label} must be one of the other_labels {self.other_labels}"
             )
-        if self.depth_axis not in (0, 1, 2):
+        if self.orientation is None and self.depth_axis not in (0, 1, 2):
             raise UserError(f"depth_axis is {self.depth_axis}; it must be 0, 1 or 2")
+        if self.orientation is not None:
+            if self.depth_axis is not None:
+                raise UserError(
+                    f"layout.orientation={self.orientation} says which axis is the depth; set "
+                    f"layout.depth_axis=null, not {self.depth_axis}, or layout.orientation=null"
+                )
+            letters = [set(pair) & set(str(self.orientation)) for pair in ("LR", "PA", "IS")]
+            if len(str(self.orientation)) != 3 or any(len(found) != 1 for found in letters):
+                raise UserError(
+                    f"layout.orientation={self.orientation!r} must be null or three letters, one each of L "
+                    "or R, P or A, I or S, such as SPL"
+                )
         if any(len(pair) != 2 or not pair[0] for pair in self.mask_names):
             raise UserError(
                 f"mask_names {self.mask_names} must be pairs (part of an image's name, what stands in its "

@@ -1,4 +1,4 @@
-"""Axes and voxel sizes: stored order <-> depth first, one grid <-> another over the same extent."""
+"""Voxel sizes: one grid <-> another over the same extent."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,23 +7,6 @@ import numpy as np
 import torch
 
 from LeFusion.dataset.boxes import Box, extent
-from LeFusion.dataset.intensity import Array
-
-
-def to_depth_first(array: Array, depth_axis: int) -> Array:
-    """Stored axis order -> (D, H, W); a view. depth_axis 2: (H, W, D) -> (D, H, W)."""
-    return _move_axis(array, depth_axis, 0)
-
-
-def from_depth_first(array: Array, depth_axis: int) -> Array:
-    """(D, H, W) -> stored axis order; a view. The inverse of `to_depth_first`."""
-    return _move_axis(array, 0, depth_axis)
-
-
-def spacing_depth_first(affine: np.ndarray, depth_axis: int) -> tuple[float, float, float]:
-    """Distance of voxels in mm along (depth, height, width), from a (4, 4) affine of the stored axes."""
-    stored = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0).tolist()
-    return stored.pop(depth_axis), *stored
 
 
 def resample_part(
@@ -118,9 +101,3 @@ def _axis_weights(n: int, m: int, start: int, end: int) -> tuple[int, torch.Tens
     for row, (low, values) in enumerate(weights):
         matrix[row, low - first : low - first + len(values)] = torch.tensor(values, dtype=torch.float64)
     return first, matrix
-
-
-def _move_axis(array: Array, source: int, target: int) -> Array:
-    if isinstance(array, torch.Tensor):
-        return array.movedim(source, target)
-    return np.moveaxis(array, source, target)

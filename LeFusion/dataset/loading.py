@@ -10,15 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from LeFusion.dataset.axes import Axes, paired
 from LeFusion.dataset.boxes import AIR, Box, Size, box_around, crop, extent, tight_box_around
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.grid import (
-    copy_overlap,
-    resample_masks,
-    resample_part,
-    spacing_depth_first,
-    to_depth_first,
-)
+from LeFusion.dataset.grid import copy_overlap, resample_masks, resample_part
 from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.errors import UserError
@@ -30,6 +25,7 @@ CACHED_BYTES = 1 << 30  # of volumes that several cases may share
 class LoadedCase:
     """A case as stored (volumes, labels), and any box of it as the network sees it.
 
+    mask_volume: on the grid of `volume`, in the same order. axes: between them and what is depth first.
     labels_dhw: (D', H', W') uint8, every label, on the stored grid. shape: of the network's grid, which is
     the stored one or that of `spacing_mm`. lesion_place: the bounding box of all lesions on the network's
     grid; lesion_voxels: (K, *lesion_place.size) bool, in the order of the layout's lesion labels. organ: the
@@ -42,6 +38,7 @@ class LoadedCase:
     layout: Layout
     volume: Volume
     mask_volume: Volume
+    axes: Axes
     labels_dhw: np.ndarray
     shape: Size
     lesion_place: Box
@@ -109,43 +106,41 @@ class LoadedCase:
 
     def stored_values(self, volume: Volume | None = None) -> np.ndarray:
         """(*stored_place.size): voxel values of the source, or of a volume of its shape, in its units."""
-        return (volume or self.volume).part(self.stored_slices)
+        return self.axes.to_dhw((volume or self.volume).part(self.stored_slices))
 
     @property
     def stored_slices(self) -> tuple[slice, slice, slice]:
-        """Where stored_place lies in the stored array, whose axes have another order."""
-        slices = list(self.stored_place.slices)
-        slices.insert(self.layout.depth_axis, slices.pop(0))
-        return tuple(slices)
+        """Where stored_place lies in the stored array."""
+        return self.axes.slices(self.stored_place, self.labels_dhw.shape)
 
     def _stored(self, box: Box) -> torch.Tensor:
         """(1, *box.size) float32 in [-1, 1] of the stored grid."""
-        slices = list(box.slices)
-        slices.insert(self.layout.depth_axis, slices.pop(0))
-        values = to_depth_first(self.volume.part(tuple(slices)), self.layout.depth_axis)
+        stored = self.volume.part(self.axes.slices(box, self.labels_dhw.shape))
+        values = self.axes.to_dhw(stored)
         return torch.from_numpy(np.ascontiguousarray(self.intensity_map.to_network(values)))[None]
 
 
 class Reader:
-    """Reads cases, each file once: volumes stay in memory, up to a limit, for the cases that share them."""
+    """Reads cases, each file once: volumes stay in memory, up to a limit, for the cases that share them.
+
+    refuse: raises UserError for an image that the network cannot do with.
+    """
 
     def __init__(
         self,
         layout: Layout,
         window: Window,
         spacing_mm: Sequence[float] | None = None,
+        refuse: Callable[[Volume], None] = lambda image: None,
         cached_bytes: int = CACHED_BYTES,
     ):
-        self.layout, self.window, self.spacing_mm, self.cached_bytes = (
-            layout,
-            window,
-            spacing_mm,
-            cached_bytes,
-        )
+        self.layout, self.window, self.spacing_mm = layout, window, spacing_mm
+        self.refuse, self.cached_bytes = refuse, cached_bytes
         self._volumes: OrderedDict[Path, Volume] = OrderedDict()
 
     def __call__(self, case: Case, relabel: Callable | None = None) -> LoadedCase:
         """See `load_case`."""
+        self.refuse(self.volume(case.image_path))
         return load_case(case, self.layout, self.window, self.spacing_mm, relabel, self.volume)
 
     def volume(self, path: Path) -> Volume:
@@ -176,16 +171,12 @@ def load_case(
     files, shapes that differ, an empty mask, or a label that the layout does not know.
     """
     volume, mask_volume = read(case.image_path), read(case.mask_path)
-    if mask_volume.raw.shape != volume.raw.shape:
-        raise UserError(
-            f"{case.mask_path}: has shape {mask_volume.raw.shape} but its image {case.image_path} has "
-            f"{volume.raw.shape}; a mask needs one voxel per image voxel"
-        )
+    axes, mask_volume = Axes.of(volume, layout), paired(mask_volume, volume, layout)
     _check_labels(case, mask_volume, layout, need_lesion=relabel is None)
     stored = mask_volume.raw if _is_plain(mask_volume) else mask_volume.values.astype(np.uint8)
-    labels = to_depth_first(stored, layout.depth_axis)
+    labels = axes.to_dhw(stored)
     if relabel is not None:
-        values = to_depth_first(volume.values, layout.depth_axis)
+        values = axes.to_dhw(volume.values)
         try:
             labels = relabel(values, np.ascontiguousarray(labels))
         except UserError as error:
@@ -202,12 +193,12 @@ def load_case(
                 f"{case.mask_path}: has no voxel of label {layout.reference_label} (reference_label), which "
                 "lesion intensities are taken relative to; draw it, or set layout.reference_label=null"
             )
-        values = to_depth_first(volume.values, layout.depth_axis)
+        values = axes.to_dhw(volume.values)
         image = torch.from_numpy(np.ascontiguousarray(intensity_map.to_network(values)))
         reference = float(image[torch.from_numpy(where)].mean())
     shape = labels.shape
     if spacing_mm is not None:
-        stored_mm = spacing_depth_first(volume.affine, layout.depth_axis)
+        stored_mm = axes.spacing_mm(volume)
         shape = tuple(
             max(1, round(n * s / w)) for n, s, w in zip(labels.shape, stored_mm, spacing_mm, strict=True)
         )
@@ -225,6 +216,7 @@ def load_case(
         layout,
         volume,
         mask_volume,
+        axes,
         labels,
         tuple(shape),
         lesion_place,

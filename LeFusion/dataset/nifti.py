@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import itertools
 import math
 import os
 import secrets
@@ -16,12 +17,15 @@ from pathlib import Path
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from LeFusion.errors import MissingFileError, StorageError, UserError
 
 GZIP_MAGIC = b"\x1f\x8b"
+GRID_TOLERANCE = 0.1  # voxels by which the corners of two volumes on one grid may lie apart
+FLAT = 1e-3  # volume of a voxel whose edges are scaled to 1, below which its axes span no space
 GZIP_LEVEL = 4  # CT volumes shrink a few percent more at level 9, for several times the time
 
 
@@ -97,18 +101,55 @@ def read_volume(path: str | os.PathLike) -> Volume:
 
 
 def check_same_grid(volume: Volume, other: Volume) -> None:
-    """Raises ValueError, naming both files, unless shape and affine (to 1e-3 mm) are equal."""
+    """Raises UserError, naming both files, unless the shapes are equal and every voxel lies where the other's
+    does, to GRID_TOLERANCE voxels."""
     if volume.raw.shape != other.raw.shape:
         raise UserError(
             f"{volume.path}: has shape {volume.raw.shape} but {other.path} has {other.raw.shape}; "
             "resample it to that grid"
         )
-    difference = np.abs(volume.affine - other.affine).max()
-    if not difference <= 1e-3:
+    check_affine(volume)
+    check_affine(other)
+    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in volume.raw.shape))])
+    apart = (volume.affine - other.affine) @ corners.T  # mm, at their largest in a corner
+    if np.abs(np.linalg.solve(other.affine[:3, :3], apart[:3])).max() > GRID_TOLERANCE:
         raise UserError(
-            f"{volume.path}: its affine differs from that of {other.path} by up to {difference:.4g} mm; "
-            "resample it to that grid"
+            f"{volume.path}: its affine differs from that of {other.path} by up to {np.abs(apart).max():.4g} "
+            "mm; resample it to that grid"
         )
+
+
+def check_affine(volume: Volume) -> None:
+    """Raises UserError, naming the file, for an affine that does not say where voxels lie."""
+    axes = volume.affine[:3, :3]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        space = abs(np.linalg.det(axes / np.linalg.norm(axes, axis=0)))
+    if not (np.isfinite(volume.affine).all() and space > FLAT):
+        raise UserError(
+            f"{volume.path}: its affine {np.round(volume.affine[:3], 3).tolist()} does not say where voxels "
+            "lie; write the file again with its geometry"
+        )
+
+
+def on_grid_of(volume: Volume, other: Volume) -> Volume:
+    """The volume with its axes in order and direction of the other's, whose voxels lie at the same places.
+
+    Raises UserError, naming both files, where there are no such voxels.
+    """
+    try:
+        check_same_grid(volume, other)
+        return volume
+    except UserError as error:
+        check_affine(volume)
+        check_affine(other)
+        turn = ornt_transform(io_orientation(volume.affine), io_orientation(other.affine))
+        affine = volume.affine @ inv_ornt_aff(turn, volume.raw.shape)
+        turned = replace(volume, raw=apply_orientation(volume.raw, turn), affine=affine)
+        try:
+            check_same_grid(turned, other)
+        except UserError:
+            raise error from None
+        return replace(turned, affine=other.affine, header=other.header)
 
 
 def write_volume_like(

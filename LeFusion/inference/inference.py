@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, find_cases, output_mask_name
-from LeFusion.dataset.grid import from_depth_first, to_depth_first
 from LeFusion.dataset.loading import LoadedCase
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume_like
 from LeFusion.diffusion import NoiseSchedule, load_checkpoint
@@ -293,14 +292,13 @@ def _paint(batch: Sequence[Output], job: Job, network, schedule: NoiseSchedule) 
 def _write(
     batch: Sequence[Output], painted: torch.Tensor, job: Job, manifest: Manifest, seconds: float
 ) -> None:
-    axis = job.layout.depth_axis
     cases = {output.case: job.canvas(output.case) for output in batch}
     for output, patch in zip(batch, painted, strict=True):
         canvas = cases[output.case]
         case = canvas.loaded
         lesion = case.stored_lesion()[case.stored_place.slices]
-        values = [from_depth_first(array, axis) for array in (case.painted(patch[0], output.box), lesion)]
-        write_label_like(case.mask_volume, from_depth_first(case.labels_dhw, axis), output.label_path)
+        values = [case.axes.to_stored(array) for array in (case.painted(patch[0], output.box), lesion)]
+        write_label_like(case.mask_volume, case.axes.to_stored(case.labels_dhw), output.label_path)
         written = write_volume_like(case.volume, *values, output.image_path, case.stored_slices)
         _record(output, canvas, job, manifest, written, seconds)
     manifest.write()
@@ -311,9 +309,7 @@ def _record(
 ) -> None:
     """Measures a written image against what was asked for and what was there, on the stored grid."""
     case, layout = canvas.loaded, job.layout
-    values, source = (
-        to_depth_first(case.stored_values(volume), layout.depth_axis) for volume in (written, case.volume)
-    )
+    values, source = (case.stored_values(volume) for volume in (written, case.volume))
     labels = case.labels_dhw[case.stored_place.slices]
     lesions = np.stack([labels == label for label in layout.lesion_labels])
     image = torch.from_numpy(np.ascontiguousarray(case.intensity_map.to_network(values)))[None]
@@ -340,14 +336,10 @@ def _record(
 
 def _largest_change_outside(case: LoadedCase, written: Volume) -> float:
     """In the image's units, over all voxels that are no lesion."""
-    changed = to_depth_first(written.raw != case.volume.raw, case.layout.depth_axis)
-    changed &= ~case.stored_lesion()
+    changed = (written.raw != case.volume.raw) & ~case.axes.to_stored(case.stored_lesion())
     if not changed.any():
         return 0.0
-    values, source = (
-        to_depth_first(volume.values, case.layout.depth_axis)[changed].astype(np.float64)
-        for volume in (written, case.volume)
-    )
+    values, source = (volume.values[changed].astype(np.float64) for volume in (written, case.volume))
     return float(np.abs(values - source).max())
 
 

@@ -6,11 +6,12 @@ from functools import lru_cache
 
 import torch
 
+from LeFusion.dataset.axes import refuse_turned
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout, find_cases
-from LeFusion.dataset.grid import to_depth_first
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, Reader
+from LeFusion.dataset.nifti import Volume
 from LeFusion.diffusion import Checkpoint, address_seed
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError
@@ -102,7 +103,7 @@ class Donors:
     def _donor(self, case: Case) -> tuple[LoadedCase, float, torch.Tensor]:
         loaded = self.read(case)
         try:
-            values = to_depth_first(loaded.volume.values, self.layout.depth_axis)
+            values = loaded.axes.to_dhw(loaded.volume.values)
             angle = self._angle(values, loaded.labels_dhw)
         except ValueError as error:
             raise UserError(f"{case.mask_path}: {error}") from error
@@ -147,7 +148,11 @@ def make_job(config: dict, checkpoint: Checkpoint) -> Job:
     if size[1] % multiple:
         raise UserError(f"diffusion_img_size={size[1]} must be a multiple of {multiple}")
 
-    read = Reader(layout, window, config["spacing_mm"])
+    def refuse(image: Volume) -> None:
+        if config["modality"] == "CT":
+            refuse_turned(image, layout, size[0], config["data_type"])
+
+    read = Reader(layout, window, config["spacing_mm"], refuse)
     return Job(
         layout,
         window,

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from LeFusion.dataset.grid import to_depth_first
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.inference.job import Canvas
@@ -81,6 +80,8 @@ class Manifest:
         loaded = canvas.loaded
         labels = hashlib.sha256(np.ascontiguousarray(loaded.labels_dhw)).hexdigest() if canvas.donor else ""
         content = [loaded.volume.sha256, loaded.mask_volume.sha256, labels, requested.tolist(), self.settings]
+        if loaded.layout.orientation is not None:
+            content.append(loaded.layout.orientation)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def is_stale(self, case: str, kind: int, made_from: str) -> bool:
@@ -181,7 +182,7 @@ def save_preview(path: Path, outputs, job, most_cases: int) -> Path:
         part = around(lesion[level], PREVIEW_SIDE)
         images = [read_volume(output.image_path) for output in by_case[case]]
         volumes = (loaded.volume, loaded.volume, *images)
-        slices = [to_depth_first(volume.values, job.layout.depth_axis)[level][part] for volume in volumes]
+        slices = [loaded.axes.to_dhw(volume.values)[level][part] for volume in volumes]
         rows.append([_for_display(values, slices[0], loaded.intensity_map, job.unit) for values in slices])
         labels = np.where(lesion[level], loaded.labels_dhw[level], 0)[part]
         outlines.append([None, labels, *(None for _ in images)])

@@ -17,8 +17,8 @@ from evaluation_pipeline.fidelity.lesions import read_pair
 from evaluation_pipeline.fidelity.seeds import address_generator
 from evaluation_pipeline.tables import write_csv
 from LeFusion.data_types import DataType
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
-from LeFusion.dataset.grid import from_depth_first, spacing_depth_first, to_depth_first
 from LeFusion.dataset.nifti import Volume, write_label_like, write_volume_like
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser
@@ -136,9 +136,9 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
 def read_scan(case: Case, data_type: DataType) -> Scan:
     """Raises what evaluation_pipeline.fidelity.lesions.read_pair raises."""
     volume, labels, _ = read_pair(case.image_path, case.mask_path, data_type)
-    axis = data_type.layout.depth_axis
-    values = np.ascontiguousarray(to_depth_first(volume.values, axis)).astype(np.float64)
-    return Scan(case, volume, values, labels, spacing_depth_first(volume.affine, axis))
+    axes = Axes.of(volume, data_type.layout)
+    values = np.ascontiguousarray(axes.to_dhw(volume.values)).astype(np.float64)
+    return Scan(case, volume, values, labels, axes.spacing_mm(volume))
 
 
 def _without_patients_of(test: list[Case], cases: list[Case]) -> list[Case]:
@@ -149,9 +149,8 @@ def _without_patients_of(test: list[Case], cases: list[Case]) -> list[Case]:
 
 def _write_painted(scan: Scan, painted: Painted, layout: Layout, image_path: Path, label_path: Path) -> None:
     inside = np.isin(painted.labels, layout.lesion_labels)
-    labels, values, mask = (
-        from_depth_first(array, layout.depth_axis) for array in (painted.labels, painted.values, inside)
-    )
+    axes = Axes.of(scan.volume, layout)
+    labels, values, mask = (axes.to_stored(array) for array in (painted.labels, painted.values, inside))
     write_label_like(scan.volume, labels, label_path)
     write_volume_like(scan.volume, values, np.ascontiguousarray(mask), image_path)
 

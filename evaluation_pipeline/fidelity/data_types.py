@@ -64,7 +64,7 @@ def data_type_of(arguments: argparse.Namespace, root_dir: str | Path) -> DataTyp
     if arguments.other_labels is not None:
         layout = replace(layout, other_labels=tuple(arguments.other_labels))
     if arguments.depth_axis is not None:
-        layout = replace(layout, depth_axis=arguments.depth_axis)
+        layout = replace(layout, depth_axis=arguments.depth_axis, orientation=None)
     data_type = replace(data_type, layout=layout)
     if not arguments.window:
         return data_type

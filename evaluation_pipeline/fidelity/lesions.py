@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from evaluation_pipeline.cases.patients import case_name, patient_of
 from LeFusion.data_types import DataType
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import NIFTI_ENDINGS
-from LeFusion.dataset.grid import spacing_depth_first, to_depth_first
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 from LeFusion.errors import MissingFileError, UserError
@@ -75,7 +75,7 @@ def read_lesion(
     mask = np.isin(labels, data_type.layout.lesion_labels)
     if not mask.any():
         return None, volume, stored
-    spacing_mm = spacing_depth_first(volume.affine, data_type.layout.depth_axis)
+    spacing_mm = Axes.of(volume, data_type.layout).spacing_mm(volume)
     part = _around(mask, spacing_mm)
     crops = [np.ascontiguousarray(array[part]) for array in (values.astype(np.float32), mask, labels)]
     origin = tuple(cut.start for cut in part)
@@ -100,7 +100,7 @@ def read_pair(
     if not found.any():
         raise UserError(f"{mask_path}: is empty; a mask needs the lesion's voxels")
     stored = stored.astype(np.uint8)
-    return volume, np.ascontiguousarray(to_depth_first(stored, data_type.layout.depth_axis)), stored
+    return volume, np.ascontiguousarray(Axes.of(volume, data_type.layout).to_dhw(stored)), stored
 
 
 def intensities(volume: Volume, labels_dhw: np.ndarray, data_type: DataType) -> tuple[np.ndarray, float]:
@@ -110,7 +110,7 @@ def intensities(volume: Volume, labels_dhw: np.ndarray, data_type: DataType) -> 
     window where that is of percentiles, clamped to it), less their mean
     over the reference label (healthy myocardium), where there is one. Raises ValueError for a constant image.
     """
-    values = to_depth_first(volume.values, data_type.layout.depth_axis).astype(np.float64)
+    values = Axes.of(volume, data_type.layout).to_dhw(volume.values).astype(np.float64)
     if data_type.fixed_window:
         return values.clip(*data_type.fixed_window), 0.0
     low, high = float(values.min()), float(values.max())

@@ -6,11 +6,8 @@ import torch
 
 from LeFusion.dataset.boxes import Box, extent
 from LeFusion.dataset.grid import (
-    from_depth_first,
     resample_masks,
     resample_part,
-    spacing_depth_first,
-    to_depth_first,
 )
 
 
@@ -30,35 +27,6 @@ def masks_on(masks, shape):
     whole = torch.zeros((len(masks), *shape), dtype=torch.bool)
     whole[(slice(None), *place.slices)] = found
     return whole
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
-def test_depth_axis_there_and_back(kind):
-    stored = kind(np.arange(2 * 3 * 5).reshape(2, 3, 5))
-    assert to_depth_first(stored, 0).shape == (2, 3, 5)
-    assert to_depth_first(stored, 2).shape == (5, 2, 3)
-    assert to_depth_first(stored, 2)[4, 1, 2] == stored[1, 2, 4]
-    for axis in (0, 1, 2):
-        np.testing.assert_array_equal(from_depth_first(to_depth_first(stored, axis), axis), stored)
-
-
-def test_spacing_follows_the_axes_into_depth_first_order():
-    stored = np.diag([1.5, 1.25, 8.0, 1.0])
-    assert spacing_depth_first(stored, 2) == (8.0, 1.5, 1.25)
-    assert spacing_depth_first(stored, 0) == (1.5, 1.25, 8.0)
-    assert spacing_depth_first(stored, 1) == (1.25, 1.5, 8.0)
-    for axis in range(3):  # as the axes of an array do
-        moved = to_depth_first(np.zeros((3, 5, 7)), axis).shape
-        affine = np.diag([3.0, 5.0, 7.0, 1.0])
-        affine[:3, 3] = (-40, 12, 9)  # where the volume lies changes nothing
-        assert spacing_depth_first(affine, axis) == moved
-
-
-def test_spacing_of_a_turned_and_mirrored_volume():
-    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag([-0.7, 2.0, 5.0])
-    assert spacing_depth_first(affine, 2) == pytest.approx((5.0, 0.7, 2.0))
 
 
 def test_resampling_covers_the_same_extent():

@@ -912,6 +912,7 @@ def test_painting_gets_the_settings_of_both_commands(paint, tmp_path):
     odd = tmp_path / "a folder, {odd}=x"
     result, rows = paint(
         "data_type=chest_ct",
+        "layout.orientation=null",
         "layout.depth_axis=0",
         "seed=3",
         f'output_dir="{odd}"',

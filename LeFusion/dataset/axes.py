@@ -1,0 +1,111 @@
+"""Between arrays as stored and arrays depth first: which axis is which, and which way each of them runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+from LeFusion.dataset.boxes import Box, Size
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.nifti import Volume, check_affine, on_grid_of
+from LeFusion.errors import UserError
+
+WHOLE = 3  # times the slices of the network's region: a volume with more of them is no region
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How a stored array becomes (D, H, W): axis i of that is the stored axis order[i], reversed where
+    flips[i]. Arrays are NumPy's; what is returned is a view."""
+
+    order: tuple[int, int, int]
+    flips: tuple[bool, bool, bool] = (False, False, False)
+
+    @classmethod
+    def of(cls, volume: Volume, layout: Layout) -> "Axes":
+        """With a layout's orientation from the affine; without one the depth axis first, nothing reversed.
+
+        Raises UserError, naming the file, where an affine is needed and says nothing.
+        """
+        if layout.orientation is None:
+            others = [axis for axis in range(3) if axis != layout.depth_axis]
+            return cls((layout.depth_axis, *others))
+        check_affine(volume)
+        turn = ornt_transform(io_orientation(volume.affine), axcodes2ornt(layout.orientation))
+        order = np.argsort(turn[:, 0])
+        return cls(tuple(int(axis) for axis in order), tuple(bool(turn[axis, 1] < 0) for axis in order))
+
+    def to_dhw(self, stored: np.ndarray) -> np.ndarray:
+        """Stored order -> (D, H, W)."""
+        return stored.transpose(self.order)[self._steps]
+
+    def to_stored(self, dhw: np.ndarray) -> np.ndarray:
+        """(D, H, W) -> stored order; the inverse of `to_dhw`."""
+        return dhw[self._steps].transpose(np.argsort(self.order))
+
+    def slices(self, box: Box, shape: Size) -> tuple[slice, slice, slice]:
+        """Where a box within a (D, H, W) volume of this shape lies in the stored array."""
+        found = [slice(0)] * 3
+        for axis, flip, start, end, n in zip(self.order, self.flips, box.start, box.end, shape, strict=True):
+            found[axis] = slice(n - end, n - start) if flip else slice(start, end)
+        return tuple(found)
+
+    def stored_index(self, dhw: Sequence[float], shape: Size) -> tuple[float, float, float]:
+        """A voxel (fractions too) of a (D, H, W) volume of this shape -> its index in the stored array."""
+        found = [0.0] * 3
+        for axis, flip, index, n in zip(self.order, self.flips, dhw, shape, strict=True):
+            found[axis] = n - 1 - index if flip else index
+        return tuple(found)
+
+    def dhw_index(self, stored: Sequence[float], shape: Size) -> tuple[float, float, float]:
+        """The inverse of `stored_index`."""
+        return tuple(
+            n - 1 - stored[axis] if flip else stored[axis]
+            for axis, flip, n in zip(self.order, self.flips, shape, strict=True)
+        )
+
+    def spacing_mm(self, volume: Volume) -> tuple[float, float, float]:
+        """Distance of voxels along (depth, height, width). Raises UserError for an affine that has none."""
+        check_affine(volume)
+        stored = np.linalg.norm(volume.affine[:3, :3], axis=0).tolist()
+        return tuple(stored[axis] for axis in self.order)
+
+    @property
+    def _steps(self) -> tuple[slice, slice, slice]:
+        return tuple(slice(None, None, -1 if flip else None) for flip in self.flips)
+
+
+def paired(mask: Volume, image: Volume, layout: Layout) -> Volume:
+    """A mask on its image's grid, in the same order. Without an orientation, voxels are matched by index.
+
+    Raises UserError, naming both files, where the mask has no voxel at the place of each of the image.
+    """
+    if layout.orientation is not None:
+        return on_grid_of(mask, image)
+    if mask.raw.shape != image.raw.shape:
+        raise UserError(
+            f"{mask.path}: has shape {mask.raw.shape} but its image {image.path} has {image.raw.shape}; a "
+            "mask needs one voxel per image voxel"
+        )
+    return mask
+
+
+def refuse_turned(volume: Volume, layout: Layout, region_depth: int, data_type: str) -> None:
+    """Raises UserError for a whole CT whose slices lie along another axis than the layout's.
+
+    region_depth: slices of the network's region. Regions pass, as do volumes with square slices along the
+    layout's axis: the affines of LIDC regions give the voxel size only. So does everything where the layout
+    has an orientation.
+    """
+    if layout.orientation is not None:
+        return
+    check_affine(volume)
+    axis = layout.depth_axis
+    axial = int(np.abs(volume.affine[2, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)).argmax())
+    rows, columns = np.delete(volume.raw.shape, axis)
+    if axial != axis and volume.raw.shape[axis] > WHOLE * region_depth and rows != columns:
+        raise UserError(
+            f"{volume.path}: the slices of this whole CT of {volume.raw.shape} lie along axis {axial}, not "
+            f"{axis} as with data_type={data_type}; use data_type=chest_ct (or layout.orientation=SPL)"
+        )

@@ -1,0 +1,142 @@
+import nibabel
+import numpy as np
+import pytest
+
+from LeFusion.dataset.axes import Axes, paired, refuse_turned
+from LeFusion.dataset.boxes import Box
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.nifti import check_same_grid, read_volume
+from LeFusion.errors import UserError
+
+ORIENTED = Layout(depth_axis=None, orientation="SPL")
+# Nearly right, anterior, superior, turned and sheared a little
+AFFINE = np.array([[0.7, 0.2, 0.1, -12.5], [-0.2, 0.7, 0.05, 31.0], [0.0, -0.1, 2.5, 7.25], [0, 0, 0, 1]])
+ORDERS = ("RAS", "LPS", "ASL", "PIR")
+
+
+@pytest.fixture
+def stored_as(save_as):
+    """-> stored_as(codes, array, path, affine): the volume of an array in the order R, A, S, in another."""
+
+    def save(codes, ras, path, affine=AFFINE):
+        save_as(codes, path, ras, affine)
+        return read_volume(path)
+
+    return save
+
+
+@pytest.fixture
+def ras() -> np.ndarray:
+    return np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_without_an_orientation_the_depth_axis_comes_first(tmp_path, stored_as, ras, axis):
+    volume = stored_as("RAS", ras, tmp_path / "scan.nii")
+    axes = Axes.of(volume, Layout(depth_axis=axis))
+    assert np.array_equal(axes.to_dhw(volume.raw), np.moveaxis(ras, axis, 0))
+    assert np.array_equal(axes.to_stored(axes.to_dhw(volume.raw)), ras)
+    spacing = np.linalg.norm(AFFINE[:3, :3], axis=0)
+    assert axes.spacing_mm(volume) == pytest.approx((spacing[axis], *np.delete(spacing, axis)))
+
+
+@pytest.mark.parametrize("codes", ORDERS)
+def test_an_orientation_does_not_depend_on_the_order_in_which_a_volume_is_stored(
+    tmp_path, stored_as, ras, codes
+):
+    volume = stored_as(codes, ras, tmp_path / "scan.nii")
+    axes = Axes.of(volume, ORIENTED)
+    dhw = axes.to_dhw(volume.raw)
+    assert np.array_equal(dhw, ras[::-1, ::-1].transpose(2, 1, 0))  # to superior, posterior, left
+    assert np.array_equal(axes.to_stored(dhw), volume.raw)
+    assert axes.spacing_mm(volume) == pytest.approx(np.linalg.norm(AFFINE[:3, :3], axis=0)[[2, 1, 0]])
+
+
+@pytest.mark.parametrize("codes", ORDERS)
+def test_boxes_and_voxels_are_found_again_in_the_stored_array(tmp_path, stored_as, ras, codes):
+    volume = stored_as(codes, ras, tmp_path / "scan.nii")
+    axes = Axes.of(volume, ORIENTED)
+    dhw, box = axes.to_dhw(volume.raw), Box((1, 0, 2), (4, 3, 1))
+    part = volume.raw[axes.slices(box, dhw.shape)]
+    assert np.array_equal(axes.to_dhw(part), dhw[box.slices])
+    voxel = (5, 1, 3)
+    stored = axes.stored_index(voxel, dhw.shape)
+    assert volume.raw[stored] == dhw[voxel] and axes.dhw_index(stored, dhw.shape) == voxel
+
+
+def test_a_mask_in_another_order_is_brought_to_the_grid_of_its_image(tmp_path, stored_as, ras):
+    image, mask = (stored_as(codes, ras, tmp_path / f"{codes}.nii") for codes in ("ASL", "PIR"))
+    found = paired(mask, image, ORIENTED)
+    assert np.array_equal(found.raw, image.raw)
+    check_same_grid(found, image)
+    assert paired(image, image, ORIENTED) is image
+
+
+def test_without_an_orientation_a_mask_needs_the_shape_only(tmp_path, stored_as, ras):
+    image = stored_as("RAS", ras, tmp_path / "image.nii")
+    mask = stored_as("RAS", ras, tmp_path / "mask.nii", np.eye(4))
+    assert paired(mask, image, Layout()) is mask
+    with pytest.raises(UserError, match="mask.nii: its affine differs from that of .*image.nii"):
+        paired(mask, image, ORIENTED)
+    other = stored_as("RAS", ras[1:], tmp_path / "smaller.nii")
+    with pytest.raises(UserError, match=r"smaller.nii: has shape \(3, 5, 6\) but its image"):
+        paired(other, image, Layout())
+
+
+@pytest.mark.parametrize("voxels, fits", [(0.05, True), (0.2, False)])
+def test_a_mask_that_lies_a_part_of_a_voxel_away(tmp_path, stored_as, ras, voxels, fits):
+    image = stored_as("RAS", ras, tmp_path / "image.nii")
+    moved = AFFINE.copy()
+    moved[:3, 3] += voxels * AFFINE[:3, 2]
+    mask = stored_as("LPS", ras, tmp_path / "mask.nii", moved)
+    if fits:
+        assert np.array_equal(paired(mask, image, ORIENTED).raw, ras)
+    else:
+        with pytest.raises(UserError, match="mask.nii: its affine differs"):
+            paired(mask, image, ORIENTED)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        np.zeros((3, 3)),
+        np.full((3, 3), np.nan),
+        np.diag([1.0, 1, 0]),
+        np.array([[1, 1, 0], [0, 0, 0], [0, 0, 1]]),
+    ],
+)
+def test_an_affine_that_says_nothing_is_refused_where_it_is_needed(tmp_path, ras, axes):
+    header = nibabel.Nifti1Header()
+    affine = np.eye(4)
+    affine[:3, :3] = axes
+    image = nibabel.Nifti1Image(ras, None, header)
+    image.header.set_sform(affine, 1)
+    nibabel.save(image, tmp_path / "scan.nii")
+    with open(tmp_path / "scan.nii", "r+b") as file:  # nibabel writes what it finds better
+        raw = nibabel.Nifti1Header.from_fileobj(file)
+        raw["srow_x"], raw["srow_y"], raw["srow_z"] = affine[:3]
+        raw["sform_code"] = 1
+        file.seek(0)
+        file.write(raw.binaryblock)
+    volume = read_volume(tmp_path / "scan.nii")
+    plain = Axes.of(volume, Layout())
+    for needed in (lambda: plain.spacing_mm(volume), lambda: Axes.of(volume, ORIENTED)):
+        with pytest.raises(UserError, match="scan.nii: its affine .* does not say where voxels lie"):
+            needed()
+
+
+def test_a_whole_ct_needs_an_orientation(tmp_path, stored_as):
+    volume = stored_as("RAS", np.zeros((100, 20, 30), np.int16), tmp_path / "ct.nii")
+    with pytest.raises(UserError, match="ct.nii: .* lie along axis 2, not 0 .* data_type=chest_ct"):
+        refuse_turned(volume, Layout(), 32, "lidc")
+    refuse_turned(volume, Layout(), 64, "lidc")  # a region of a network with larger ones
+    refuse_turned(volume, Layout(depth_axis=2), 32, "lidc")
+    refuse_turned(volume, ORIENTED, 32, "chest_ct")
+
+
+@pytest.mark.parametrize(
+    "keys", [{"orientation": "SPL"}, {"orientation": "SPX", "depth_axis": None}, {"depth_axis": None}]
+)
+def test_layouts_without_one_way_to_turn_volumes_are_refused(keys):
+    with pytest.raises(UserError, match="depth_axis|orientation"):
+        Layout(**keys)
