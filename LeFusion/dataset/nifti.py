@@ -114,8 +114,8 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
     apart = (volume.affine - other.affine) @ corners.T  # mm, at their largest in a corner
     if np.abs(np.linalg.solve(other.affine[:3, :3], apart[:3])).max() > GRID_TOLERANCE:
         raise UserError(
-            f"{volume.path}: its affine differs from that of {other.path} by up to {np.abs(apart).max():.4g} "
-            "mm; resample it to that grid"
+            f"{volume.path}: its affine differs from that of {other.path}: voxels lie up to "
+            f"{np.abs(apart).max():.4g} mm apart; resample it to that grid"
         )
 
 
