@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from LeFusion.dataset.boxes import Box, crop, lesion_box, random_box, tight_box
-from LeFusion.dataset.grid import (
-)
 
 
 def mask_with(shape, start, end):

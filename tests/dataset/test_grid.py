@@ -1,4 +1,4 @@
-"""Axes, spacings and resampling between grids."""
+"""Resampling between grids."""
 
 import numpy as np
 import pytest
