@@ -8,13 +8,18 @@ import pytest
 import torch
 
 from DiffMask.sphere import Sphere, bounding_sphere, draw_sphere, encode_sphere
-from LeFusion.diffusion import NoiseSchedule, repaint_step, repaint_times
+from LeFusion.diffusion import NoiseSchedule, UNet3D, repaint_step, repaint_times
 from LeFusion.losses import lesion_loss
 from LeFusion.textures.histograms import lesion_histogram
 
 NUMBERS = np.load(Path(__file__).parents[1] / "golden" / "reference.npz", allow_pickle=False)
 LESIONS = {"lidc": (1,), "emidec": (3, 4)}
 SCHEDULE = NoiseSchedule.cosine(300)
+NETWORKS = {  # channels in and out, and the length of the condition, of the released networks
+    "lidc": (1, 1, 16),
+    "emidec": (2, 2, 32),
+    "diffmask": (2, 1, None),
+}
 
 
 def number(name: str) -> torch.Tensor:
@@ -55,6 +60,29 @@ def test_moves_between_levels(name):
         assert_close(ours, number(f"{name}/posterior_{key}"))
     undone = SCHEDULE.renoise(x, torch.full((2,), 41), number(f"{name}/undo_noise"))
     assert_close(undone, number(f"{name}/undo_out"))
+
+
+def numbers_of(shape, seed: int) -> torch.Tensor:
+    """Numbers in [-1, 1]; RandomState's are frozen: the same with every version of NumPy."""
+    return torch.from_numpy(np.random.RandomState(seed).uniform(-1, 1, shape)).float()
+
+
+def network_output(name: str) -> torch.Tensor:
+    """(2, out_channels, 5, 16, 16) of a small network of fixed weights."""
+    channels, out_channels, cond_dim = NETWORKS[name]
+    network = UNet3D(8, channels, out_channels, cond_dim, attn_heads=2, attn_dim_head=8).eval()
+    for seed, (key, value) in enumerate(sorted(network.named_parameters())):
+        gain = key.endswith("gamma") or "norm.weight" in key
+        fan_in = value[0].numel() if value.ndim > 1 else 16
+        value.copy_(gain + numbers_of(value.shape, seed) * (3 / fan_in) ** 0.5)
+    cond = None if cond_dim is None else numbers_of((2, cond_dim), 2).abs()
+    return network(numbers_of((2, channels, 5, 16, 16), 1), torch.tensor([3, 250]), cond)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_network(name):
+    assert_close(network_output(name)[:, :, 1:3, 6:10, 6:10], number(f"network/{name}"), 1e-5)
 
 
 @pytest.mark.parametrize("name, level", [("lidc", 0), ("lidc", 150), ("lidc", 299), ("emidec", 150)])
