@@ -3,6 +3,4 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 LEFUSION_EXTRA=dev source "$here/setup_env.sh"
-# tiny tensors: threads would only wait for each other
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 cd "$here" && exec "$PYTHON" -m pytest -n "${TEST_PROCESSES:-2}" "$@"

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+# Tiny tensors: threads would only wait for each other, and a process that has some cannot fork safely
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
 # What only some tests need is imported in their fixtures, so that the core's tests start quickly.
 
 # Turned and sheared against the scanner's axes, so that an exchange of axes or a lost shear shows.
