@@ -11,6 +11,7 @@ from LeFusion.dataset.nifti import atomic_file
 from LeFusion.inference.inference import run
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.runtime.tables import markdown_table
+from LeFusion.settings import InferenceSettings
 
 
 def paint(folder: Path, data: Path, overrides: list[str]) -> list[dict]:
@@ -22,7 +23,7 @@ def paint(folder: Path, data: Path, overrides: list[str]) -> list[dict]:
     ]
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
         config = plain(hydra.compose("inference", [*targets, *overrides]))
-    run(config)
+    run(InferenceSettings.of(config))
     with open(folder / "Image" / "manifest.csv", newline="") as file:
         return list(csv.DictReader(file))
 

@@ -21,8 +21,10 @@ from plain_unet import PlainUNet3D
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.inference.job import sampler_settings
 from LeFusion.painting import SamplerSettings, paint
 from LeFusion.runtime.commandline import PROJECT_ROOT, choose_device, command_parser, plain
+from LeFusion.settings import InferenceSettings
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 PAPER = SamplerSettings("repaint", jump_length=2, jump_n_sample=2)
@@ -32,17 +34,8 @@ TIMED_CALLS = 3  # of the 598, without --full
 def default_sampler() -> SamplerSettings:
     """What `lidc_inference.sh` does when nothing is said."""
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
-        config = plain(hydra.compose("inference"))
-    jumps = config["schedule_jump_params"]
-    return SamplerSettings(
-        config["sampler"],
-        config["num_steps"],
-        jumps["jump_length"],
-        jumps["jump_n_sample"],
-        config["guidance_scale"],
-        spacing=config["spacing"],
-        eta=config["eta"],
-    )
+        settings = InferenceSettings.of(plain(hydra.compose("inference")))
+    return sampler_settings(settings, {})
 
 
 def case(size: tuple[int, int, int], diameter: float, batch: int) -> dict:

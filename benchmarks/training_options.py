@@ -18,11 +18,12 @@ import torch
 from painted import paint, write_tables
 from texture_control import in_order
 
-from LeFusion.dataset.cases import Layout, find_cases
+from LeFusion.dataset.cases import find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.diffusion import AddressedNoise, NoiseSchedule, load_checkpoint
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser, plain
+from LeFusion.settings import TrainSettings
 from LeFusion.train.train import run as train
 
 LEVELS = (60, 150, 240)  # of 300: little, middling and much noise
@@ -30,14 +31,13 @@ OPTIONS = [(context, weight) for context in ("noised", "clean") for weight in (0
 
 
 @torch.no_grad()
-def lesion_error(path: Path, config: dict) -> float:
+def lesion_error(path: Path, settings: TrainSettings) -> float:
     """Mean |predicted x_0 - x_0| in test lesions, in image units, over LEVELS, under their own histograms."""
     checkpoint = load_checkpoint(path)
-    denoiser, schedule = Denoiser.of(checkpoint.metadata), NoiseSchedule.cosine(config["timesteps"])
-    layout = Layout(**config["layout"])
-    cases = find_cases(config["dataset_root_dir"], layout, config["test_txt_dir"], "test")
-    dataset = LesionDataset(cases, layout, window=config["window"], region="lesion")
-    errors, (low, high) = [], config["window"]
+    denoiser, schedule = Denoiser.of(checkpoint.metadata), NoiseSchedule.cosine(settings.timesteps)
+    cases = find_cases(settings.dataset_root_dir, settings.layout, settings.test_txt_dir, "test")
+    dataset = LesionDataset(cases, settings.layout, window=settings.window, region="lesion")
+    errors, (low, high) = [], settings.window
     for index in range(len(dataset)):
         item = dataset[index]
         batch = collate([item])
@@ -67,12 +67,12 @@ def measure(context: str, weight: int, arguments: argparse.Namespace) -> dict:
         *arguments.overrides,
     ]
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
-        config = plain(hydra.compose("train", overrides))
-    path = train(config)
+        chosen = TrainSettings.of(plain(hydra.compose("train", overrides)))
+    path = train(chosen)
     settings = [f"model_path={path}", "sampler=ddim", "num_steps=10", "intensity_guidance=0"]
     rows = paint(arguments.out / f"{name}-painted", arguments.data, settings)
     table = {"context": context, "histogram loss": weight, "steps": arguments.steps}
-    table["lesion error"] = f"{lesion_error(path, config):.1f}"
+    table["lesion error"] = f"{lesion_error(path, chosen):.1f}"
     for kind in sorted({row["type"] for row in rows}, key=int):
         values = [float(row["wasserstein"]) for row in rows if row["type"] == kind]
         table[f"Wasserstein {kind}"] = f"{np.mean(values):.1f}"

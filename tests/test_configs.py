@@ -10,15 +10,20 @@ from omegaconf import OmegaConf
 
 from DiffMask.losses import MaskLoss
 from DiffMask.train.train import parts as diffmask_parts
-from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.diffusion import NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.inference.job import sampler_settings
 from LeFusion.losses import LesionLoss
-from LeFusion.painting import SamplerSettings
 from LeFusion.runtime.commandline import PROJECT_ROOT
+from LeFusion.settings import (
+    CheckDatasetSettings,
+    FitTexturesSettings,
+    InferenceSettings,
+    TrainerSettings,
+    TrainSettings,
+)
 from LeFusion.textures.conditions import load_palette
-from LeFusion.train.train import parts
 from LeFusion.training.settings import TrainingSettings
 
 CONFIGS = PROJECT_ROOT / "configs"
@@ -27,6 +32,14 @@ PRIMARIES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not
 PACKAGES = ("LeFusion", "DiffMask", "evaluation_pipeline")
 SOURCES = {path: path.read_text() for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py")}
 YAML_TEXT = "\n".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
+
+SETTINGS = {
+    "inference": InferenceSettings,
+    "train": TrainSettings,
+    "fit_textures": FitTexturesSettings,
+    "check_dataset": CheckDatasetSettings,
+}
+NEEDED = {"fit_textures": ["output=textures.json"]}  # what has no default
 
 
 def groups_of(primary: str) -> list[str]:
@@ -57,26 +70,25 @@ def test_the_lists_above_find_something():
 
 @pytest.mark.parametrize("primary, choice", CHOICES)
 def test_every_choice_fits_the_code(composed, primary, choice):
-    config = composed(primary, *([choice] if choice else []))
-    if "layout" in config and "histogram_bins" in config:
-        check_data_type(config)
-    if "schedule_jump_params" in config:
-        sampler = SamplerSettings(
-            config["sampler"], config["num_steps"], **config["schedule_jump_params"], guidance_scale=1.0
-        )
-        assert sampler.network_calls(NoiseSchedule.cosine(300)) >= 1
+    config = composed(primary, *([choice] if choice else []), *NEEDED.get(primary, []))
+    if primary in SETTINGS:
+        settings = SETTINGS[primary].of(config)
+        check_data_type(settings)
+    if primary == "inference":
+        assert sampler_settings(settings, {}).network_calls(NoiseSchedule.cosine(300)) >= 1
     if primary == "train":
-        _, denoiser, model, loss = parts(config)
-        classes = config["diffusion_num_channels"]
+        denoiser = Denoiser(settings.model.context, settings.model.prediction)
         with torch.device("meta"):
             network = UNet3D(
-                in_channels=denoiser.in_channels(classes),
-                out_channels=classes,
-                cond_dim=config["cond_dim"],
-                **model,
+                in_channels=denoiser.in_channels(settings.classes),
+                out_channels=settings.classes,
+                cond_dim=settings.cond_dim,
+                **settings.model.of_network(),
             )
         assert_planes_fit(network, config)
-        LesionLoss(NoiseSchedule.cosine(config["timesteps"]), 0, **loss, denoiser=denoiser)
+        LesionLoss(
+            NoiseSchedule.cosine(settings.timesteps), 0, **settings.loss.model_dump(), denoiser=denoiser
+        )
 
     if primary == "diffmask_train":
         _, model, prediction = diffmask_parts(config)
@@ -90,21 +102,12 @@ def assert_planes_fit(network, config):
     assert all(size % network.plane_multiple == 0 for size in sizes)
 
 
-def check_data_type(config):
-    layout = Layout(**config["layout"])
-    classes = len(layout.lesion_labels)
-    assert config["diffusion_num_channels"] == classes
-    assert config["cond_dim"] == classes * config["histogram_bins"]
-    for shares in load_palette(config["textures"], config["cond_dim"], config["histogram_bins"]).histograms:
+def check_data_type(settings):
+    classes, bins = settings.classes, settings.histogram_bins
+    for shares in load_palette(settings.textures, classes * bins, bins).histograms:
         assert shares.reshape(classes, -1).sum(dim=1).tolist() == pytest.approx([1] * classes)
-    assert IntensityMap.of(torch.tensor([0.0, 1.0]), config["window"]).low < 1
-    assert all(Path(path).is_absolute() for path in config["default_paths"].values())
-
-
-@pytest.mark.parametrize("option", options_of("trainer"))
-def test_a_trainer_lists_every_setting(composed, option):
-    names = set(inspect.signature(TrainingSettings).parameters) | {"histogram_loss"}
-    assert set(composed("train", f"trainer={option}")["trainer"]) == names
+    assert IntensityMap.of(torch.tensor([0.0, 1.0]), settings.window).low < 1
+    assert all(Path(path).is_absolute() for path in settings.default_paths.values())
 
 
 @pytest.mark.parametrize("option", options_of("loss"))
@@ -120,8 +123,10 @@ def test_a_loss_lists_every_setting(composed, option):
 
 def test_the_defaults_are_the_papers(composed):
     config = composed("train")
-    settings, denoiser, model, loss = parts(config)
-    assert (settings, denoiser, loss["histogram_weight"]) == (TrainingSettings(), Denoiser(), 0)
+    settings = TrainSettings.of(config)
+    assert settings.trainer == TrainerSettings(histogram_loss=0)
+    assert Denoiser(settings.model.context, settings.model.prediction) == Denoiser()
+    model = settings.model.of_network()
     assert model == {"dim": 64, "dim_mults": [1, 2, 4, 8], "attn_heads": 8, "attn_dim_head": 32}
     assert config["timesteps"] == 300 and config["crop_size"] is None
     assert config["loss"] == {
@@ -142,10 +147,9 @@ def test_the_defaults_are_the_papers(composed):
 
 
 def is_read(key: str, sources) -> bool:
-    """Named as a string in one of the sources, or interpolated by another key."""
-    quoted = re.compile(rf"""["']{re.escape(key)}["']""")
-    as_keyword = re.compile(rf"check_whole_numbers\([^)]*\b{re.escape(key)}=")
-    return any(quoted.search(text) or as_keyword.search(text) for text in sources)
+    """Named as a string or as an attribute in one of the sources."""
+    named = re.compile(rf"""["']{re.escape(key)}["']|\.{re.escape(key)}\b""")
+    return any(named.search(text) for text in sources)
 
 
 def reached_from(command: Path) -> set[Path]:

@@ -47,12 +47,14 @@ from LeFusion.runtime.commandline import (
     PROJECT_ROOT,
     given_path,
     output_folder,
+    output_path,
     plain,
     required_path,
     run_command,
     say,
 )
 from LeFusion.runtime.processes import Share, find_share
+from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import choose_conditions
 
 OF_MASKS = {"model_path", "weights", "num_steps"}  # keys that painting has too, for its own network
@@ -63,7 +65,7 @@ OF_THE_CHAIN = {"data_type", "dataset_root_dir", "mask_dir", "target_img_path", 
 def run(config: dict) -> Path:
     """Makes masks as the composed configuration says, and paints if it says so; returns the masks' folder."""
     share = find_share(config["shard"], config["shards"], config["device"])
-    output_dir = output_folder(config, "output_dir")
+    output_dir = output_folder(output_path(config, "output_dir"), "output_dir")
     check_settings(config)
     layout = Layout(**config["layout"])
     hearts, maker = layout.myocardium_label is not None, None
@@ -85,9 +87,7 @@ def run(config: dict) -> Path:
                 "and is painted once, with that texture; leave it out"
             )
         painting |= {"types": 1, "textures_of": types}
-        choose_conditions(
-            painting, layout, painting["window"]
-        )  # refuses unknown types before any mask is made
+        choose_conditions(InferenceSettings.of(painting))  # refuses unknown types before any mask is made
     _make(config, output_dir, share, layout, scans, maker, drafts_of)
     del maker, drafts_of  # the memory of a GPU is the painter's now
     if painting:

@@ -7,6 +7,7 @@ from LeFusion.errors import UserError
 from LeFusion.inference import inference as painting
 from LeFusion.runtime.commandline import say
 from LeFusion.runtime.processes import Share
+from LeFusion.settings import InferenceSettings
 
 
 def refuse_others(output_dir: Path, names: set[str], starts: tuple[str, ...]) -> None:
@@ -34,6 +35,6 @@ def paint(config: dict, share: Share) -> None:
     share.gather([])  # until all masks are there
     say(f"painting below {config['target_img_path']}")
     try:
-        painting.run(config)
+        painting.run(InferenceSettings.of(config))
     except UserError as error:
         raise UserError(f"the masks are in {config['mask_dir']}, but painting failed: {error}") from error

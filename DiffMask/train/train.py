@@ -26,6 +26,7 @@ from LeFusion.runtime.commandline import (
     git_commit,
     given_path,
     output_folder,
+    output_path,
     plain,
     required_path,
     run_command,
@@ -38,7 +39,7 @@ from LeFusion.training.trainer import train
 
 def run(config: dict) -> Path:
     """Trains as the composed configuration says; returns the path of the last checkpoint."""
-    results_folder = output_folder(config, "results_folder")
+    results_folder = output_folder(output_path(config, "results_folder"), "results_folder")
     settings, model, prediction = parts(config)
     check_whole_numbers(
         config,
@@ -126,7 +127,7 @@ def parts(config: dict) -> tuple[TrainingSettings, dict, str]:
         raise UserError("trainer.histogram_loss must be 0: masks have no histograms")
     if model.pop("context") != "noised":
         raise UserError("model.context must be noised: masks have no surroundings")
-    return TrainingSettings(**trainer), model, model.pop("prediction")
+    return TrainingSettings.of(trainer, "trainer"), model, model.pop("prediction")
 
 
 def _report(dataset: MaskDataset, what: str) -> None:

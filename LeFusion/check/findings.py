@@ -143,9 +143,7 @@ def _label_faults(cases: Sequence[CaseFacts], settings: CheckSettings) -> list[F
                     "error" if lesion else "warning",
                     f"{'lesion ' if lesion else ''}label {label} of the layout occurs in no mask",
                     f"{len(read)} masks",
-                    f"correct layout.{'lesion' if lesion else 'other'}_labels"
-                    + (", with cond_dim and diffusion_num_channels" if lesion else "")
-                    + ", or the masks",
+                    f"correct layout.{'lesion' if lesion else 'other'}_labels, or the masks",
                 )
             )
     for case in read:

@@ -24,6 +24,7 @@ from torch import Tensor
 from LeFusion.diffusion.schedule import NoiseSchedule
 from LeFusion.errors import UserError
 
+MOST_STEPS = 1_000_000  # of a walk, a thousand times the paper's
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Noise = Callable[[Tensor], Tensor]
 
@@ -39,6 +40,13 @@ def repaint_times(num_steps: int, jump_length: int, jump_n_sample: int) -> list[
         raise UserError(
             f"num_steps={num_steps}, jump_length={jump_length}, jump_n_sample={jump_n_sample}: "
             "each must be at least 1"
+        )
+    jumping = max(0, -(-(num_steps - jump_length) // jump_length))  # levels
+    steps = num_steps + 2 * jump_length * (jump_n_sample - 1) * jumping
+    if steps > MOST_STEPS:
+        raise UserError(
+            f"num_steps={num_steps}, jump_length={jump_length}, jump_n_sample={jump_n_sample}: a walk of "
+            f"{steps:,} steps is longer than {MOST_STEPS:,}; choose smaller ones"
         )
     walk = []
     for level in range(num_steps - 1, -1, -1):

@@ -16,54 +16,41 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.dataset.cases import Case, Layout, find_cases
+from LeFusion.dataset.cases import Case, find_cases
 from LeFusion.dataset.dataset import LesionDataset
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.runtime.commandline import (
-    check_whole_numbers,
-    given_path,
-    output_folder,
-    output_path,
-    plain,
-    required_path,
-    run_command,
-)
+from LeFusion.runtime.commandline import absolute_path, given_path, output_folder, plain, run_command
 from LeFusion.runtime.tables import markdown_table
+from LeFusion.settings import FitTexturesSettings
 from LeFusion.textures.fitted import Fit, Textures, describe, fit_textures, write_textures
 from LeFusion.textures.histograms import condition_from_counts, shift_histogram
 from LeFusion.textures.picture import ExampleImages, save_texture_picture
 
 
-def run(config: dict) -> Path:
-    """Fits as the composed configuration says; returns the path of the .json file."""
-    output = _output(config)
-    check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1, seed=0)
-    layout, bins, window = Layout(**config["layout"]), config["histogram_bins"], config["window"]
-    classes = len(layout.lesion_labels)
-    if config["cond_dim"] != classes * bins:
-        raise UserError(
-            f"cond_dim={config['cond_dim']} must be {classes} classes x {bins} bins = {classes * bins}"
-        )
+def run(settings: FitTexturesSettings) -> Path:
+    """Fits as the settings say; returns the path of the .json file."""
+    output = _output(settings.output)
+    layout, bins, window = settings.layout, settings.histogram_bins, settings.window
     picture, table = output.with_suffix(".png"), output.with_suffix(".csv")
-    source, images, reference_mean = given_path(config["histograms_csv"]), None, None
+    source, images, reference_mean = given_path(settings.histograms_csv), None, None
     if source:
         if table.exists() and source.exists() and table.samefile(source):
             raise UserError(f"{table} would be written over histograms_csv; choose another output")
-        names, histograms = read_histograms(source, config["cond_dim"], bins)
+        names, histograms = read_histograms(source, settings.cond_dim, bins)
     else:
-        source = required_path(config, "dataset_root_dir")
-        cases = find_cases(source, layout, given_path(config["test_txt_dir"]), config["split"])
+        source = given_path(settings.dataset_root_dir)
+        cases = find_cases(source, layout, given_path(settings.test_txt_dir), settings.split)
         names = [case.name for case in cases]
-        histograms, reference_mean = _histograms_of(cases, layout, config)
+        histograms, reference_mean = _histograms_of(cases, settings)
         images = ExampleImages(cases, layout, window)
     try:
-        fit = fit_textures(histograms, bins, config["types"], config["seed"])
+        fit = fit_textures(histograms, bins, settings.types, settings.seed)
     except ValueError as error:
         raise UserError(f"{source}: {error}") from error
-    textures = describe(fit, histograms, names, config["data_type"], bins, window, reference_mean)
+    textures = describe(fit, histograms, names, settings.data_type, bins, window, reference_mean)
     share_of_range = isinstance(window, str | dict)
-    unit = "share of the volume's range" if share_of_range else config["unit"] or "image units"
+    unit = "share of the volume's range" if share_of_range else settings.unit or "image units"
     class_names = [f"label {label}" for label in layout.lesion_labels]
     save_texture_picture(picture, textures, fit, histograms, class_names, unit, images)
     _write_table(table, names, fit)
@@ -111,21 +98,21 @@ def read_histograms(path: Path, cond_dim: int, bins: int) -> tuple[list[str], np
     return names, np.stack([lesions[name] for name in names])
 
 
-def _histograms_of(cases: list[Case], layout: Layout, config: dict) -> tuple[np.ndarray, float | None]:
+def _histograms_of(cases: list[Case], settings: FitTexturesSettings) -> tuple[np.ndarray, float | None]:
     """(N, cond_dim) of the lesions, whatever their size, and the reference mean that they are stated for.
 
     With a reference label, each is shifted as if the case's healthy tissue had the mean of all cases: scans
     that are brighter as a whole are no texture of their own.
     """
-    size = (config["diffusion_depth_size"], *(config["diffusion_img_size"],) * 2)
+    layout, bins = settings.layout, settings.histogram_bins
     dataset = LesionDataset(
         cases,
         layout,
-        size=size,
-        window=config["window"],
-        bins=config["histogram_bins"],
+        size=settings.region_size,
+        window=settings.window,
+        bins=bins,
         region="random",  # the histogram is of the whole lesion even where it is larger than the region
-        spacing_mm=config["spacing_mm"],
+        spacing_mm=settings.spacing_mm,
         cache=False,
     )
     items = [dataset[index] for index in tqdm(range(len(dataset)), unit="case", desc="reading", leave=False)]
@@ -134,17 +121,17 @@ def _histograms_of(cases: list[Case], layout: Layout, config: dict) -> tuple[np.
         means = [item["reference_mean"] for item in items]
         reference_mean = round(float(np.mean(means)), 6)
         histograms = [
-            shift_histogram(histogram, reference_mean - mean, config["histogram_bins"])
+            shift_histogram(histogram, reference_mean - mean, bins)
             for histogram, mean in zip(histograms, means, strict=True)
         ]
     return np.stack([histogram.numpy() for histogram in histograms]), reference_mean
 
 
-def _output(config: dict) -> Path:
-    path = output_path(config, "output")
-    if path.suffix != ".json" or path.is_dir():
-        raise UserError(f"output={path} must be the path of a .json file")
-    output_folder({"output": str(path.parent)}, "output")
+def _output(given: str) -> Path:
+    path = absolute_path(given)
+    if path.is_dir():
+        raise UserError(f"output={path} must be the path of a .json file, but it is a folder")
+    output_folder(path.parent, "output")
     return path
 
 
@@ -175,7 +162,7 @@ def _report(textures: Textures, fit: Fit, lesions: int, unit: str) -> None:
 
 @hydra.main(version_base=None, config_path="../configs", config_name="fit_textures")
 def main(config: DictConfig) -> None:
-    run_command(lambda: run(plain(config)))
+    run_command(lambda: run(FitTexturesSettings.of(plain(config))))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_
 from LeFusion.diffusion import NoiseSchedule, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError
-from LeFusion.inference.job import PRECISIONS, Canvas, Job, make_job
+from LeFusion.inference.job import DTYPES, Canvas, Job, make_job
 from LeFusion.inference.report import Manifest, save_preview
 from LeFusion.painting import paint
 from LeFusion.runtime.commandline import (
@@ -35,7 +35,6 @@ from LeFusion.runtime.commandline import (
     given_path,
     output_folder,
     plain,
-    required_path,
     run_command,
     say,
     say_weights,
@@ -43,6 +42,7 @@ from LeFusion.runtime.commandline import (
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.memory import BatchSize, largest_batch
 from LeFusion.runtime.processes import find_share
+from LeFusion.settings import InferenceSettings
 from LeFusion.textures.histograms import lesion_histogram
 
 
@@ -58,38 +58,37 @@ class Output:
     made_from: str  # see Manifest.made_from
 
 
-def run(config: dict) -> Path:
-    """Paints as the composed configuration says; returns the folder of the images."""
-    share = find_share(config["shard"], config["shards"], config["device"])
-    device, dtype = choose_device(config["device"]), PRECISIONS.get(config["precision"])
-    if dtype is None:
-        raise UserError(f"precision={config['precision']!r} must be one of {', '.join(PRECISIONS)}")
-    image_root, label_root = (output_folder(config, f"target_{kind}_path") for kind in ("img", "label"))
-    model_path = required_path(config, "model_path")
-    checkpoint = load_checkpoint(model_path, config["weights"])
+def run(settings: InferenceSettings) -> Path:
+    """Paints as the settings say; returns the folder of the images."""
+    share = find_share(settings.shard, settings.shards, settings.device)
+    device = choose_device(settings.device)
+    image_root = output_folder(settings.target_img_path, "target_img_path")
+    label_root = output_folder(settings.target_label_path, "target_label_path")
+    model_path = given_path(settings.model_path)
+    checkpoint = load_checkpoint(model_path, settings.weights)
     say_weights(model_path, checkpoint.metadata["format"])
-    job = make_job(config, checkpoint)
+    job = make_job(settings, checkpoint)
     schedule = NoiseSchedule.cosine(checkpoint.metadata["schedule"]["num_steps"])
     calls = job.sampler.network_calls(schedule)
-    network = checkpoint.network.to(device, dtype)
-    if config["compile"]:
+    network = checkpoint.network.to(device, DTYPES[settings.precision])
+    if settings.compile:
         compile_network(network, cuda_graphs=True)
 
-    test_txt = given_path(config["test_txt_dir"])
-    split = config["split"] or ("train" if test_txt else "all")
-    skipped = [] if config["skip_bad_cases"] else None  # reasons, where the user asked for skipping
-    root, mask_dir = required_path(config, "dataset_root_dir"), given_path(config["mask_dir"])
+    test_txt = given_path(settings.test_txt_dir)
+    split = settings.split or ("train" if test_txt else "all")
+    skipped = [] if settings.skip_bad_cases else None  # reasons, where the user asked for skipping
+    root, mask_dir = given_path(settings.dataset_root_dir), given_path(settings.mask_dir)
     cases = find_cases(root, job.layout, test_txt, split, skipped, mask_dir, generated=True)
     _check_names(cases, job)
-    settings = {
+    recorded = {
         "seed": job.seed,
         "model": model_path.name,
         "model_sha256": sha256_of_file(model_path)[:16],
-        "weights": config["weights"],
-        "condition": config["condition"],
+        "weights": settings.weights,
+        "condition": settings.condition,
         "textures": ", ".join(job.conditions.palette.names),
-        "lesions_from": config["lesions_from"] or "",
-        "histogram_perturbation": config["histogram_perturbation"],
+        "lesions_from": settings.lesions_from or "",
+        "histogram_perturbation": settings.histogram_perturbation,
         "sampler": job.sampler.name,
         "num_steps": job.sampler.num_steps or schedule.num_steps,
         "jump_length": job.sampler.jump_length,
@@ -100,20 +99,20 @@ def run(config: dict) -> Path:
         "intensity_guidance": job.sampler.intensity_guidance,
         "region": job.region,
         "margin": job.margin,
-        "precision": config["precision"],
+        "precision": settings.precision,
         "network_calls": calls,
     }
     labels = job.layout.lesion_labels
-    manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, settings, share)
-    folders = config["types"], image_root, label_root
+    manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, recorded, share)
+    folders = settings.types, image_root, label_root
     outputs = _plan(share.of(cases), job, manifest, *folders, skipped, share.main)
     if not outputs and share.count == 1:
         raise UserError(f"no usable case: {skipped[0]}")
     there = [o for o in outputs if o.image_path.exists() and o.label_path.exists()]
     stale = {o for o in there if manifest.is_stale(o.case.name, o.kind, o.made_from)}
-    due = [o for o in outputs if config["overwrite"] or o in stale or o not in there]
+    due = [o for o in outputs if settings.overwrite or o in stale or o not in there]
     kept = len(outputs) - len(due)
-    if stale and not config["overwrite"]:
+    if stale and not settings.overwrite:
         first = min(o.image_path for o in stale)
         say(
             f"{len(stale)} outputs are stale and are made again, such as {first}: image, mask, weights or "
@@ -121,10 +120,10 @@ def run(config: dict) -> Path:
         )
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(cases)} cases)"
     say(
-        f"{len(share.of(cases))} cases x {config['types']} types: {len(due)} to paint, {kept} kept{part}; "
-        f"{calls} network calls each ({job.sampler.name}, {settings['num_steps']} steps) on {device}"
+        f"{len(share.of(cases))} cases x {settings.types} types: {len(due)} to paint, {kept} kept{part}; "
+        f"{calls} network calls each ({job.sampler.name}, {recorded['num_steps']} steps) on {device}"
     )
-    size = BatchSize(_batch_size(config["batch_size"], due, job, network, schedule), _advice(config, job))
+    size = BatchSize(_batch_size(settings.batch_size, due, job, network, schedule), _advice(settings, job))
     with tqdm(total=len(due), unit="image", desc="painting", disable=not share.main) as progress:
         for group in _groups(due):
             start = time.perf_counter()
@@ -151,17 +150,15 @@ def run(config: dict) -> Path:
         f"{len(skipped)} cases skipped)"
     )
     if not share.joins:
-        print(
-            f"{wrote}, share {config['shard']} of {config['shards']}; the command without shards joins them"
-        )
+        print(f"{wrote}, share {settings.shard} of {settings.shards}; the command without shards joins them")
         return image_root
     manifest.join()
     if share.count > 1:
-        outputs = _plan(cases[: config["preview_cases"]], job, manifest, *folders, [], shown=False)
+        outputs = _plan(cases[: settings.preview_cases], job, manifest, *folders, [], shown=False)
     shown = [output for output in outputs if output.image_path.exists()]
     if not shown:
         raise UserError(f"no usable case: {skipped[0]}")
-    preview = save_preview(image_root / "preview.png", shown, job, config["preview_cases"])
+    preview = save_preview(image_root / "preview.png", shown, job, settings.preview_cases)
     others = manifest.made_otherwise(
         {(case.name, kind) for case in cases for kind in range(1, folders[0] + 1)}
     )
@@ -252,12 +249,12 @@ def _batch_size(given: int | str, due: list[Output], job: Job, network, schedule
     )
 
 
-def _advice(config: dict, job: Job) -> str:
+def _advice(settings: InferenceSettings, job: Job) -> str:
     """What else would need less memory."""
     smaller = [
         f"{key}={value}"
         for key, value, now in (
-            ("precision", "bf16", config["precision"]),
+            ("precision", "bf16", settings.precision),
             ("region", "lesion", job.region),
             ("guidance_scale", 1, job.sampler.guidance_scale),
         )
@@ -345,7 +342,7 @@ def _largest_change_outside(case: LoadedCase, written: Volume) -> float:
 
 @hydra.main(version_base=None, config_path="../configs", config_name="inference")
 def main(config: DictConfig) -> None:
-    run_command(lambda: run(plain(config)))
+    run_command(lambda: run(InferenceSettings.of(plain(config))))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError
 from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
 from LeFusion.painting import SamplerSettings
-from LeFusion.runtime.commandline import check_whole_numbers, given_path
+from LeFusion.runtime.commandline import given_path
+from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import Conditions, choose_conditions, own_histogram
 from LeFusion.textures.histograms import shift_histogram
 
-PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DONORS_TRIED = 10  # for one case, where the lesions of the first drawn leave nothing on it
 
 
@@ -113,99 +114,94 @@ class Donors:
         return septal_angle(values, labels, self.anatomy, self.layout.lesion_labels)
 
 
-def make_job(config: dict, checkpoint: Checkpoint) -> Job:
-    """Checks the configuration against itself and the checkpoint."""
-    _check_numbers(config)
-    layout, window = Layout(**config["layout"]), config["window"]
-    metadata, path = checkpoint.metadata, config["model_path"]
+def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
+    """Checks the settings against each other and the checkpoint."""
+    metadata, path = checkpoint.metadata, settings.model_path
     denoiser = Denoiser.of(metadata)
-    _check_fit(config, checkpoint, layout, denoiser)
-    jumps = config["schedule_jump_params"]
-    sampler = SamplerSettings(
-        config["sampler"],
-        config["num_steps"],
-        jumps["jump_length"],
-        jumps["jump_n_sample"],
-        float(config["guidance_scale"]),
-        metadata.get("intensity_guidance", 0.0)
-        if config["intensity_guidance"] is None
-        else config["intensity_guidance"],
-        config["spacing"],
-        float(config["eta"]),
-    )
+    _check_fit(settings, checkpoint, denoiser)
+    sampler = sampler_settings(settings, metadata)
     if sampler.guidance_scale != 1 and not metadata.get("loss", {}).get("cond_dropout"):
         raise UserError(
             f"guidance_scale={sampler.guidance_scale} needs a network trained with loss.cond_dropout > 0; "
             f"{path} was not"
         )
-    region = config["region"]
-    if region == "auto":
-        region = metadata.get("region", "whole")
-    if region not in ("whole", "lesion"):
-        raise UserError(f"region={region!r} must be auto, whole or lesion")
-    size = (config["diffusion_depth_size"], config["diffusion_img_size"], config["diffusion_img_size"])
+    region = metadata.get("region", "whole") if settings.region == "auto" else settings.region
     multiple = checkpoint.network.plane_multiple
-    if size[1] % multiple:
-        raise UserError(f"diffusion_img_size={size[1]} must be a multiple of {multiple}")
+    if settings.diffusion_img_size % multiple:
+        raise UserError(f"diffusion_img_size={settings.diffusion_img_size} must be a multiple of {multiple}")
 
     def refuse(image: Volume) -> None:
-        if config["modality"] == "CT":
-            refuse_turned(image, layout, size[0], config["data_type"])
+        if settings.modality == "CT":
+            refuse_turned(image, settings.layout, settings.diffusion_depth_size, settings.data_type)
 
-    read = Reader(layout, window, config["spacing_mm"], refuse)
     return Job(
-        layout,
-        window,
-        config["unit"] or "",
-        config["histogram_bins"],
-        size,
+        settings.layout,
+        settings.window,
+        settings.unit or "",
+        settings.histogram_bins,
+        settings.region_size,
         region,
-        config["margin"],
+        settings.margin,
         multiple,
-        choose_conditions(config, layout, window),
+        choose_conditions(settings),
         sampler,
         denoiser,
-        config["seed"],
-        _canvas(config, layout, read),
+        settings.seed,
+        _canvas(settings, Reader(settings.layout, settings.window, settings.spacing_mm, refuse)),
     )
 
 
-def _canvas(config: dict, layout: Layout, read: Callable[..., LoadedCase]) -> Callable[[Case], Canvas]:
+def sampler_settings(settings: InferenceSettings, metadata: dict) -> SamplerSettings:
+    """metadata: of the checkpoint, which may say how much intensity guidance its network needs."""
+    guidance = settings.intensity_guidance
+    return SamplerSettings(
+        settings.sampler,
+        settings.num_steps,
+        settings.schedule_jump_params.jump_length,
+        settings.schedule_jump_params.jump_n_sample,
+        float(settings.guidance_scale),
+        metadata.get("intensity_guidance", 0.0) if guidance is None else guidance,
+        settings.spacing,
+        float(settings.eta),
+    )
+
+
+def _canvas(settings: InferenceSettings, read: Callable[..., LoadedCase]) -> Callable[[Case], Canvas]:
     """Cases with their own lesions, or with those of lesions_from."""
-    if not config["lesions_from"]:
-        if config["donor"]:
-            raise UserError(f"donor={config['donor']} needs lesions_from, the data set that it is in")
+    layout, name = settings.layout, settings.donor
+    if not settings.lesions_from:
+        if name:
+            raise UserError(f"donor={name} needs lesions_from, the data set that it is in")
         return lambda case: Canvas(read(case))
     if layout.myocardium_label is None:
         raise UserError(
             "lesions_from moves lesions between hearts and needs layout.cavity_label and "
-            f"layout.myocardium_label; data_type={config['data_type']} has none. Draw lesions in the masks"
+            f"layout.myocardium_label; data_type={settings.data_type} has none. Draw lesions in the masks"
         )
-    test_txt = given_path(config["donors_test_txt"])
-    root = given_path(config["lesions_from"])
+    test_txt = given_path(settings.donors_test_txt)
+    root = given_path(settings.lesions_from)
     cases = find_cases(root, layout, test_txt, "train" if test_txt else "all")
-    if config["donor"]:
-        cases = [case for case in cases if case.name == config["donor"]]
+    if name:
+        cases = [case for case in cases if case.name == name]
         if not cases:
-            raise UserError(f"donor={config['donor']} is no case of {root}, or one of its test cases")
-    return Donors(cases, layout, read, config["histogram_bins"], config["seed"]).canvas
+            raise UserError(f"donor={name} is no case of {root}, or one of its test cases")
+    return Donors(cases, layout, read, settings.histogram_bins, settings.seed).canvas
 
 
-def _check_fit(config: dict, checkpoint: Checkpoint, layout: Layout, denoiser: Denoiser) -> None:
-    network, metadata, path = checkpoint.network.config, checkpoint.metadata, config["model_path"]
-    classes, bins, cond_dim = len(layout.lesion_labels), config["histogram_bins"], config["cond_dim"]
-    if metadata.get("data_type", config["data_type"]) != config["data_type"]:
+def _check_fit(settings: InferenceSettings, checkpoint: Checkpoint, denoiser: Denoiser) -> None:
+    network, metadata, path = checkpoint.network.config, checkpoint.metadata, settings.model_path
+    classes, bins, layout = settings.classes, settings.histogram_bins, settings.layout
+    if metadata.get("data_type", settings.data_type) != settings.data_type:
         raise UserError(
-            f"{path} was trained on {metadata['data_type']}, not on data_type={config['data_type']}"
+            f"{path} was trained on {metadata['data_type']}, not on data_type={settings.data_type}"
         )
     for key, value, wanted in (
-        ("diffusion_num_channels", config["diffusion_num_channels"], network["out_channels"]),
-        ("cond_dim", cond_dim, network["cond_dim"]),
-        ("the number of lesion labels", classes, network["out_channels"]),
+        ("diffusion_num_channels", classes, network["out_channels"]),
         ("histogram_bins", bins, metadata.get("histogram_bins", bins)),
-        ("window", config["window"], metadata.get("window", config["window"])),
+        ("cond_dim", settings.cond_dim, network["cond_dim"]),
+        ("window", settings.window, metadata.get("window", settings.window)),
         # Weights that were trained on voxels as stored may see others resampled
-        ("spacing_mm", config["spacing_mm"], metadata.get("spacing_mm") or config["spacing_mm"]),
+        ("spacing_mm", settings.spacing_mm, metadata.get("spacing_mm") or settings.spacing_mm),
     ):
         if value != wanted:
             raise UserError(
@@ -223,26 +219,8 @@ def _check_fit(config: dict, checkpoint: Checkpoint, layout: Layout, denoiser: D
             f"{list(layout.lesion_labels)}: label {swapped[0]} would be painted as another class; give the "
             "labels in the order of the training"
         )
-    if cond_dim != classes * bins:
-        raise UserError(f"cond_dim={cond_dim} must be {classes} classes x {bins} bins = {classes * bins}")
     if network["in_channels"] != denoiser.in_channels(classes):
         raise UserError(
             f"{path} has {network['in_channels']} input channels, not {denoiser.in_channels(classes)}: is it "
             "a LeFusion network?"
         )
-
-
-def _check_numbers(config: dict) -> None:
-    if config["batch_size"] != "auto":
-        check_whole_numbers(config, batch_size=1)
-    check_whole_numbers(config, types=1, preview_cases=1, margin=0, seed=0)
-    check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1)
-    check_whole_numbers(config["schedule_jump_params"], jump_length=1, jump_n_sample=1)
-    if config["num_steps"] is not None:
-        check_whole_numbers(config, num_steps=1)
-    numbers = ["guidance_scale", "histogram_perturbation", "eta"]
-    if config["intensity_guidance"] is not None:
-        numbers.append("intensity_guidance")
-    for key in numbers:
-        if not isinstance(config[key], int | float):
-            raise UserError(f"{key}={config[key]} must be a number")

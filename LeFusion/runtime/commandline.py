@@ -41,6 +41,8 @@ def project_path(path: str) -> str:
 
 
 OmegaConf.register_new_resolver("project", project_path, replace=True)
+if hasattr(sys, "set_int_max_str_digits"):
+    sys.set_int_max_str_digits(0)  # or 5,000 digits stop Hydra with a traceback; settings refuse them
 
 
 def first_existing(*paths: str) -> str:
@@ -175,9 +177,10 @@ def _given(config: dict, key: str) -> str:
     return config[key]
 
 
-def output_folder(config: dict, key: str) -> Path:
-    """output_path, after a check that files can be written below it."""
-    folder = output_path(config, key)
+def output_folder(path: str | os.PathLike, key: str) -> Path:
+    """The folder that the path under a key of the settings names, after a check that files can be written
+    below it."""
+    folder = absolute_path(path)
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         reason = "no permission" if existing.is_dir() else "not a folder"

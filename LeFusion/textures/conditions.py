@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.cases import Case
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
+from LeFusion.settings import InferenceSettings
 from LeFusion.textures.fitted import read_textures
 from LeFusion.textures.histograms import condition_from_counts, lesion_histogram, perturb, shift_histogram
 
@@ -145,14 +146,14 @@ def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:
     return lesion_histogram(loaded.image(loaded.lesion_place), loaded.lesion_voxels, bins)
 
 
-def choose_conditions(config: dict, layout: Layout, window: Window) -> Conditions:
+def choose_conditions(settings: InferenceSettings) -> Conditions:
     """What `condition`, `textures`, `texture_shares`, `reference_image` and `reference_mask` ask for.
 
     condition: "textures" (type i for output i), "mixture" (drawn by shares), "own", "reference", the name or
     the number of a type, or a list of cond_dim counts. Raises ValueError, one line, naming key and value.
     """
-    condition, bins, cond_dim = config["condition"], config["histogram_bins"], config["cond_dim"]
-    palette = load_palette(config["textures"], cond_dim, bins, config["data_type"], window)
+    condition, bins, cond_dim = settings.condition, settings.histogram_bins, settings.cond_dim
+    palette = load_palette(settings.textures, cond_dim, bins, settings.data_type, settings.window)
     draw = condition == "mixture"
     if not isinstance(condition, list) and condition not in ("own", "reference") and not palette.names:
         raise UserError(f"condition={condition} needs textures; fit_textures.py finds those of a data set")
@@ -161,19 +162,18 @@ def choose_conditions(config: dict, layout: Layout, window: Window) -> Condition
     elif condition == "own":
         palette = Palette()
     elif condition == "reference":
-        palette = _of_reference(config, layout, window)
+        palette = _of_reference(settings)
     elif condition == "textures":
-        if config["types"] > len(palette.names):
+        if settings.types > len(palette.names):
             raise UserError(
-                f"types={config['types']} but data_type={config['data_type']} has "
-                f"{len(palette.names)} textures"
+                f"types={settings.types} but data_type={settings.data_type} has {len(palette.names)} textures"
             )
     elif draw:
-        palette = _with_shares(palette, config["texture_shares"])
+        palette = _with_shares(palette, settings.texture_shares)
     else:
         palette = _only(palette, condition)
-    of_case = _of_cases(config["textures_of"] or {}, palette, condition)
-    return Conditions(palette, draw, config["histogram_perturbation"], bins, config["seed"], of_case)
+    of_case = _of_cases(settings.textures_of or {}, palette, condition)
+    return Conditions(palette, draw, settings.histogram_perturbation, bins, settings.seed, of_case)
 
 
 def _of_cases(given: Mapping[str, str | int], palette: Palette, condition) -> dict[str, int]:
@@ -194,7 +194,7 @@ def _of_cases(given: Mapping[str, str | int], palette: Palette, condition) -> di
 
 def _index(palette: Palette, name: str | int) -> int | None:
     """Where the type of this name or number (from 1) stands; None: nowhere."""
-    if isinstance(name, int) and not isinstance(name, bool) and 1 <= name <= len(palette.names):
+    if isinstance(name, int) and 1 <= name <= len(palette.names):
         return name - 1
     return palette.names.index(name) if name in palette.names else None
 
@@ -212,10 +212,7 @@ def _only(palette: Palette, name: str | int) -> Palette:
 def _with_shares(palette: Palette, shares: Sequence[float] | None) -> Palette:
     if shares is None:
         return palette
-    if not isinstance(shares, list):
-        raise UserError(f"texture_shares={shares} must be a list, one number for each texture")
-    numbers = all(isinstance(share, int | float) and share >= 0 for share in shares)
-    if len(shares) != len(palette.names) or not numbers or not 0 < sum(shares) < float("inf"):
+    if len(shares) != len(palette.names) or not sum(shares):
         raise UserError(
             f"texture_shares={list(shares)} must be {len(palette.names)} numbers >= 0, not all 0: how common "
             "each texture is to be"
@@ -224,14 +221,17 @@ def _with_shares(palette: Palette, shares: Sequence[float] | None) -> Palette:
     return Palette(palette.names, palette.histograms, normalised, palette.reference_mean)
 
 
-def _of_reference(config: dict, layout: Layout, window: Window) -> Palette:
+def _of_reference(settings: InferenceSettings) -> Palette:
     """The histogram of the lesion in reference_image under reference_mask."""
     paths = []
-    for key in ("reference_image", "reference_mask"):
-        if not config[key]:
+    for key, path in (
+        ("reference_image", settings.reference_image),
+        ("reference_mask", settings.reference_mask),
+    ):
+        if not path:
             raise UserError(f"condition=reference needs {key}")
-        paths.append(Path(config[key]).expanduser().absolute())
+        paths.append(Path(path).expanduser().absolute())
     case = Case("reference", *paths)
-    loaded = load_case(case, layout, window, config["spacing_mm"])
-    histogram = own_histogram(loaded, config["histogram_bins"])
+    loaded = load_case(case, settings.layout, settings.window, settings.spacing_mm)
+    histogram = own_histogram(loaded, settings.histogram_bins)
     return Palette((f"of {paths[0].name}",), (histogram,), (1.0,), loaded.reference_mean)

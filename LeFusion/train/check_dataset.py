@@ -16,30 +16,20 @@ import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.check.facts import CheckSettings, Finding, measure
+from LeFusion.check.facts import CheckSettings, measure
 from LeFusion.check.files import assign_split, list_cases
 from LeFusion.check.findings import find_common_faults
 from LeFusion.check.report import findings_text, overview, save_picture, write_csv, write_text
-from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.intensity import IntensityMap
-from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import (
-    check_whole_numbers,
-    given_path,
-    output_folder,
-    plain,
-    required_path,
-    run_command,
-)
+from LeFusion.runtime.commandline import given_path, output_folder, plain, run_command
+from LeFusion.settings import CheckDatasetSettings
 
 
-def run(config: dict) -> int:
-    """Checks as the composed configuration says; returns the number of errors."""
-    folder = output_folder(config, "output_folder")
-    settings = read_settings(config)
+def run(given: CheckDatasetSettings) -> int:
+    """Checks as the settings say; returns the number of errors."""
+    folder = output_folder(given.output_folder, "output_folder")
+    settings = measured_against(given)
     facts, findings = list_cases(settings)
-    findings += _setting_faults(config, settings)
-    findings += assign_split(facts, given_path(config["test_txt_dir"]), settings.layout)
+    findings += assign_split(facts, given_path(given.test_txt_dir), settings.layout)
     for case in tqdm(facts, unit="case", desc="reading"):
         if case.image_path is not None:
             measure(case, settings)
@@ -48,16 +38,14 @@ def run(config: dict) -> int:
 
     counts = {level: sum(finding.level == level for finding in findings) for level in ("error", "warning")}
     verdict = f"{settings.root}: {_count(counts['error'], 'error')}, {_count(counts['warning'], 'warning')}"
-    problems, tables = findings_text(findings), overview(facts, settings, config["unit"])
+    problems, tables = findings_text(findings), overview(facts, settings, given.unit)
     report, table, picture = (folder / f"check_dataset.{ending}" for ending in ("md", "csv", "png"))
     written = [table, picture, report]
     write_csv(table, facts, settings)
     if not save_picture(picture, facts, settings):
         written.remove(picture)
         picture.unlink(missing_ok=True)  # of an earlier check
-    head = (
-        f"# Check of a data set\n\n{verdict}\n\nMeasured against data_type={config['data_type']}: {settings}"
-    )
+    head = f"# Check of a data set\n\n{verdict}\n\nMeasured against data_type={given.data_type}: {settings}"
     write_text(report, f"{head}\n\n{problems}\n\n{tables}\n")
     print(f"\n{tables}\n\n{problems}\n\n{verdict}")
     for path in written:
@@ -65,38 +53,13 @@ def run(config: dict) -> int:
     return counts["error"]
 
 
-def read_settings(config: dict) -> CheckSettings:
-    """What the data are measured against; a ValueError for a setting that no data could fit."""
-    check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1)
-    layout = Layout(**config["layout"])
-    root = Path(os.path.abspath(required_path(config, "dataset_root_dir")))
+def measured_against(given: CheckDatasetSettings) -> CheckSettings:
+    layout, root = given.layout, Path(os.path.abspath(given_path(given.dataset_root_dir)))
     if root.is_dir() and root.name == layout.image_folder and not (root / layout.image_folder).is_dir():
         root = root.parent
-    IntensityMap.of([0.0, 1.0], config["window"])
-    side = config["diffusion_img_size"]
-    size = tuple(config["crop_size"] or (config["diffusion_depth_size"], side, side))
-    spacing = config["spacing_mm"]
-    for key, numbers in (("crop_size", size), ("spacing_mm", spacing)):
-        if numbers is not None and (len(numbers) != 3 or min(numbers) <= 0):
-            raise UserError(f"{key}={list(numbers)} must be three numbers above 0 (depth, height, width)")
-    return CheckSettings(
-        root, layout, config["window"], config["histogram_bins"], size, bool(config["crop_size"]), spacing
-    )
-
-
-def _setting_faults(config: dict, settings: CheckSettings) -> list[Finding]:
-    classes = len(settings.layout.lesion_labels)
-    needed = {"diffusion_num_channels": classes, "cond_dim": classes * settings.bins}
-    return [
-        Finding(
-            "error",
-            f"{key} does not fit the layout's {classes} lesion labels and {settings.bins} bins",
-            f"{key}={config[key]}",
-            f"set {key}={value}",
-        )
-        for key, value in needed.items()
-        if config[key] != value
-    ]
+    size = tuple(given.crop_size or given.region_size)
+    crops = given.crop_size is not None
+    return CheckSettings(root, layout, given.window, given.histogram_bins, size, crops, given.spacing_mm)
 
 
 def _count(number: int, what: str) -> str:
@@ -106,7 +69,7 @@ def _count(number: int, what: str) -> str:
 @hydra.main(version_base=None, config_path="../configs", config_name="check_dataset")
 def main(config: DictConfig) -> None:
     def command() -> None:
-        if run(plain(config)):
+        if run(CheckDatasetSettings.of(plain(config))):
             sys.exit(1)
 
     run_command(command)

@@ -12,106 +12,85 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from LeFusion.dataset.cases import Layout, find_cases
+from LeFusion.dataset.cases import find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError
 from LeFusion.losses import LesionLoss
 from LeFusion.painting import SamplerSettings, paint
-from LeFusion.runtime.commandline import (
-    check_whole_numbers,
-    git_commit,
-    given_path,
-    output_folder,
-    plain,
-    required_path,
-    run_command,
-    say,
-)
+from LeFusion.runtime.commandline import git_commit, given_path, output_folder, plain, run_command, say
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
+from LeFusion.settings import TrainSettings
 from LeFusion.textures.conditions import load_palette
 from LeFusion.training.settings import TrainingSettings
 from LeFusion.training.trainer import train
 
 
-def run(config: dict) -> Path:
-    """Trains as the composed configuration says; returns the path of the last checkpoint."""
-    results_folder = output_folder(config, "results_folder")
-    settings, denoiser, model, loss = parts(config)
-    check_whole_numbers(config, diffusion_depth_size=1, diffusion_img_size=1, histogram_bins=1, timesteps=1)
-    layout = Layout(**config["layout"])
-    classes = len(layout.lesion_labels)
-    bins = config["histogram_bins"]
-    if config["cond_dim"] != classes * bins:
-        raise UserError(
-            f"cond_dim={config['cond_dim']} must be {classes} classes x {bins} bins = {classes * bins}"
-        )
-    size = config["crop_size"] or [
-        config["diffusion_depth_size"],
-        config["diffusion_img_size"],
-        config["diffusion_img_size"],
-    ]
-    cases = find_cases(
-        required_path(config, "dataset_root_dir"), layout, given_path(config["test_txt_dir"]), config["split"]
+def run(settings: TrainSettings) -> Path:
+    """Trains as the settings say; returns the path of the last checkpoint."""
+    results_folder = output_folder(settings.results_folder, "results_folder")
+    layout, classes, bins, trainer = (
+        settings.layout,
+        settings.classes,
+        settings.histogram_bins,
+        settings.trainer,
     )
-    textures = load_palette(
-        config["textures"], config["cond_dim"], bins, config["data_type"], config["window"]
-    )
+    denoiser = Denoiser(settings.model.context, settings.model.prediction)
+    loss = settings.loss.model_dump() | {"histogram_weight": trainer.histogram_loss}
+    size = settings.crop_size or list(settings.region_size)
+    root, test_txt = given_path(settings.dataset_root_dir), given_path(settings.test_txt_dir)
+    cases = find_cases(root, layout, test_txt, settings.split)
+    textures = load_palette(settings.textures, settings.cond_dim, bins, settings.data_type, settings.window)
     dataset = LesionDataset(
         cases,
         layout,
         size=size,
-        window=config["window"],
+        window=settings.window,
         bins=bins,
-        region="random" if config["crop_size"] else "whole",
-        augment=config["augment"],
-        lesion_contrast=config["lesion_contrast"],
-        histogram_matching=config["histogram_matching"],
+        region="random" if settings.crop_size else "whole",
+        augment=settings.augment,
+        lesion_contrast=settings.lesion_contrast,
+        histogram_matching=settings.histogram_matching,
         other_histograms=textures.histograms,
         other_reference=textures.reference_mean,
-        spacing_mm=config["spacing_mm"],
-        seed=settings.seed,
-        cache=config["cache"],
+        spacing_mm=settings.spacing_mm,
+        seed=trainer.seed,
+        cache=settings.cache,
     )
     for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
         dataset[index]
 
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(trainer.seed)
     network = UNet3D(
         in_channels=denoiser.in_channels(classes),
         out_channels=classes,
-        cond_dim=config["cond_dim"],
-        **model,
+        cond_dim=settings.cond_dim,
+        **settings.model.of_network(),
     )
-    if config["init_weights"]:
-        start_from(network, given_path(config["init_weights"]))
-    if config["diffusion_num_channels"] != classes:
-        raise UserError(
-            f"diffusion_num_channels={config['diffusion_num_channels']} must be {classes}, "
-            "one for each lesion label"
-        )
+    if settings.init_weights:
+        start_from(network, given_path(settings.init_weights))
     for length in size[1:]:
         if length % network.plane_multiple:
             raise UserError(f"height and width of {size} must be multiples of {network.plane_multiple}")
-    schedule = NoiseSchedule.cosine(config["timesteps"])
-    loss_fn = LesionLoss(schedule, settings.seed, **loss, denoiser=denoiser)
+    schedule = NoiseSchedule.cosine(settings.timesteps)
+    loss_fn = LesionLoss(schedule, trainer.seed, **loss, denoiser=denoiser)
     metadata = {
-        "data_type": config["data_type"],
+        "data_type": settings.data_type,
         "context": denoiser.context,
         "prediction": denoiser.prediction,
-        "schedule": {"kind": "cosine", "num_steps": config["timesteps"]},
-        "window": config["window"],
-        "spacing_mm": config["spacing_mm"],
-        "size": list(size),
-        "region": "lesion" if config["crop_size"] else "whole",
+        "schedule": {"kind": "cosine", "num_steps": settings.timesteps},
+        "window": settings.window,
+        "spacing_mm": settings.spacing_mm,
+        "size": size,
+        "region": "lesion" if settings.crop_size else "whole",
         "histogram_bins": bins,
         "lesion_labels": list(layout.lesion_labels),
         "loss": loss,
-        "augment": config["augment"],
-        "lesion_contrast": config["lesion_contrast"],
-        "histogram_matching": config["histogram_matching"],
-        "init_weights": config["init_weights"] and Path(config["init_weights"]).name,
+        "augment": settings.augment,
+        "lesion_contrast": settings.lesion_contrast,
+        "histogram_matching": settings.histogram_matching,
+        "init_weights": settings.init_weights and Path(settings.init_weights).name,
         "cases": len(cases),
         "git_commit": git_commit(),
     }
@@ -120,21 +99,13 @@ def run(config: dict) -> Path:
         network,
         loss_fn,
         dataset,
-        settings,
+        trainer,
         results_folder,
         metadata,
-        _sample_sheet(dataset, schedule, settings, denoiser),
+        _sample_sheet(dataset, schedule, trainer, denoiser),
     )
     say(f"wrote {path}, loss.csv and loss.png in {results_folder}")
     return path
-
-
-def parts(config: dict) -> tuple[TrainingSettings, Denoiser, dict, dict]:
-    """The groups of the configuration -> settings, denoiser, arguments of the network and of the loss."""
-    trainer, model = dict(config["trainer"]), dict(config["model"])
-    loss = config["loss"] | {"histogram_weight": trainer.pop("histogram_loss")}
-    denoiser = Denoiser(model.pop("context"), model.pop("prediction"))
-    return TrainingSettings(**trainer), denoiser, model, loss
 
 
 def _sample_sheet(
@@ -167,7 +138,7 @@ def _sample_sheet(
 
 @hydra.main(version_base=None, config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
-    run_command(lambda: run(plain(config)))
+    run_command(lambda: run(TrainSettings.of(plain(config))))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ def fingerprint(network: UNet3D, settings: TrainingSettings, metadata: dict, pro
         *("train_num_steps", "save_and_sample_every", "keep_checkpoints", "num_workers", "device"),
         *("compile", "gradient_checkpointing"),
     )
-    chosen = {name: value for name, value in asdict(settings).items() if name not in free}
+    chosen = settings.model_dump(include=TrainingSettings.model_fields.keys() - set(free))
     if settings.lr_schedule == "cosine":
         chosen["train_num_steps"] = settings.train_num_steps  # the rate depends on it
     fixed = {name: value for name, value in metadata.items() if name != "git_commit"}

@@ -11,9 +11,11 @@ from LeFusion.diffusion import (
     dpm_solver_pp_2m,
     repaint,
     repaint_times,
+    samplers,
     spaced_levels,
     walk_levels,
 )
+from LeFusion.errors import UserError
 
 SCHEDULE = NoiseSchedule.cosine(300)
 SAMPLERS = (repaint, ddim, dpm_solver_pp_2m)
@@ -59,6 +61,23 @@ def test_walks_move_by_one_and_pass_each_piece_as_often_as_asked(num_steps, jump
 def test_bad_walks_are_refused(bad):
     with pytest.raises(ValueError, match="each must be at least 1"):
         repaint_times(*bad)
+
+
+@pytest.mark.parametrize("endless", [(300, 2, 10**9), (10**9, 1, 1)])
+def test_a_walk_without_end_is_refused(endless):
+    assert len(repaint_times(300, 10**9, 10**9)) == 301  # no level is so far below the first: no jump
+    with pytest.raises(UserError, match=r"jump_n_sample=\d+: a walk of [\d,]+ steps is longer"):
+        repaint_times(*endless)
+
+
+@pytest.mark.parametrize("asked", [(300, 2, 2), (300, 7, 3), (5, 5, 9), (5, 9, 9), (10, 5, 2)])
+def test_the_length_of_a_walk_is_known_before(asked, monkeypatch):
+    steps = len(repaint_times(*asked)) - 1
+    monkeypatch.setattr(samplers, "MOST_STEPS", steps)
+    repaint_times(*asked)
+    monkeypatch.setattr(samplers, "MOST_STEPS", steps - 1)
+    with pytest.raises(UserError, match=f"a walk of {steps:,} steps"):
+        repaint_times(*asked)
 
 
 @pytest.mark.parametrize("num_steps", [2, 7, 50, 299, 300])

@@ -240,8 +240,8 @@ def test_names_that_occur_twice_are_refused(fit, table):
         (["types=0"], ["types=0", "at least 1"]),
         (["types=three"], ["types=three"]),
         (["seed=-1"], ["seed=-1"]),
-        (["histogram_bins=8"], ["cond_dim=16", "1 classes x 8 bins"]),
-        (["output=null"], ["give a path for output"]),
+        (["histogram_bins=8", "cond_dim=16"], ["cond_dim=16 must be 8", "1 classes x 8 bins"]),
+        (["output=null"], ["output=null must be the path of a .json file"]),
         (["output=types.yaml"], ["types.yaml", ".json"]),
     ],
 )

@@ -264,6 +264,7 @@ def test_donors_differ_by_case_and_seed_and_are_never_test_cases(hearts, save_ne
     from LeFusion.dataset.cases import find_cases
     from LeFusion.diffusion import load_checkpoint
     from LeFusion.inference.job import make_job
+    from LeFusion.settings import InferenceSettings
 
     model = save_network(in_channels=2, data_type="emidec", window="minmax")
     overrides = [
@@ -275,7 +276,7 @@ def test_donors_differ_by_case_and_seed_and_are_never_test_cases(hearts, save_ne
     ]
     lent, config, checkpoint = {}, composed("inference", *overrides), load_checkpoint(model, "ema")
     for seed in range(4):
-        job = make_job(config | {"seed": seed}, checkpoint)
+        job = make_job(InferenceSettings.of(config | {"seed": seed}), checkpoint)
         for folder, few in (("Normal", 3), ("Pathological", 2)):
             for case in find_cases(hearts / folder, job.layout)[:few]:
                 lent[seed, case.name] = job.canvas(case).donor

@@ -402,16 +402,16 @@ def test_only_bad_cases_is_an_error(paint, lidc):
         (["batch_size=0"], ["batch_size=0"]),
         (["preview_cases=0"], ["preview_cases=0"]),
         (["margin=-1"], ["margin=-1"]),
-        (["device=nonsense"], ["device='nonsense'"]),
-        (["precision=fp8"], ["precision='fp8'"]),
-        (["weights=raw"], ["weights='raw'"]),
-        (["cond_dim=8"], ["cond_dim=16", "8"]),
-        (["diffusion_num_channels=2"], ["diffusion_num_channels=1", "2"]),
-        (["layout.lesion_labels=[1,2]"], ["lesion labels"]),
-        (["histogram_bins=8"], ["histogram_bins=16"]),
+        (["device=nonsense"], ["device=nonsense must be auto, cpu"]),
+        (["precision=fp8"], ["precision=fp8 must be one of no"]),
+        (["weights=raw"], ["weights=raw"]),
+        (["cond_dim=8"], ["cond_dim=8 must be 16", "1 classes x 16 bins"]),
+        (["diffusion_num_channels=2"], ["diffusion_num_channels=2 must be 1"]),
+        (["layout.lesion_labels=[1,2]"], ["needs diffusion_num_channels=1, got 2"]),
+        (["histogram_bins=8"], ["needs histogram_bins=16, got 8"]),
         (["window=[-500,500]"], ["window"]),
         (["diffusion_img_size=20"], ["diffusion_img_size=20", "multiple of 8"]),
-        (["region=everything"], ["region='everything'"]),
+        (["region=everything"], ["region=everything"]),
         (["condition=mine"], ["condition='mine'"]),
         (["histogram_perturbation=1.5"], ["histogram_perturbation=1.5"]),
         (["histogram_perturbation=some"], ["histogram_perturbation=some"]),
@@ -435,7 +435,7 @@ def test_a_network_for_something_else_is_refused(paint, save_network, tmp_path):
     two = save_network("two.safetensors", in_channels=2)
     assert_refused(paint(f"model_path={two}"), two, "diffusion_num_channels=2")
     fine = save_network("fine.safetensors", bins=32)
-    assert_refused(paint(f"model_path={fine}"), fine, "cond_dim=32")
+    assert_refused(paint(f"model_path={fine}"), fine, "histogram_bins=32")
     plain = save_network("plain.safetensors", loss={"cond_dropout": 0.0})
     assert_refused(paint(f"model_path={plain}", "guidance_scale=2"), plain, "guidance_scale=2")
     damaged = tmp_path / "damaged.safetensors"
@@ -724,7 +724,7 @@ def test_a_job_that_dies_and_starts_again_loses_and_repeats_nothing(paint, tmp_p
 
 @pytest.mark.parametrize("given", [("shards=2", "shard=2"), ("shards=0",), ("shard=-1", "shards=2")])
 def test_shares_that_do_not_exist_are_refused(paint, given):
-    assert_refused(paint(*given), "shard=")
+    assert_refused(paint(*given), "shard")
 
 
 def test_two_processes_write_what_one_writes(paint, lidc, tmp_path, files):

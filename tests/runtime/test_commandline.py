@@ -128,17 +128,17 @@ def test_weights_that_a_command_uses(tmp_path, monkeypatch, capsys):
 
 def test_output_folders_are_checked_and_not_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert output_folder({"key": "a/b/c"}, "key") == tmp_path / "a" / "b" / "c"
+    assert output_folder("a/b/c", "key") == tmp_path / "a" / "b" / "c"
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").write_text("")
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
     for bad in ("file", "file/a/b", "lost/a"):
         with pytest.raises(ValueError, match="not a folder") as refused:
-            output_folder({"key": bad}, "key")
+            output_folder(bad, "key")
         assert f"key={tmp_path / bad}" in str(refused.value)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ValueError, match="no permission"):
-        output_folder({"key": "a"}, "key")
+        output_folder("a", "key")
 
 
 def test_whole_numbers():

@@ -337,18 +337,16 @@ def test_nothing_half_written(textures, tmp_path, monkeypatch):
 
 def test_the_bundled_types_are_sound(composed):
     from LeFusion.runtime.commandline import PROJECT_ROOT
+    from LeFusion.settings import TrainSettings
 
     paths = sorted((PROJECT_ROOT / "configs" / "fitted_textures").glob("*.json"))
     assert paths
     for path in paths:
         textures = read_textures(path)
-        config = composed("train", f"data_type={textures.data_type}")
-        assert (
-            textures.bins * textures.classes == config["cond_dim"]
-            and textures.bins == config["histogram_bins"]
-        )
+        settings = TrainSettings.of(composed("train", f"data_type={textures.data_type}"))
+        assert (textures.classes, textures.bins) == (settings.classes, settings.histogram_bins)
         window = list(textures.window) if isinstance(textures.window, tuple) else textures.window
-        assert window == config["window"]
+        assert window == settings.window
         means = [kind.mean_intensity for kind in textures.types]
         limits = window_limits(textures.window)
         assert means == sorted(means)

@@ -1,0 +1,264 @@
+"""The settings of LeFusion's commands: the keys of configs/*.yaml, checked when a command starts.
+
+What is below a command gets one of these objects, or the values that it needs; never a configuration.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, InstanceOf, model_validator
+
+from LeFusion.dataset.cases import SPLITS, Layout
+from LeFusion.diffusion import SAMPLERS, SPACINGS
+from LeFusion.diffusion.denoiser import CONTEXTS, PREDICTIONS
+from LeFusion.errors import UserError
+from LeFusion.losses import LOSS_TYPES, NORMALISATIONS
+from LeFusion.runtime.validation import (
+    Count,
+    Flag,
+    NoPath,
+    NotNegative,
+    Path,
+    Seed,
+    Settings,
+    Share,
+    Text,
+    TrainingSeed,
+    choice,
+    either,
+    kind,
+    number,
+    numbers,
+    text,
+    whole,
+)
+from LeFusion.training.settings import PRECISIONS, TrainingSettings
+
+WINDOW = "minmax, [low, high] or {percentiles: [low, high]}, low below high, percentiles in 0 to 100"
+
+
+def _is_window(value: str | list | dict) -> bool:
+    low, high = (0, 100) if isinstance(value, dict) else (-1e300, 1e300)
+    if isinstance(value, dict):
+        value = value["percentiles"] if set(value) == {"percentiles"} else []
+    return value == "minmax" or (len(value) == 2 and low <= value[0] < value[1] <= high)
+
+
+Triple = numbers(3, "three numbers above 0 (depth, height, width)", lambda values: min(values) > 0)
+Size = numbers(
+    3, "three whole numbers above 0 (depth, height, width)", lambda values: min(values) > 0, whole=True
+)
+Contrast = numbers(2, "[lowest, highest], above 0", lambda values: 0 < values[0] <= values[1])
+NoSize = either(Size, words=(None,))
+Words = kind(str, "a text, in quotes where it is a number")
+NoText = either(Words, words=(None,))
+Split = choice(*SPLITS)
+Weights = choice("ema", "model")
+Device = kind(
+    str,
+    "auto, cpu, cuda, cuda:0, cuda:1, ... or mps",
+    lambda name: name in ("auto", "cpu", "cuda", "mps") or name[:5] == "cuda:" and name[5:].isdecimal(),
+)
+BatchSize = either(Count, words=("auto",))
+Steps = either(Count, words=(None,))  # null: all levels
+Timesteps = whole(1, 100_000)
+Label = whole(1, 2**16 - 1)
+Labels = kind(list[Label], "a list of whole numbers from 1 to 65535")
+NoLabel = either(Label, words=(None,))
+
+
+class LayoutSettings(Settings):
+    """See Layout."""
+
+    image_folder: Words = Layout.image_folder
+    mask_folder: Words = Layout.mask_folder
+    mask_names: kind(list[list[str]], "pairs [part of an image's name, what stands in its place]") = [
+        list(pair) for pair in Layout.mask_names
+    ]
+    output_mask_infix: Words = Layout.output_mask_infix
+    lesion_labels: Labels = list(Layout.lesion_labels)
+    other_labels: Labels = list(Layout.other_labels)
+    cavity_label: NoLabel = None
+    myocardium_label: NoLabel = None
+    reference_label: NoLabel = None
+    depth_axis: either(whole(0, 2), words=(None,)) = Layout.depth_axis
+    orientation: NoText = None
+
+
+def _layout(given: Any) -> Any:
+    if not isinstance(given, dict):
+        return given
+    return Layout(**LayoutSettings.of(given, "layout").model_dump())
+
+
+class DataTypeSettings(Settings):
+    """The keys of configs/data_type/*.yaml, which all commands have.
+
+    diffusion_num_channels and cond_dim follow from labels and bins; where they are given they must agree.
+    modality and label_names are the evaluation's, see LeFusion.data_types; other keys read default_paths.
+    """
+
+    data_type: Text
+    diffusion_depth_size: Count
+    diffusion_img_size: Count
+    diffusion_num_channels: Steps = None
+    histogram_bins: Count
+    cond_dim: Steps = None
+    unit: NoText
+    window: kind(
+        Literal["minmax"] | list[int | float] | dict[str, list[int | float]], WINDOW, check=_is_window
+    )
+    spacing_mm: either(Triple, words=(None,))
+    modality: either(choice("CT", "MR"), words=(None,)) = None
+    label_names: either(kind(dict[str, Label], "names of labels {name: value}"), words=(None,)) = None
+    layout: Annotated[InstanceOf[Layout], BeforeValidator(_layout)]
+    default_paths: kind(dict[str, str | None], "paths {name: path}") = {}
+    textures: either(
+        Path, kind(list[list[int | float]], "a list of histograms, each a list of numbers"), words=(None,)
+    )
+
+    @model_validator(mode="after")
+    def _derive(self):
+        bins = self.histogram_bins
+        for key, value, reason in (
+            ("diffusion_num_channels", self.classes, "one for each of layout.lesion_labels"),
+            ("cond_dim", self.classes * bins, f"{self.classes} classes x {bins} bins"),
+        ):
+            if getattr(self, key) not in (None, value):
+                given = text(getattr(self, key))
+                raise UserError(f"{key}={given} must be {value}, {reason}; or leave it out")
+            object.__setattr__(self, key, value)
+        return self
+
+    @property
+    def classes(self) -> int:
+        return len(self.layout.lesion_labels)
+
+    @property
+    def region_size(self) -> tuple[int, int, int]:
+        """(depth, height, width) of the largest box that the network sees at once."""
+        return self.diffusion_depth_size, self.diffusion_img_size, self.diffusion_img_size
+
+
+class JumpSettings(Settings):
+    """RePaint's resampling; 1, 1: none."""
+
+    jump_length: Count
+    jump_n_sample: Count
+
+
+class InferenceSettings(DataTypeSettings):
+    """configs/inference.yaml, which says what each key means."""
+
+    model_path: Path
+    weights: Weights
+    dataset_root_dir: Path
+    mask_dir: NoPath
+    test_txt_dir: NoPath
+    split: either(Split, words=(None,))
+    target_img_path: Path
+    target_label_path: Path
+    lesions_from: NoPath
+    donors_test_txt: NoPath
+    donor: NoText
+    types: Count
+    condition: either(
+        kind(str, "textures, mixture, own, reference, the name of a texture", bool),
+        kind(int, "its number", lambda value: abs(value) < 1000),
+        numbers(None, "a list of bins"),
+    )
+    textures_of: either(kind(dict[str, str | int], "{case: number or name of a texture}"), words=(None,))
+    texture_shares: either(
+        numbers(None, "a list of numbers of at least 0", lambda values: all(v >= 0 for v in values)),
+        words=(None,),
+    )
+    reference_image: NoPath
+    reference_mask: NoPath
+    histogram_perturbation: Share
+    spacing: choice(*SPACINGS)
+    eta: Share
+    guidance_scale: NotNegative
+    intensity_guidance: either(Share, words=(None,))
+    region: choice("auto", "whole", "lesion")
+    margin: whole(0)
+    batch_size: BatchSize
+    seed: Seed
+    device: Device
+    precision: choice(*PRECISIONS)
+    compile: Flag
+    shards: Count
+    shard: whole(0)
+    overwrite: Flag
+    skip_bad_cases: Flag
+    preview_cases: Count
+    sampler: choice(*SAMPLERS)
+    num_steps: Steps
+    schedule_jump_params: JumpSettings
+
+
+class FitTexturesSettings(DataTypeSettings):
+    """configs/fit_textures.yaml"""
+
+    dataset_root_dir: Path
+    test_txt_dir: NoPath
+    split: Split
+    histograms_csv: NoPath
+    output: kind(str, "the path of a .json file to write", lambda path: path.endswith(".json"))
+    types: BatchSize
+    seed: TrainingSeed
+
+
+class CheckDatasetSettings(DataTypeSettings):
+    """configs/check_dataset.yaml"""
+
+    dataset_root_dir: Path
+    test_txt_dir: NoPath
+    crop_size: NoSize
+    output_folder: Path
+
+
+class ModelSettings(Settings):
+    """configs/model/*.yaml: arguments of UNet3D, and of Denoiser."""
+
+    dim: Count
+    dim_mults: kind(list[Count], "a list of whole numbers above 0", bool)
+    attn_heads: Count
+    attn_dim_head: Count
+    context: choice(*CONTEXTS)
+    prediction: choice(*PREDICTIONS)
+
+    def of_network(self) -> dict[str, int | list[int]]:
+        return self.model_dump(exclude={"context", "prediction"})
+
+
+class LossSettings(Settings):
+    """configs/loss/*.yaml: arguments of LesionLoss."""
+
+    loss_type: choice(*LOSS_TYPES)
+    normalisation: choice(*NORMALISATIONS)
+    max_weight: number("a number of at least 1", lambda value: value >= 1)
+    cond_dropout: number("a number from 0 to below 1", lambda value: 0 <= value < 1)
+
+
+class TrainerSettings(TrainingSettings):
+    """configs/trainer/*.yaml"""
+
+    histogram_loss: NotNegative
+
+
+class TrainSettings(DataTypeSettings):
+    """configs/train.yaml"""
+
+    dataset_root_dir: Path
+    test_txt_dir: NoPath
+    split: Split
+    results_folder: Path
+    crop_size: NoSize
+    augment: Flag
+    lesion_contrast: either(Contrast, words=(None,))
+    histogram_matching: Share
+    cache: Flag
+    init_weights: NoPath
+    timesteps: Timesteps
+    model: ModelSettings
+    trainer: TrainerSettings
+    loss: LossSettings

@@ -1,0 +1,203 @@
+"""Every key of every command refuses values of another type, in one line that names it."""
+
+from functools import lru_cache
+
+import pytest
+from hydra import compose, initialize_config_dir
+from pydantic import BaseModel
+
+from LeFusion.dataset.cases import Layout
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import PROJECT_ROOT, plain
+from LeFusion.settings import (
+    CheckDatasetSettings,
+    FitTexturesSettings,
+    InferenceSettings,
+    LayoutSettings,
+    TrainSettings,
+)
+
+COMMANDS = {
+    "inference": InferenceSettings,
+    "train": TrainSettings,
+    "fit_textures": FitTexturesSettings,
+    "check_dataset": CheckDatasetSettings,
+}
+NAN, INF = float("nan"), float("inf")
+WRONG = {  # what is tried for every key: name of the type -> value
+    "flag": True,
+    "number": 1.5,
+    "negative": -1,
+    "text": "maybe",
+    "list": [1],
+    "group": {"a": 1},
+    "null": None,
+    "nan": NAN,
+    "inf": INF,
+    "lists": [[1, 2]],
+    "integer": 5,
+    "huge": 10**5000,
+}
+NAMES = "text", "integer"  # of a texture
+ANY_TEXT = {"text"}
+NUMBER, COUNT = {"number", "integer"}, {"integer"}
+# The types of WRONG that a key takes, by its name, or by command and name
+TAKES = {
+    **dict.fromkeys(("data_type", "dataset_root_dir", "model_path", "results_folder"), ANY_TEXT),
+    **dict.fromkeys(("target_img_path", "target_label_path", "output_folder", "output_dir"), ANY_TEXT),
+    **dict.fromkeys(("layout.image_folder", "layout.mask_folder", "layout.output_mask_infix"), ANY_TEXT),
+    **dict.fromkeys(("test_txt_dir", "mask_dir", "lesions_from", "donors_test_txt"), ANY_TEXT | {"null"}),
+    **dict.fromkeys(("donor", "unit", "reference_image", "reference_mask"), ANY_TEXT | {"null"}),
+    **dict.fromkeys(("init_weights", "histograms_csv", "textures"), ANY_TEXT | {"null"}),
+    **dict.fromkeys(("overwrite", "skip_bad_cases", "compile", "augment", "cache"), {"flag"}),
+    **dict.fromkeys(("trainer.compile", "trainer.gradient_checkpointing"), {"flag"}),
+    **dict.fromkeys(("diffusion_depth_size", "diffusion_img_size", "histogram_bins"), COUNT),
+    **dict.fromkeys(("types", "preview_cases", "margin", "batch_size", "shards", "shard"), COUNT),
+    **dict.fromkeys(("schedule_jump_params.jump_length", "schedule_jump_params.jump_n_sample"), COUNT),
+    **dict.fromkeys(("model.dim", "model.attn_heads", "model.attn_dim_head", "timesteps", "seed"), COUNT),
+    **dict.fromkeys(("trainer.train_num_steps", "trainer.batch_size", "trainer.seed"), COUNT),
+    **dict.fromkeys(("trainer.gradient_accumulate_every", "trainer.warmup_steps"), COUNT),
+    **dict.fromkeys(("trainer.save_and_sample_every", "trainer.num_workers"), COUNT),
+    **dict.fromkeys(("trainer.train_lr", "trainer.histogram_loss", "guidance_scale"), NUMBER),
+    **dict.fromkeys(("trainer.keep_checkpoints", "num_steps"), COUNT | {"null"}),
+    **dict.fromkeys(("diffusion_num_channels", "cond_dim", "intensity_guidance"), {"null"}),
+    **dict.fromkeys(("layout.cavity_label", "layout.myocardium_label"), {"null"}),
+    **dict.fromkeys(("spacing_mm", "crop_size", "lesion_contrast", "modality", "label_names"), {"null"}),
+    "label_names": {"null", "group"},
+    "layout.lesion_labels": {"list"},
+    "layout.other_labels": set(),
+    "layout.reference_label": {"null"},
+    "layout.orientation": {"null"},
+    "layout.mask_names": set(),
+    "default_paths": set(),
+    "textures": ANY_TEXT | {"null", "lists"},
+    "textures_of": {"null", "group"},
+    "texture_shares": {"null", "list"},
+    "condition": {"text", "negative", "integer", "list"},
+    "split": {"null"},
+    "loss.max_weight": NUMBER,
+    "model.dim_mults": {"list"},
+    "trainer.max_grad_norm": NUMBER | {"null"},
+}
+ONLY = {  # where commands differ
+    ("train", "split"): set(),
+    ("fit_textures", "split"): set(),
+    ("fit_textures", "output"): set(),
+}
+
+
+@lru_cache
+def composed(command: str) -> dict:
+    needed = {"fit_textures": ["output=textures.json"]}.get(command, [])
+    with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
+        return plain(compose(command, needed))
+
+
+def leaves(values: dict, model: type[BaseModel], start: str = "") -> list[str]:
+    """The keys below which there are no fields."""
+    found = []
+    for key, value in values.items():
+        field = model.model_fields[key].annotation
+        inner = LayoutSettings if key == "layout" else field
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += leaves(value, inner, f"{start}{key}.")
+        else:
+            found.append(f"{start}{key}")
+    return found
+
+
+def changed(values: dict, key: str, value) -> dict:
+    first, _, rest = key.partition(".")
+    return values | {first: changed(values[first], rest, value) if rest else value}
+
+
+CASES = [(command, key) for command, model in COMMANDS.items() for key in leaves(composed(command), model)]
+
+
+def test_the_cases_are_those_of_the_configurations():
+    assert len(CASES) > 100
+    assert {("inference", "schedule_jump_params.jump_length"), ("train", "trainer.seed")} <= set(CASES)
+    assert ("check_dataset", "layout.depth_axis") in CASES
+    used = {key for _, key in CASES}
+    assert set(TAKES) <= used | {"output_dir"} and set(ONLY) <= set(CASES)
+
+
+@pytest.mark.parametrize("command, key", CASES, ids=lambda value: value)
+def test_a_key_takes_its_own_types_only(command, key):
+    taken = ONLY.get((command, key), TAKES.get(key, set()))
+    for name, value in WRONG.items():
+        values = changed(composed(command), key, value)
+        if name in taken:
+            COMMANDS[command].of(values)
+            continue
+        with pytest.raises(UserError) as refused:
+            COMMANDS[command].of(values)
+        line = str(refused.value)
+        assert key.rpartition(".")[2] in line and "\n" not in line and len(line) < 400, (name, line)
+        assert "pydantic" not in line and "Input should" not in line, (name, line)
+
+
+@pytest.mark.parametrize("command, model", COMMANDS.items(), ids=lambda value: str(value))
+def test_fields_and_keys_are_the_same(command, model):
+    def fields(model: type[BaseModel], values: dict) -> None:
+        assert set(model.model_fields) == set(values)
+        for key, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                fields(field.annotation, values[key])
+
+    fields(model, composed(command))
+    fields(LayoutSettings, composed(command)["layout"])
+    assert set(LayoutSettings.model_fields) == set(Layout.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    "command, key, value, line",
+    [
+        ("inference", "overwrite", "maybe", "overwrite=maybe must be true or false"),
+        ("inference", "compile", 5, "compile=5 must be true or false"),
+        ("inference", "types", True, "types=true must be a whole number of at least 1"),
+        ("inference", "shards", "abc", "shards=abc must be a whole number of at least 1"),
+        ("inference", "num_steps", True, "num_steps=true must be null or a whole number of at least 1"),
+        ("inference", "precision", [1], "precision=[1] must be one of no, bf16, fp16"),
+        ("inference", "device", "meta", "device=meta must be auto, cpu, cuda, cuda:0, cuda:1, ... or mps"),
+        ("inference", "device", None, "device=null must be auto, cpu, cuda, cuda:0, cuda:1, ... or mps"),
+        ("inference", "guidance_scale", -1, "guidance_scale=-1 must be a number of at least 0"),
+        ("inference", "target_img_path", 5, "target_img_path=5 must be a path (./5 where it is a number)"),
+        ("inference", "cond_dim", 8, "cond_dim=8 must be 16, 1 classes x 16 bins; or leave it out"),
+        (
+            "inference",
+            "layout.depth_axis",
+            3,
+            "layout.depth_axis=3 must be null or a whole number from 0 to 2",
+        ),
+        ("inference", "layout", 3, "layout=3 must be a group of keys"),
+        ("train", "layout.lesion_labels", 1, "layout.lesion_labels=1 must be a list of whole numbers from 1"),
+        ("train", "crop_size", [4, 8, True], "crop_size=[4, 8, true] must be null or three whole numbers"),
+        ("train", "spacing_mm", [INF, 1, 1], "spacing_mm=[inf, 1, 1] must be null or three numbers above 0"),
+        ("train", "spacing_mm", [-1, 1, 1], "spacing_mm=[-1, 1, 1] must be null or three numbers above 0"),
+        ("train", "spacing_mm", 0, "spacing_mm=0 must be null or three numbers above 0"),
+        (
+            "train",
+            "window",
+            [5, 5],
+            "window=[5, 5] must be minmax, [low, high] or {percentiles: ",
+        ),
+        ("train", "window", {"percentiles": [1, 101]}, "window={percentiles: [1, 101]} must be minmax"),
+        ("train", "trainer.ema_decay", 1, "trainer.ema_decay=1 must be a number from 0 to below 1"),
+        ("fit_textures", "types", "three", "types=three must be auto or a whole number of at least 1"),
+    ],
+)
+def test_what_is_wrong_is_said(command, key, value, line):
+    with pytest.raises(UserError) as refused:
+        COMMANDS[command].of(changed(composed(command), key, value))
+    assert str(refused.value).startswith(line) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key, value", [("cond_dim", 32), ("diffusion_num_channels", 2)])
+def test_sizes_that_follow_from_others_may_be_given(key, value):
+    values = composed("inference")
+    labels = changed(values, "layout.lesion_labels", [1, 2])
+    settings = InferenceSettings.of(labels | {key: value})
+    assert (settings.cond_dim, settings.diffusion_num_channels) == (32, 2)
+    with pytest.raises(UserError, match=f"{key}={value} must be {value // 2}, "):
+        InferenceSettings.of(values | {key: value})
