@@ -1,4 +1,4 @@
-"""Boxes in depth-first voxel coordinates: around a lesion, at random for training, cut out and put back."""
+"""Boxes in depth-first voxel coordinates: around a lesion, at random for training, cut out."""
 
 import math
 from collections.abc import Sequence
@@ -109,21 +109,33 @@ def random_box(mask_dhw: Array, size: Sequence[int], generator: torch.Generator)
 
 
 def crop(array: Array, box: Box, pad_value: float | bool) -> Array:
-    """Cut `box` out of an array (..., D, H, W) -> (..., *box.size), filling what overhangs with `pad_value`.
+    """A copy of `box` out of an array (..., D, H, W) -> (..., *box.size), `pad_value` where it overhangs.
 
     Raises ValueError when the box lies outside the volume altogether.
     """
-    inner, before, after = _overlap(box, array.shape[-3:])
-    cut = array[(..., *inner)]
-    if not any(before) and not any(after):
-        return cut.clone() if isinstance(cut, torch.Tensor) else cut.copy()
-    shape = (*array.shape[:-3], *box.size)
-    if isinstance(cut, torch.Tensor):
-        padded = cut.new_full(shape, pad_value)
+    whole, shape = Box((0, 0, 0), tuple(array.shape[-3:])), (*array.shape[:-3], *box.size)
+    if isinstance(array, torch.Tensor):
+        part = array.new_full(shape, pad_value)
     else:
-        padded = np.full(shape, pad_value, cut.dtype)
-    padded[(..., *(slice(b, b + s.stop - s.start) for b, s in zip(before, inner, strict=True)))] = cut
-    return padded
+        part = np.full(shape, pad_value, array.dtype)
+    if not copy_overlap(array, whole, part, box):
+        raise UserError(f"box at {box.start} of size {box.size} lies outside the volume {whole.size}")
+    return part
+
+
+def copy_overlap(voxels: Array, place: Box, into: Array, box: Box) -> bool:
+    """Writes voxels (..., *place.size) that lie at `place` into (..., *box.size) at `box`, where both are;
+    False: nowhere."""
+    starts = [max(a, b) for a, b in zip(place.start, box.start, strict=True)]
+    ends = [min(a, b) for a, b in zip(place.end, box.end, strict=True)]
+    if any(end <= start for start, end in zip(starts, ends, strict=True)):
+        return False
+    here, there = (
+        tuple(slice(s - o, e - o) for s, e, o in zip(starts, ends, origin.start, strict=True))
+        for origin in (place, box)
+    )
+    into[(..., *there)] = voxels[(..., *here)]
+    return True
 
 
 def extent(mask_dhw: Array) -> Box:
@@ -150,20 +162,6 @@ def _centred(lesion: Box, size: Size, volume_shape: Sequence[int]) -> Box:
         for f, e, wanted, length in zip(lesion.start, lesion.end, size, volume_shape, strict=True)
     )
     return Box(start, size)
-
-
-def _overlap(box: Box, volume_shape: Sequence[int]) -> tuple[tuple[slice, ...], Size, Size]:
-    """The part of the volume under the box, and how far the box overhangs before and after it."""
-    inner = tuple(
-        slice(max(s, 0), min(e, n)) for s, e, n in zip(box.start, box.end, volume_shape, strict=True)
-    )
-    if any(part.stop <= part.start for part in inner):
-        raise UserError(
-            f"box at {box.start} of size {box.size} lies outside the volume {tuple(volume_shape)}"
-        )
-    before = tuple(max(-s, 0) for s in box.start)
-    after = tuple(max(e - n, 0) for e, n in zip(box.end, volume_shape, strict=True))
-    return inner, before, after
 
 
 def _random_lesion_voxel(mask_dhw: Array, generator: torch.Generator) -> Size:

@@ -111,9 +111,8 @@ class LesionDataset(Dataset):
             target = self._draw_histogram(generator, decoded["reference_mean"])
             whole = match_histogram(whole, decoded["lesions"], target)
             histogram = lesion_histogram(whole, decoded["lesions"], self.bins)
-        # Clones, so that a change made by the caller does not reach the cache.
-        image = crop(whole, box, AIR).clone()
-        lesions = crop(decoded["lesions"], box, False).clone()
+        image = crop(whole, box, AIR)
+        lesions = crop(decoded["lesions"], box, False)
         if self.augment:
             image, lesions = flip(image, lesions, draw_flip_axes(generator))
         return {

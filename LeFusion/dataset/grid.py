@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from LeFusion.dataset.boxes import Box, extent
+from LeFusion.dataset.boxes import Box, copy_overlap, extent
 
 
 def resample_part(
@@ -63,19 +63,6 @@ def resample_masks(
     tight = extent(found.any(dim=0))
     start = tuple(a + b for a, b in zip(wide.start, tight.start, strict=True))
     return found[(slice(None), *tight.slices)].contiguous(), Box(start, tight.size)
-
-
-def copy_overlap(voxels: torch.Tensor, place: Box, into: torch.Tensor, box: Box) -> None:
-    """Writes voxels (..., *place.size) that lie at `place` into (..., *box.size) at `box`, where both are."""
-    starts = [max(a, b) for a, b in zip(place.start, box.start, strict=True)]
-    ends = [min(a, b) for a, b in zip(place.end, box.end, strict=True)]
-    if any(end <= start for start, end in zip(starts, ends, strict=True)):
-        return
-    here, there = (
-        tuple(slice(s - o, e - o) for s, e, o in zip(starts, ends, origin.start, strict=True))
-        for origin in (place, box)
-    )
-    into[(..., *there)] = voxels[(..., *here)]
 
 
 def _axis_weights(n: int, m: int, start: int, end: int) -> tuple[int, torch.Tensor]:

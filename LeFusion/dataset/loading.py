@@ -11,9 +11,18 @@ import numpy as np
 import torch
 
 from LeFusion.dataset.axes import Axes, paired
-from LeFusion.dataset.boxes import AIR, Box, Size, box_around, crop, extent, tight_box_around
+from LeFusion.dataset.boxes import (
+    AIR,
+    Box,
+    Size,
+    box_around,
+    copy_overlap,
+    crop,
+    extent,
+    tight_box_around,
+)
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.grid import copy_overlap, resample_masks, resample_part
+from LeFusion.dataset.grid import resample_masks, resample_part
 from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.errors import UserError
