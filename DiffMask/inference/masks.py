@@ -1,6 +1,5 @@
 """The network that turns spheres into masks; the infarcts of hearts are drawn already."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from LeFusion.diffusion import Checkpoint, NoiseSchedule, address_seed, load_che
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import choose_device, required_path, say_weights
+from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.memory import BatchSize
 
 RELEASED_SPACING_MM = (1.0, 1.0, 1.0)
@@ -41,8 +41,7 @@ class ShapeMaker:
             raise UserError(
                 f"num_steps={steps} must be at most the {self.schedule.num_steps} levels of {path}"
             )
-        with open(path, "rb") as file:
-            self.digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        self.digest = sha256_of_file(path)[:16]
         self.settings = {
             "seed": config["seed"],
             "model": path.name,
