@@ -80,6 +80,7 @@ class LayoutSettings(Settings):
     cavity_label: NoLabel = None
     myocardium_label: NoLabel = None
     reference_label: NoLabel = None
+    instances: Flag = Layout.instances
     depth_axis: either(whole(0, 2), words=(None,)) = Layout.depth_axis
     orientation: NoText = None
 

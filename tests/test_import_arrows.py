@@ -21,6 +21,7 @@ ALLOWED = {
         "nibabel",
         "SimpleITK",
         "numpy",
+        "scipy",
         "LeFusion.dataset",
         "LeFusion.textures.histograms",
         "LeFusion.errors",

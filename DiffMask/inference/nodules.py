@@ -136,7 +136,7 @@ class SphereDrafts:
     def _mask(self, path: Path, volume: Volume, labels: Sequence[int] = ()) -> np.ndarray:
         """A mask (D, H, W) bool on the scan's grid: of these labels, or of all above 0."""
         values = paired(read_volume(path), volume, self.layout).values
-        mask = np.isin(values, labels) if labels else values > 0
+        mask = np.isin(self.layout.labels_of(values), labels) if labels else values > 0
         return np.ascontiguousarray(Axes.of(volume, self.layout).to_dhw(mask))
 
 

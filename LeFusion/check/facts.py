@@ -131,7 +131,7 @@ def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
             where = f"{relative(mask.path, settings.root)} {reason}"
             facts.add("error", "mask and image differ in geometry (affine)", where, fix)
             return facts
-    labels = axes.to_dhw(mask.values)
+    labels = layout.labels_of(axes.to_dhw(mask.values))
     _measure_labels(facts, labels, settings)
     lesion = np.isin(labels, layout.lesion_labels)
     if facts.spacing_mm is not None and lesion.any():

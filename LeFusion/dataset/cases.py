@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from LeFusion.errors import MissingFileError, UserError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -29,6 +31,7 @@ class Layout:
     cavity_label, myocardium_label: which of these are a heart's; None for other organs.
     reference_label: which of these is healthy tissue that lesion intensities of other cases are taken
         relative to, for images whose units differ from scan to scan (MR); None: units are absolute (CT).
+    instances: masks number their lesions, 1, 2, 3, ...; all of them are of the one lesion label.
     depth_axis: which axis of the stored array is the depth; the others stay in their order. For arrays whose
         affines give the voxel size only.
     orientation: instead of it, where depth, rows and columns run to, by the affine, whatever the order in
@@ -44,6 +47,7 @@ class Layout:
     cavity_label: int | None = None
     myocardium_label: int | None = None
     reference_label: int | None = None
+    instances: bool = False
     depth_axis: int | None = 0
     orientation: str | None = None
 
@@ -57,6 +61,11 @@ class Layout:
             raise UserError(
                 f"lesion_labels {self.lesion_labels} and other_labels {self.other_labels} must be different "
                 "numbers above 0, at least one of them a lesion"
+            )
+        if self.instances and (len(self.lesion_labels) > 1 or self.other_labels):
+            raise UserError(
+                f"layout.instances=true is for masks of one lesion label and no others; this layout has "
+                f"lesion_labels {self.lesion_labels} and other_labels {self.other_labels}"
             )
         heart = (self.cavity_label, self.myocardium_label)
         if heart != (None, None) and (heart[0] == heart[1] or not set(heart) <= set(self.other_labels)):
@@ -87,6 +96,10 @@ class Layout:
                 f"mask_names {self.mask_names} must be pairs (part of an image's name, what stands in its "
                 "place in the mask's name); the former may not be empty"
             )
+
+    def labels_of(self, values: np.ndarray) -> np.ndarray:
+        """What a mask holds, with all its instances as the one lesion label."""
+        return np.where(values > 0, self.lesion_labels[0], values) if self.instances else values
 
 
 @dataclass(frozen=True)

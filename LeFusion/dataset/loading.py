@@ -1,4 +1,4 @@
-"""One case, read once: its volumes as stored, and whatever box of them as the network sees it."""
+"""One case, read once: its volumes as stored, its lesions, and any box of them as the network sees it."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from LeFusion.dataset.axes import Axes, paired
 from LeFusion.dataset.boxes import (
@@ -27,20 +28,40 @@ from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.errors import UserError
 
+MOST_INSTANCES = 255  # lesions that a mask may number
 CACHED_BYTES = 1 << 30  # of volumes that several cases may share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Lesions of a case that one box holds.
+
+    place: their bounding box on the network's grid; voxels: (K, *place.size) bool, in the order of the
+    layout's lesion labels. stored_place, stored: the same on the stored grid, (*stored_place.size) bool, of
+    all labels together.
+    """
+
+    place: Box
+    voxels: torch.Tensor
+    stored_place: Box
+    stored: np.ndarray
+
+    def lesions(self, box: Box) -> torch.Tensor:
+        """(K, *box.size) bool of the network's grid."""
+        lesions = self.voxels.new_zeros((len(self.voxels), *box.size))
+        copy_overlap(self.voxels, self.place, lesions, box)
+        return lesions
+
+
+@dataclass(frozen=True, eq=False)
 class LoadedCase:
     """A case as stored (volumes, labels), and any box of it as the network sees it.
 
     mask_volume: on the grid of `volume`, in the same order. axes: between them and what is depth first.
     labels_dhw: (D', H', W') uint8, every label, on the stored grid. shape: of the network's grid, which is
-    the stored one or that of `spacing_mm`. lesion_place: the bounding box of all lesions on the network's
-    grid; lesion_voxels: (K, *lesion_place.size) bool, in the order of the layout's lesion labels. organ: the
-    bounding box of the organ and its lesions, which a region that shows the whole organ is centred on; None
-    for the lesion itself. reference_mean: mean network intensity over the layout's reference_label; None
-    without one.
+    the stored one or that of `spacing_mm`. reference_mean: mean network intensity over the layout's
+    reference_label; None without one. instances_dhw: (D', H', W') uint8, the number of each lesion where the
+    mask says it (layout.instances); None: connected voxels are a lesion.
     """
 
     case: Case
@@ -50,11 +71,9 @@ class LoadedCase:
     axes: Axes
     labels_dhw: np.ndarray
     shape: Size
-    lesion_place: Box
-    lesion_voxels: torch.Tensor
     intensity_map: IntensityMap
-    organ: Box | None = None
     reference_mean: float | None = None
+    instances_dhw: np.ndarray | None = None
 
     def image(self, box: Box) -> torch.Tensor:
         """(1, *box.size) float32 in [-1, 1] of the network's grid; air where the box overhangs."""
@@ -64,9 +83,82 @@ class LoadedCase:
 
     def lesions(self, box: Box) -> torch.Tensor:
         """(K, *box.size) bool of the network's grid."""
-        lesions = self.lesion_voxels.new_zeros((len(self.lesion_voxels), *box.size))
-        copy_overlap(self.lesion_voxels, self.lesion_place, lesions, box)
-        return lesions
+        return self.all_lesions.lesions(box)
+
+    @cached_property
+    def all_lesions(self) -> Part:
+        """All lesions together, whether one box holds them or not."""
+        place = self.stored_place
+        return self._part(place, self.stored_lesion()[place.slices])
+
+    @cached_property
+    def organ(self) -> Box | None:
+        """The bounding box of the organ and its lesions, which a region that shows the whole organ is centred
+        on; None for the lesion itself."""
+        if self.layout.myocardium_label is None:
+            return None
+        whole = extent(self.labels_dhw > 0)
+        mask = torch.from_numpy(self.labels_dhw[whole.slices] > 0)[None]
+        place = resample_masks(mask, whole, self.labels_dhw.shape, self.shape)[1]
+        return _union(place, self.all_lesions.place)
+
+    @cached_property
+    def present(self) -> torch.Tensor:
+        """(K,) bool: which lesion labels the case has."""
+        return torch.tensor([bool((self.labels_dhw == label).any()) for label in self.layout.lesion_labels])
+
+    def parts(self, size: Sequence[int]) -> list[Part]:
+        """The lesions in groups that each fit a box of `size`: one where all of them do.
+
+        Lesions that are near each other share a group. One that is larger than the box is a group of its own.
+        """
+        if tuple(size) not in self._parts:
+            self._parts[tuple(size)] = self._grouped(size)
+        return self._parts[tuple(size)]
+
+    def _grouped(self, size: Sequence[int]) -> list[Part]:
+        grids = zip(self.stored_place.size, self.labels_dhw.shape, self.shape, size, strict=True)
+        # Resampling moves no border by two voxels: a mask of a whole CT need not be resampled to see that
+        if all((n - 2) * new / old <= wanted for n, old, new, wanted in grids):
+            if _fits(self.all_lesions.place, size):
+                return [self.all_lesions]
+        inside = self.stored_lesion()[self.stored_place.slices]
+        if self.instances_dhw is None:
+            numbers = ndimage.label(inside, np.ones((3, 3, 3), bool))[0]
+        else:
+            numbers = np.where(inside, self.instances_dhw[self.stored_place.slices], 0).astype(np.int32)
+        groups: list[tuple[list[int], Box]] = []
+        for number, found in enumerate(ndimage.find_objects(numbers), start=1):
+            if found is None:
+                continue
+            place = self._part(self._at(found), numbers[found] == number).place
+            for index, (members, around) in enumerate(groups):
+                if _fits(_union(around, place), size):
+                    groups[index] = [*members, number], _union(around, place)
+                    break
+            else:
+                groups.append(([number], place))
+        parts = []
+        for members, _ in groups:
+            mask = np.isin(numbers, members)
+            around = extent(mask)
+            parts.append(self._part(self._at(around.slices), mask[around.slices]))
+        return parts
+
+    def _at(self, slices: Sequence[slice]) -> Box:
+        """Where a part of stored_place lies in the volume."""
+        start = tuple(cut.start + first for cut, first in zip(slices, self.stored_place.start, strict=True))
+        return Box(start, tuple(cut.stop - cut.start for cut in slices))
+
+    def _part(self, place: Box, mask: np.ndarray) -> Part:
+        """The lesions under a mask (*place.size) of the stored grid."""
+        labels = np.where(mask, self.labels_dhw[place.slices], 0)
+        voxels = torch.from_numpy(np.stack([labels == label for label in self.layout.lesion_labels]))
+        return Part(*resample_masks(voxels, place, self.labels_dhw.shape, self.shape)[::-1], place, mask)
+
+    @cached_property
+    def _parts(self) -> dict[tuple[int, ...], list[Part]]:
+        return {}
 
     @property
     def whole(self) -> Box:
@@ -91,36 +183,38 @@ class LoadedCase:
         """(D', H', W') bool: all lesion voxels on the stored grid."""
         return np.isin(self.labels_dhw, self.layout.lesion_labels)
 
-    def region(self, size: Sequence[int]) -> Box:
-        """The box of `size` around the organ, or around the lesion where that is larger than the box."""
-        return region_box(self.lesion_place, self.organ, self.shape, size)
+    def region(self, size: Sequence[int], part: Part | None = None) -> Box:
+        """The box of `size` around the organ, or around the lesions where that is larger than the box."""
+        return region_box((part or self.all_lesions).place, self.organ, self.shape, size)
 
-    def tight_region(self, margin: int, max_size: Sequence[int], multiple: Sequence[int]) -> Box:
+    def tight_region(
+        self, margin: int, max_size: Sequence[int], multiple: Sequence[int], part: Part | None = None
+    ) -> Box:
         """See `tight_box`."""
-        return tight_box_around(self.lesion_place, self.shape, margin, max_size, multiple)
+        return tight_box_around((part or self.all_lesions).place, self.shape, margin, max_size, multiple)
 
-    def painted(self, patch: torch.Tensor, box: Box) -> np.ndarray:
-        """A patch (*box.size) of the network's grid -> (*stored_place.size) float64 in the source's units.
+    def image_under(self, patches: Sequence[tuple[torch.Tensor, Box]], box: Box) -> torch.Tensor:
+        """(1, *box.size): the image with patches (1, *their box.size) of the network's grid over it, the last
+        on top."""
+        image = self.image(box)
+        for patch, place in patches:
+            copy_overlap(patch, place, image, box)
+        return image
 
-        What lies outside the patch is the image.
-        """
-
-        def read(part: Box) -> torch.Tensor:
-            image = self.image(part).double()
-            copy_overlap(patch[None].double(), box, image, part)
-            return image
-
-        stored = resample_part(read, self.shape, self.labels_dhw.shape, self.stored_place)[0]
+    def painted(self, patches: Sequence[tuple[torch.Tensor, Box]], place: Box) -> np.ndarray:
+        """The same on the stored grid: (*place.size) float64 in the source's units."""
+        stored = resample_part(
+            lambda box: self.image_under(patches, box).double(), self.shape, self.labels_dhw.shape, place
+        )[0]
         return self.intensity_map.to_source(stored).numpy()
 
-    def stored_values(self, volume: Volume | None = None) -> np.ndarray:
-        """(*stored_place.size): voxel values of the source, or of a volume of its shape, in its units."""
-        return self.axes.to_dhw((volume or self.volume).part(self.stored_slices))
+    def values_of(self, part: Part, volume: Volume | None = None) -> np.ndarray:
+        """(N,): values of a part's stored voxels in the source, or in a volume of its shape, in its units."""
+        return self.axes.to_dhw((volume or self.volume).part(self.stored_slices(part)))[part.stored]
 
-    @property
-    def stored_slices(self) -> tuple[slice, slice, slice]:
-        """Where stored_place lies in the stored array."""
-        return self.axes.slices(self.stored_place, self.labels_dhw.shape)
+    def stored_slices(self, part: Part) -> tuple[slice, slice, slice]:
+        """Where stored_place of a part lies in the stored array."""
+        return self.axes.slices(part.stored_place, self.labels_dhw.shape)
 
     def _stored(self, box: Box) -> torch.Tensor:
         """(1, *box.size) float32 in [-1, 1] of the stored grid."""
@@ -183,7 +277,10 @@ def load_case(
     axes, mask_volume = Axes.of(volume, layout), paired(mask_volume, volume, layout)
     _check_labels(case, mask_volume, layout, need_lesion=relabel is None)
     stored = mask_volume.raw if _is_plain(mask_volume) else mask_volume.values.astype(np.uint8)
-    labels = axes.to_dhw(stored)
+    labels, instances = axes.to_dhw(stored), None
+    if layout.instances:
+        instances = labels
+        labels = layout.labels_of(labels).astype(np.uint8)
     if relabel is not None:
         values = axes.to_dhw(volume.values)
         try:
@@ -211,28 +308,9 @@ def load_case(
         shape = tuple(
             max(1, round(n * s / w)) for n, s, w in zip(labels.shape, stored_mm, spacing_mm, strict=True)
         )
-    place = extent(np.isin(labels, layout.lesion_labels))
-    inside = labels[place.slices]
-    lesions = torch.from_numpy(np.stack([inside == label for label in layout.lesion_labels]))
-    lesions, lesion_place = resample_masks(lesions, place, labels.shape, shape)
-    organ = None
-    if layout.myocardium_label is not None:
-        whole = extent(labels > 0)
-        mask = torch.from_numpy(labels[whole.slices] > 0)[None]
-        organ = _union(resample_masks(mask, whole, labels.shape, shape)[1], lesion_place)
+    extent(np.isin(labels, layout.lesion_labels))  # refuses what `relabel` left no lesion in
     return LoadedCase(
-        case,
-        layout,
-        volume,
-        mask_volume,
-        axes,
-        labels,
-        tuple(shape),
-        lesion_place,
-        lesions,
-        intensity_map,
-        organ,
-        reference,
+        case, layout, volume, mask_volume, axes, labels, tuple(shape), intensity_map, reference, instances
     )
 
 
@@ -246,6 +324,10 @@ def region_box(lesion: Box, organ: Box | None, shape: Size, size: Sequence[int])
 
 def _is_plain(mask: Volume) -> bool:
     return mask.raw.dtype == np.uint8 and mask.slope == 1 and mask.inter == 0
+
+
+def _fits(place: Box, size: Sequence[int]) -> bool:
+    return all(n <= wanted for n, wanted in zip(place.size, size, strict=True))
 
 
 def _union(first: Box, second: Box) -> Box:
@@ -268,6 +350,16 @@ def _shifted(box: Box, origin: Box) -> Box:
 
 def _check_labels(case: Case, mask: Volume, layout: Layout, need_lesion: bool) -> None:
     found = set((np.unique(mask.raw).astype(np.float64) * mask.slope + mask.inter).tolist())
+    if layout.instances:
+        odd = sorted(value for value in found if not (value.is_integer() and 0 <= value <= MOST_INSTANCES))
+        if odd:
+            raise UserError(
+                f"{case.mask_path}: holds the values {_numbers(odd)}; with layout.instances=true a mask "
+                f"holds 0 and the numbers of lesions, 1 to {MOST_INSTANCES}"
+            )
+        if found == {0.0}:
+            raise UserError(f"{case.mask_path}: has no lesion voxel; draw a lesion or leave the case out")
+        return
     unknown = sorted(found - {0, *layout.lesion_labels, *layout.other_labels})
     if unknown:
         known = sorted((0, *layout.lesion_labels, *layout.other_labels))

@@ -8,7 +8,7 @@ import math
 import os
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +24,8 @@ from nibabel.wrapstruct import WrapStructError
 from LeFusion.errors import MissingFileError, StorageError, UserError
 
 GZIP_MAGIC = b"\x1f\x8b"
+WHOLE = (slice(None),) * 3
+Piece = tuple[np.ndarray, np.ndarray, tuple[slice, slice, slice]]
 GRID_TOLERANCE = 0.1  # voxels by which the corners of two volumes on one grid may lie apart
 FLAT = 1e-3  # volume of a voxel whose edges are scaled to 1, below which its axes span no space
 GZIP_LEVEL = 4  # CT volumes shrink a few percent more at level 9, for several times the time
@@ -56,7 +58,7 @@ class Volume:
     @property
     def values(self) -> np.ndarray:
         """Voxel values in the file's units: float32, or float64 if float32 cannot hold each one exactly."""
-        return self.part((slice(None),) * 3)
+        return self.part(WHOLE)
 
     def part(self, slices: tuple[slice, slice, slice]) -> np.ndarray:
         """The same of a part of the stored array."""
@@ -152,43 +154,47 @@ def on_grid_of(volume: Volume, other: Volume) -> Volume:
         return replace(turned, affine=other.affine, header=other.header)
 
 
-def write_volume_like(
-    source: Volume,
-    values: np.ndarray,
-    mask: np.ndarray,
-    path: str | os.PathLike,
-    part: tuple[slice, slice, slice] = (slice(None),) * 3,
-) -> Volume:
-    """Write a copy of `source` in which only the voxels under `mask` are new; -> what was written.
+def with_values(source: Volume, pieces: Sequence[Piece], path: str | os.PathLike) -> Volume:
+    """A copy of `source`, to be at `path`, in which only the voxels under masks are new.
 
-    values: in the source's units and stored axis order, of the shape of the source or of the given part of
-    it; read only where mask is True. mask: bool, same shape. Inside it values are converted to the stored
-    data type (rounded and clipped for integers); every voxel outside is the stored number itself, so
-    bit-identical. Header, geometry and scaling are the source's.
+    pieces: (values, mask, part) each. values: in the source's units and stored axis order, of the shape of
+    the part of the source; read only where mask is True. mask: bool, same shape. Inside it values are
+    converted to the stored data type (rounded and clipped for integers); every voxel outside is the stored
+    number itself, so bit-identical. Header, geometry and scaling are the source's.
 
-    Raises ValueError for another shape, a mask that is not bool or values in it that are not finite, OSError
-    when the file cannot be written.
+    Raises ValueError for another shape, a mask that is not bool or values in it that are not finite.
     """
-    shape = source.raw[part].shape
-    if np.shape(values) != shape or np.shape(mask) != shape:
-        raise UserError(
-            f"{path}: values {np.shape(values)} and mask {np.shape(mask)} must have the shape "
-            f"{shape} of the source {source.path}"
-        )
-    if mask.dtype != np.bool_:
-        raise UserError(
-            f"{path}: the mask must be boolean, not {mask.dtype}; compare it with the label first"
-        )
-    new_values = np.asarray(values)[mask].astype(np.float64)
-    bad = new_values.size - np.count_nonzero(np.isfinite(new_values))
-    if bad:
-        raise UserError(
-            f"{path}: {bad} of {new_values.size} new voxels are NaN or infinite; nothing was written"
-        )
     raw = source.raw.copy()
-    raw[part][mask] = _to_stored((new_values - source.inter) / source.slope, raw.dtype)
-    _write(source.header.copy(), raw, path)
+    for values, mask, part in pieces:
+        shape = source.raw[part].shape
+        if np.shape(values) != shape or np.shape(mask) != shape:
+            raise UserError(
+                f"{path}: values {np.shape(values)} and mask {np.shape(mask)} must have the shape "
+                f"{shape} of the source {source.path}"
+            )
+        if mask.dtype != np.bool_:
+            raise UserError(
+                f"{path}: the mask must be boolean, not {mask.dtype}; compare it with the label first"
+            )
+        new_values = np.asarray(values)[mask].astype(np.float64)
+        bad = new_values.size - np.count_nonzero(np.isfinite(new_values))
+        if bad:
+            raise UserError(
+                f"{path}: {bad} of {new_values.size} new voxels are NaN or infinite; nothing was written"
+            )
+        raw[part][mask] = _to_stored((new_values - source.inter) / source.slope, raw.dtype)
     return replace(source, path=Path(path), raw=raw)
+
+
+def write_volume(volume: Volume) -> None:
+    """Write a volume to its path. Raises OSError when that cannot be."""
+    _write(volume.header.copy(), volume.raw, volume.path)
+
+
+def write_volume_like(source: Volume, values: np.ndarray, mask: np.ndarray, path: str | os.PathLike) -> None:
+    """Write a copy of `source` in which only the voxels under `mask` are new, see `with_values`; both have
+    the shape of the source. Raises OSError when the file cannot be written."""
+    write_volume(with_values(source, [(values, mask, WHOLE)], path))
 
 
 def write_label_like(source: Volume, labels: np.ndarray, path: str | os.PathLike) -> None:

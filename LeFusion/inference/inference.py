@@ -10,7 +10,7 @@ configs/inference.yaml.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,13 +23,13 @@ from tqdm import tqdm
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, find_cases, output_mask_name
 from LeFusion.dataset.loading import LoadedCase
-from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume_like
-from LeFusion.diffusion import NoiseSchedule, load_checkpoint
+from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume
+from LeFusion.diffusion import load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError
 from LeFusion.inference.job import DTYPES, Canvas, Job, make_job
 from LeFusion.inference.report import Manifest, save_preview
-from LeFusion.painting import paint
+from LeFusion.painter import Patch, Task, rounds
 from LeFusion.runtime.commandline import (
     choose_device,
     given_path,
@@ -52,7 +52,7 @@ class Output:
 
     case: Case
     kind: int
-    box: Box
+    boxes: tuple[Box, ...]  # one for each part, see LoadedCase.parts
     image_path: Path
     label_path: Path
     made_from: str  # see Manifest.made_from
@@ -68,11 +68,11 @@ def run(settings: InferenceSettings) -> Path:
     checkpoint = load_checkpoint(model_path, settings.weights)
     say_weights(model_path, checkpoint.metadata["format"])
     job = make_job(settings, checkpoint)
-    schedule = NoiseSchedule.cosine(checkpoint.metadata["schedule"]["num_steps"])
-    calls = job.sampler.network_calls(schedule)
-    network = checkpoint.network.to(device, DTYPES[settings.precision])
+    sampler, schedule = job.painter.sampler, job.painter.schedule
+    calls = sampler.network_calls(schedule)
+    checkpoint.network.to(device, DTYPES[settings.precision])
     if settings.compile:
-        compile_network(network, cuda_graphs=True)
+        compile_network(checkpoint.network, cuda_graphs=True)
 
     test_txt = given_path(settings.test_txt_dir)
     split = settings.split or ("train" if test_txt else "all")
@@ -89,16 +89,16 @@ def run(settings: InferenceSettings) -> Path:
         "textures": ", ".join(job.conditions.palette.names),
         "lesions_from": settings.lesions_from or "",
         "histogram_perturbation": settings.histogram_perturbation,
-        "sampler": job.sampler.name,
-        "num_steps": job.sampler.num_steps or schedule.num_steps,
-        "jump_length": job.sampler.jump_length,
-        "jump_n_sample": job.sampler.jump_n_sample,
-        "spacing": job.sampler.spacing,
-        "eta": job.sampler.eta,
-        "guidance_scale": job.sampler.guidance_scale,
-        "intensity_guidance": job.sampler.intensity_guidance,
-        "region": job.region,
-        "margin": job.margin,
+        "sampler": sampler.name,
+        "num_steps": sampler.num_steps or schedule.num_steps,
+        "jump_length": sampler.jump_length,
+        "jump_n_sample": sampler.jump_n_sample,
+        "spacing": sampler.spacing,
+        "eta": sampler.eta,
+        "guidance_scale": sampler.guidance_scale,
+        "intensity_guidance": sampler.intensity_guidance,
+        "region": job.painter.region,
+        "margin": job.painter.margin,
         "precision": settings.precision,
         "network_calls": calls,
     }
@@ -121,17 +121,13 @@ def run(settings: InferenceSettings) -> Path:
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(cases)} cases)"
     say(
         f"{len(share.of(cases))} cases x {settings.types} types: {len(due)} to paint, {kept} kept{part}; "
-        f"{calls} network calls each ({job.sampler.name}, {recorded['num_steps']} steps) on {device}"
+        f"{calls} network calls each ({sampler.name}, {recorded['num_steps']} steps) on {device}"
     )
-    size = BatchSize(_batch_size(settings.batch_size, due, job, network, schedule), _advice(settings, job))
+    size = BatchSize(_batch_size(settings.batch_size, due, job), _advice(settings, job))
     with tqdm(total=len(due), unit="image", desc="painting", disable=not share.main) as progress:
         for group in _groups(due):
-            start = time.perf_counter()
-            for batch, painted in size.run(group, lambda batch: _paint(batch, job, network, schedule)):
-                seconds = (time.perf_counter() - start) / len(batch)
-                _write(batch, painted, job, manifest, seconds)
-                progress.update(len(batch))
-                start = time.perf_counter()
+            for _ in _paint(group, job, size, manifest):
+                progress.update()
 
     finished = set(due)
     for output in outputs:
@@ -202,7 +198,7 @@ def _plan(
     for case in tqdm(cases, unit="case", desc="checking", leave=False, disable=not shown):
         try:
             canvas = job.canvas(case)
-            box = job.box(canvas.loaded)
+            boxes = job.painter.boxes(canvas.loaded)
             requested = [job.condition(canvas, kind) for kind in range(1, types + 1)]
         except ValueError as error:
             reason = (
@@ -226,27 +222,29 @@ def _plan(
                 if target.exists() and target.samefile(source):
                     raise UserError(f"{target} is a source file; choose another {key}")
             made_from = manifest.made_from(canvas, histogram)
-            outputs.append(Output(case, kind, box, image_path, label_path, made_from))
+            outputs.append(Output(case, kind, boxes, image_path, label_path, made_from))
     return outputs
 
 
 def _groups(outputs: list[Output]) -> list[list[Output]]:
-    """Outputs whose boxes have one size, which can go through the network together."""
-    groups: dict[tuple, list[Output]] = {}
+    """Outputs that are painted together: all of one box, those of several boxes case by case."""
+    groups: dict[Case | None, list[Output]] = {}
     for output in outputs:
-        groups.setdefault(output.box.size, []).append(output)
+        groups.setdefault(None if len(output.boxes) == 1 else output.case, []).append(output)
     return list(groups.values())
 
 
-def _batch_size(given: int | str, due: list[Output], job: Job, network, schedule: NoiseSchedule) -> int:
+def _batch_size(given: int | str, due: list[Output], job: Job) -> int:
     """auto: as many of the largest box as a GPU's memory holds; a CPU takes one sample at a time anyway."""
     if given != "auto" or not due:
         return 1 if given == "auto" else given
-    largest = max(due, key=lambda output: math.prod(output.box.size))
-    once = replace(job, sampler=replace(job.sampler, num_steps=1, jump_length=1, jump_n_sample=1))
-    return largest_batch(
-        lambda: _paint([largest], once, network, schedule), next(network.parameters()).device
+    largest, number = max(
+        ((output, number) for output in due for number in range(len(output.boxes))),
+        key=lambda found: math.prod(found[0].boxes[found[1]].size),
     )
+    sampler = replace(job.painter.sampler, num_steps=1, jump_length=1, jump_n_sample=1)
+    once, task = replace(job.painter, sampler=sampler), _task(largest, number, job, ())
+    return largest_batch(lambda: once.paint([task]), next(once.network.parameters()).device)
 
 
 def _advice(settings: InferenceSettings, job: Job) -> str:
@@ -255,8 +253,8 @@ def _advice(settings: InferenceSettings, job: Job) -> str:
         f"{key}={value}"
         for key, value, now in (
             ("precision", "bf16", settings.precision),
-            ("region", "lesion", job.region),
-            ("guidance_scale", 1, job.sampler.guidance_scale),
+            ("region", "lesion", job.painter.region),
+            ("guidance_scale", 1, job.painter.sampler.guidance_scale),
         )
         if value != now
     ]
@@ -265,40 +263,54 @@ def _advice(settings: InferenceSettings, job: Job) -> str:
     return f"try {' '.join(smaller)}, which needs least, or device=cpu"
 
 
-def _paint(batch: Sequence[Output], job: Job, network, schedule: NoiseSchedule) -> torch.Tensor:
-    """-> (B, 1, D, H, W), painted, on the CPU."""
-    cases = {output.case: job.canvas(output.case) for output in batch}
-    canvases = [cases[output.case] for output in batch]
-    pairs = [(canvas.loaded, output.box) for canvas, output in zip(canvases, batch, strict=True)]
-    conditions = [job.condition(canvas, o.kind) for canvas, o in zip(canvases, batch, strict=True)]
-    painted = paint(
-        network,
-        schedule,
-        job.sampler,
-        torch.stack([loaded.image(box) for loaded, box in pairs]),
-        torch.stack([loaded.lesions(box) for loaded, box in pairs]),
-        torch.stack(conditions),
-        [(job.seed, output.case.name, output.kind) for output in batch],
-        job.denoiser,
+def _paint(outputs: Sequence[Output], job: Job, size: BatchSize, manifest: Manifest) -> Iterator[Output]:
+    """Paints all boxes of these outputs; each is written, and yielded, when its last box is done."""
+    patches: dict[Output, dict[int, Patch]] = {output: {} for output in outputs}
+    seconds = dict.fromkeys(outputs, 0.0)
+    order = {output: rounds(output.boxes) for output in outputs}
+    for number in range(max(map(len, order.values()))):
+        due: dict[
+            tuple, list[tuple[Output, int]]
+        ] = {}  # boxes of one size can go through the network together
+        for output in outputs:
+            for part in order[output][number] if number < len(order[output]) else ():
+                due.setdefault(output.boxes[part].size, []).append((output, part))
+
+        def work(batch):
+            return job.painter.paint(
+                [_task(output, part, job, patches[output].values()) for output, part in batch]
+            )
+
+        for same in due.values():
+            start = time.perf_counter()
+            for batch, painted in size.run(same, work):
+                for (output, part), patch in zip(batch, painted, strict=True):
+                    patches[output][part] = patch, output.boxes[part]
+                    seconds[output] += (time.perf_counter() - start) / len(batch)
+                done = [o for o in dict.fromkeys(o for o, _ in batch) if len(patches[o]) == len(o.boxes)]
+                for output in done:
+                    _write(output, list(patches.pop(output).values()), job, manifest, seconds[output])
+                manifest.write()
+                yield from done
+                start = time.perf_counter()
+
+
+def _task(output: Output, part: int, job: Job, earlier: Iterable[Patch]) -> Task:
+    canvas = job.canvas(output.case)
+    address = (job.seed, output.case.name, output.kind)
+    return Task(
+        canvas.loaded, part, output.boxes, job.condition(canvas, output.kind), address, tuple(earlier)
     )
-    if not bool(torch.isfinite(painted).all()):
-        raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
-    return painted
 
 
-def _write(
-    batch: Sequence[Output], painted: torch.Tensor, job: Job, manifest: Manifest, seconds: float
-) -> None:
-    cases = {output.case: job.canvas(output.case) for output in batch}
-    for output, patch in zip(batch, painted, strict=True):
-        canvas = cases[output.case]
-        case = canvas.loaded
-        lesion = case.stored_lesion()[case.stored_place.slices]
-        values = [case.axes.to_stored(array) for array in (case.painted(patch[0], output.box), lesion)]
-        write_label_like(case.mask_volume, case.axes.to_stored(case.labels_dhw), output.label_path)
-        written = write_volume_like(case.volume, *values, output.image_path, case.stored_slices)
-        _record(output, canvas, job, manifest, written, seconds)
-    manifest.write()
+def _write(output: Output, patches: list[Patch], job: Job, manifest: Manifest, seconds: float) -> None:
+    canvas = job.canvas(output.case)
+    case = canvas.loaded
+    labels = case.labels_dhw if case.instances_dhw is None else case.instances_dhw
+    write_label_like(case.mask_volume, case.axes.to_stored(labels), output.label_path)
+    painted = job.painter.painted(case, patches, output.image_path)
+    write_volume(painted)
+    _record(output, canvas, job, manifest, painted, seconds)
 
 
 def _record(
@@ -306,10 +318,13 @@ def _record(
 ) -> None:
     """Measures a written image against what was asked for and what was there, on the stored grid."""
     case, layout = canvas.loaded, job.layout
-    values, source = (case.stored_values(volume) for volume in (written, case.volume))
-    labels = case.labels_dhw[case.stored_place.slices]
+    parts = case.parts(job.painter.size)
+    values, source = (
+        np.concatenate([case.values_of(part, volume) for part in parts]) for volume in (written, case.volume)
+    )
+    labels = np.concatenate([case.labels_dhw[part.stored_place.slices][part.stored] for part in parts])
     lesions = np.stack([labels == label for label in layout.lesion_labels])
-    image = torch.from_numpy(np.ascontiguousarray(case.intensity_map.to_network(values)))[None]
+    image = torch.from_numpy(case.intensity_map.to_network(values))[None]
     low, high = case.intensity_map.low, case.intensity_map.high
     span = (low, high) if job.unit else (0.0, 1.0)  # of the figures: the image's units, or shares
     shown = [v if job.unit else (v.astype(np.float64) - low) / (high - low) for v in (values, source)]

@@ -7,7 +7,6 @@ from functools import lru_cache
 import torch
 
 from LeFusion.dataset.axes import refuse_turned
-from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, Reader
@@ -16,6 +15,7 @@ from LeFusion.diffusion import Checkpoint, address_seed
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError
 from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
+from LeFusion.painter import Painter
 from LeFusion.painting import SamplerSettings
 from LeFusion.runtime.commandline import given_path
 from LeFusion.settings import InferenceSettings
@@ -38,28 +38,16 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Job:
-    """How a case is read, which box of it the network sees, and what is painted there."""
+    """How a case is read, and what is painted in it."""
 
     layout: Layout
     window: Window
     unit: str  # "" where distances and means are in shares of each volume's range
     bins: int
-    size: tuple[int, int, int]
-    region: str  # whole or lesion
-    margin: int
-    plane_multiple: int  # of the network: height and width of a box must be multiples of it
     conditions: Conditions
-    sampler: SamplerSettings
-    denoiser: Denoiser
+    painter: Painter
     seed: int
     canvas: Callable[[Case], Canvas]
-
-    def box(self, loaded: LoadedCase) -> Box:
-        """Where the network looks: a region of `size`, or just around the lesion."""
-        if self.region == "whole":
-            return loaded.region(self.size)
-        multiple = (1, self.plane_multiple, self.plane_multiple)
-        return loaded.tight_region(self.margin, self.size, multiple)
 
     def condition(self, canvas: Canvas, kind: int) -> torch.Tensor:
         """The histogram asked for, (cond_dim,); zero for classes that the case lacks."""
@@ -120,34 +108,25 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
     denoiser = Denoiser.of(metadata)
     _check_fit(settings, checkpoint, denoiser)
     sampler = sampler_settings(settings, metadata)
-    if sampler.guidance_scale != 1 and not metadata.get("loss", {}).get("cond_dropout"):
-        raise UserError(
-            f"guidance_scale={sampler.guidance_scale} needs a network trained with loss.cond_dropout > 0; "
-            f"{path} was not"
-        )
-    region = metadata.get("region", "whole") if settings.region == "auto" else settings.region
-    multiple = checkpoint.network.plane_multiple
-    if settings.diffusion_img_size % multiple:
-        raise UserError(f"diffusion_img_size={settings.diffusion_img_size} must be a multiple of {multiple}")
+    try:
+        painter = Painter.of(checkpoint, sampler, settings.region_size, settings.region, settings.margin)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
     def refuse(image: Volume) -> None:
         if settings.modality == "CT":
             refuse_turned(image, settings.layout, settings.diffusion_depth_size, settings.data_type)
 
+    read = Reader(settings.layout, settings.window, settings.spacing_mm, refuse)
     return Job(
         settings.layout,
         settings.window,
         settings.unit or "",
         settings.histogram_bins,
-        settings.region_size,
-        region,
-        settings.margin,
-        multiple,
         choose_conditions(settings),
-        sampler,
-        denoiser,
+        painter,
         settings.seed,
-        _canvas(settings, Reader(settings.layout, settings.window, settings.spacing_mm, refuse)),
+        lru_cache(maxsize=2)(_canvas(settings, read)),  # a case's types follow each other
     )
 
 

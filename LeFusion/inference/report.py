@@ -107,8 +107,8 @@ class Manifest:
         seconds,
         files,
     ) -> None:
-        """requested, obtained: (cond_dim,) histograms. lesions: (K, D, H, W) bool. values, source: (D, H, W)
-        of the painted image and of what was there, in the manifest's unit."""
+        """requested, obtained: (cond_dim,) histograms. lesions: (K, N) bool, of the N voxels of all lesions.
+        values, source: (N,) of the painted image and of what was there, in the manifest's unit."""
         distance = wasserstein_distance(requested, obtained, self.bins, window)
         measured = {
             "wasserstein": f"{distance:.5g}",

@@ -118,11 +118,9 @@ class Conditions:
         own: the histogram of the lesion itself where it is not the one in the image. Raises ValueError when
         the case has a class that the histogram chosen lacks.
         """
-        if own is None:
-            own = own_histogram(loaded, self.bins)
         chosen = self.choose(loaded.case.name, kind)
         if chosen is None:
-            wanted = own
+            wanted = own_histogram(loaded, self.bins) if own is None else own
         else:
             wanted = self.palette.histograms[chosen]
             if self.palette.reference_mean is not None and loaded.reference_mean is not None:
@@ -131,7 +129,7 @@ class Conditions:
             address = (self.seed, "histogram", loaded.case.name, kind)
             wanted = perturb(wanted, self.perturbation, self.bins, address)
         classes = wanted.reshape(-1, self.bins)
-        present = loaded.lesion_voxels.flatten(1).any(dim=1)
+        present = loaded.present
         lacking = present & (classes.sum(dim=1) == 0)
         if bool(lacking.any()):
             raise UserError(
@@ -143,7 +141,8 @@ class Conditions:
 
 def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:
     """(cond_dim,): of a case's lesions in its image."""
-    return lesion_histogram(loaded.image(loaded.lesion_place), loaded.lesion_voxels, bins)
+    lesions = loaded.all_lesions
+    return lesion_histogram(loaded.image(lesions.place), lesions.voxels, bins)
 
 
 def choose_conditions(settings: InferenceSettings) -> Conditions:

@@ -89,7 +89,7 @@ def read_pair(
     """(image, its labels (D, H, W) uint8, the same in stored axis order), after checks; see read_lesion."""
     volume, mask_volume = read_volume(image_path), read_volume(mask_path)
     check_same_grid(mask_volume, volume)
-    stored = mask_volume.values
+    stored = data_type.layout.labels_of(mask_volume.values)
     found = np.unique(stored)
     unknown = [f"{v:g}" for v in found if v not in data_type.known_labels]
     if unknown:

@@ -269,13 +269,15 @@ def test_resampled_to_a_spacing_and_back(tmp_path):
         assert torch.allclose(loaded.image(box)[0], crop(loaded.image_dhw, box, -1.0), atol=1e-6)
         assert torch.equal(loaded.lesions(box), crop(loaded.lesions_dhw, box, False))
 
-    back = loaded.painted(torch.full((6, 30, 12), 0.5), loaded.whole)
+    place = loaded.stored_place
+    back = loaded.painted([(torch.full((1, 6, 30, 12), 0.5), loaded.whole)], place)
     assert back.shape == loaded.stored_place.size and back.dtype == np.float64
     np.testing.assert_allclose(back, 50, atol=1e-3)  # HU
     # What is not in the patch is the image: painting a part of itself changes nothing
-    part = loaded.lesion_place
-    whole = loaded.painted(loaded.image_dhw, loaded.whole)
-    np.testing.assert_allclose(loaded.painted(loaded.image(part)[0], part), whole, atol=1e-3)
+    part = loaded.all_lesions.place
+    whole = loaded.painted([(loaded.image_dhw[None], loaded.whole)], place)
+    np.testing.assert_allclose(loaded.painted([(loaded.image(part), part)], place), whole, atol=1e-3)
+    np.testing.assert_allclose(loaded.painted([], place), whole, atol=1e-3)
 
 
 def test_without_another_spacing_the_way_back_is_exact(tmp_path):
@@ -285,8 +287,10 @@ def test_without_another_spacing_the_way_back_is_exact(tmp_path):
     for loaded in (as_stored, native):
         assert torch.equal(loaded.image_dhw, native.image_dhw)
         assert torch.equal(loaded.lesions_dhw, native.lesions_dhw)
-        expected = np.clip(loaded.stored_values(), -1000, 400)
-        np.testing.assert_allclose(loaded.painted(loaded.image_dhw, loaded.whole), expected, atol=1e-3)
+        (part,) = loaded.parts((32, 64, 64))
+        expected = np.clip(loaded.values_of(part), -1000, 400)
+        back = loaded.painted([(loaded.image_dhw[None], loaded.whole)], part.stored_place)
+        np.testing.assert_allclose(back[part.stored], expected, atol=1e-3)
 
 
 def test_items_of_another_spacing(tmp_path):

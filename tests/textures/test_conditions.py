@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from LeFusion.dataset.boxes import Box
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.loading import LoadedCase
@@ -42,21 +42,18 @@ def loaded(name="A", lesions=((100, 110, 120),), reference_mean=None):
     for k, intensities in enumerate(lesions):
         masks[k, 0, k, : len(intensities)] = True
         image[0, k, : len(intensities)] = torch.tensor(intensities, dtype=torch.float32) / 80 - 1
-    labels = np.zeros((2, 4, 8), np.uint8)
+    labels = sum(number * mask.numpy().astype(np.uint8) for number, mask in enumerate(masks, start=1))
     case = Case(name, f"/images/{name}.nii.gz", f"/labels/{name}.nii.gz")
-    whole = Box((0, 0, 0), (2, 4, 8))
     volume = Volume(case.image_path, IntensityMap(*WINDOW).to_source(image.numpy()), 1, 0, np.eye(4), None)
     return LoadedCase(
         case,
-        LAYOUT,
+        Layout(lesion_labels=range(1, len(lesions) + 1)),
         volume,
         None,
+        Axes((0, 1, 2)),
         labels,
-        whole.size,
-        whole,
-        masks,
+        labels.shape,
         IntensityMap(*WINDOW),
-        None,
         reference_mean,
     )
 

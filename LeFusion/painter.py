@@ -1,0 +1,203 @@
+"""Painting the lesions of a case: value in, value out. Commands and training loops call the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from LeFusion.dataset.boxes import Box
+from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.intensity import Window
+from LeFusion.dataset.loading import LoadedCase, Part, load_case
+from LeFusion.dataset.nifti import Volume, with_values
+from LeFusion.diffusion import Checkpoint, NoiseSchedule, UNet3D
+from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.errors import UserError, check_choice
+from LeFusion.painting import SamplerSettings, paint
+
+REGIONS = ("auto", "whole", "lesion")
+Patch = tuple[Tensor, Box]  # (1, *its box.size) in [-1, 1], painted, of the network's grid
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One box to paint: that of part `number` (from 0) of a case.
+
+    boxes: of all parts. histogram: (K * bins,). address: of the noise, such as (seed, case name, type).
+    earlier: what was painted before in the same image.
+    """
+
+    loaded: LoadedCase
+    number: int
+    boxes: tuple[Box, ...]
+    histogram: Tensor | None
+    address: tuple
+    earlier: Sequence[Patch] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Painter:
+    """A network and how it paints.
+
+    size: (depth, height, width) of the largest box that it sees at once. region: "whole" = boxes of that
+    size, around an organ or the lesions; "lesion" = just around the lesions, with `margin` voxels.
+    """
+
+    network: UNet3D
+    schedule: NoiseSchedule
+    sampler: SamplerSettings
+    denoiser: Denoiser
+    size: tuple[int, int, int]
+    region: str
+    margin: int
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        sampler: SamplerSettings,
+        size: Sequence[int] = (32, 64, 64),
+        region: str = "auto",
+        margin: int = 4,
+    ) -> "Painter":
+        """With the network of a checkpoint, where it is. region: "auto" = as in its training.
+
+        Raises UserError for a size or a sampler that the network cannot do with.
+        """
+        metadata, network = checkpoint.metadata, checkpoint.network
+        check_choice("region", region, REGIONS)
+        if sampler.guidance_scale != 1 and not metadata.get("loss", {}).get("cond_dropout"):
+            raise UserError(
+                f"guidance_scale={sampler.guidance_scale} needs a network trained with loss.cond_dropout > "
+                "0; this one was not"
+            )
+        if any(n % network.plane_multiple for n in size[1:]):
+            raise UserError(
+                f"diffusion_img_size={size[1]} (rows and columns of size={tuple(size)}) must be a multiple "
+                f"of {network.plane_multiple}"
+            )
+        schedule = NoiseSchedule.cosine(metadata["schedule"]["num_steps"])
+        region = metadata.get("region", "whole") if region == "auto" else region
+        return cls(network, schedule, sampler, Denoiser.of(metadata), tuple(size), region, margin)
+
+    def boxes(self, loaded: LoadedCase) -> tuple[Box, ...]:
+        """Where the network looks, for each part. Raises UserError for a lesion larger than `size`."""
+        return tuple(self._box(loaded, part) for part in loaded.parts(self.size))
+
+    def _box(self, loaded: LoadedCase, part: Part) -> Box:
+        if self.region == "whole":
+            return loaded.region(self.size, part)
+        multiple = (1, self.network.plane_multiple, self.network.plane_multiple)
+        return loaded.tight_region(self.margin, self.size, multiple, part)
+
+    def paint(self, tasks: Sequence[Task]) -> Tensor:
+        """Paints tasks whose boxes have one size -> (B, 1, D, H, W) in [-1, 1] on the CPU."""
+        images, lesions, histograms, addresses = [], [], [], []
+        for task in tasks:
+            part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
+            images.append(task.loaded.image_under(task.earlier, box))
+            lesions.append(part.lesions(box))
+            if task.histogram is not None:  # a class that the part lacks has none, as in training
+                present = part.voxels.flatten(1).any(dim=1)
+                histograms.append((task.histogram.reshape(len(present), -1) * present[:, None]).flatten())
+            addresses.append((*task.address, task.number + 1) if task.number else task.address)
+        painted = paint(
+            self.network,
+            self.schedule,
+            self.sampler,
+            torch.stack(images),
+            torch.stack(lesions),
+            torch.stack(histograms) if histograms else None,
+            addresses,
+            self.denoiser,
+        )
+        if not bool(torch.isfinite(painted).all()):
+            raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
+        return painted
+
+    def painted(self, loaded: LoadedCase, patches: Sequence[Patch], path: Path) -> Volume:
+        """The image of a case, to be at `path`, with its parts painted; other voxels as they are stored."""
+        return with_values(
+            loaded.volume,
+            [
+                (
+                    loaded.axes.to_stored(loaded.painted(patches, part.stored_place)),
+                    loaded.axes.to_stored(part.stored),
+                    loaded.stored_slices(part),
+                )
+                for part in loaded.parts(self.size)
+            ],
+            path,
+        )
+
+
+def rounds(boxes: Sequence[Box]) -> list[list[int]]:
+    """Numbers of boxes in the order in which they are painted, those of one round at the same time.
+
+    Boxes that overlap are painted one after the other, so that each sees what was painted before.
+    """
+    number_of: list[int] = []
+    for index, box in enumerate(boxes):
+        before = [number_of[i] for i in range(index) if _overlap(boxes[i], box)]
+        number_of.append(max(before, default=-1) + 1)
+    return [[i for i, n in enumerate(number_of) if n == number] for number in range(max(number_of) + 1)]
+
+
+def paint_lesions(
+    painter: Painter,
+    image: np.ndarray,
+    labels: np.ndarray,
+    histogram: Tensor | None,
+    layout: Layout,
+    window: Window,
+    affine: np.ndarray | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    seed: int = 0,
+    name: str = "image",
+    kind: int = 1,
+) -> np.ndarray:
+    """Paints lesions into an image.
+
+    Args:
+        painter: see Painter.of.
+        image: (X, Y, Z) integers or floats, in the units of `window` (HU in CT).
+        labels: (X, Y, Z), where lesions are: the layout's lesion_labels; 0 and other_labels elsewhere.
+        histogram: (K * bins,) intensities of the lesions over the window, each class's sum 1, see
+            LeFusion.textures.histograms.condition_from_counts; None: without condition.
+        layout: which axis is the depth, or the orientation; and the labels.
+        window: (lowest, highest) intensity, "minmax" or percentiles, as in the network's training.
+        affine: (4, 4), voxel index to mm, where the layout has an orientation, and for spacing_mm.
+        spacing_mm: (depth, height, width) of the voxels that the network sees; None: those of the image.
+        seed, name, kind: the address of the noise; the command has the case's name and the type's number.
+
+    Returns:
+        (X, Y, Z) of the data type of `image`: painted under the lesion labels, the same numbers elsewhere. On
+        one device equal to what the command writes for the same seed, name and type.
+
+    Raises:
+        UserError: for shapes, labels or an affine that do not fit, and lesions that are larger than the
+            painter's size.
+    """
+    affine = np.eye(4) if affine is None else np.asarray(affine, float)
+    case = Case(name, Path(name), Path(f"labels of {name}"))
+    volumes = {
+        case.image_path: Volume(case.image_path, np.asarray(image), 1.0, 0.0, affine, None),
+        case.mask_path: Volume(case.mask_path, np.asarray(labels), 1.0, 0.0, affine, None),
+    }
+    loaded = load_case(case, layout, window, spacing_mm, read=volumes.__getitem__)
+    boxes = painter.boxes(loaded)
+    patches: list[Patch] = []
+    for number in (number for together in rounds(boxes) for number in together):
+        task = Task(loaded, number, boxes, histogram, (seed, name, kind), tuple(patches))
+        patches.append((painter.paint([task])[0], boxes[number]))
+    return painter.painted(loaded, patches, case.image_path).raw
+
+
+def _overlap(first: Box, second: Box) -> bool:
+    return all(
+        max(a, b) < min(c, d)
+        for a, b, c, d in zip(first.start, second.start, first.end, second.end, strict=True)
+    )
