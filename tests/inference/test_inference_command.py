@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import LeFusion.inference.inference as inference
+import LeFusion.painter as painter
 from LeFusion.dataset import loading
 from LeFusion.runtime.commandline import PROJECT_ROOT
 
@@ -138,7 +139,7 @@ def test_a_second_run_paints_nothing(paint, tmp_path, files, monkeypatch):
     paint("types=2")
     before = files(tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(inference, "paint", None)
+        patch.setattr(painter, "paint", None)
         code, out, error = paint("types=2")
     assert code == 0 and "0 to paint, 6 kept" in out and "note:" not in out, error
     after = files(tmp_path / "out")
@@ -480,7 +481,7 @@ def test_a_missing_mask_is_named(paint, lidc, tmp_path):
 
 
 def test_a_network_that_computes_no_number_is_refused(paint, tmp_path, save_network, monkeypatch):
-    monkeypatch.setattr(inference, "paint", lambda *a: a[3] * float("nan"))
+    monkeypatch.setattr(painter, "paint", lambda *a: a[3] * float("nan"))
     assert_refused(paint(), "not finite")
     assert not volumes_below(tmp_path / "out")
 
@@ -500,9 +501,9 @@ def test_an_interrupted_run_goes_on(paint, tmp_path, files, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    real = inference.paint
+    real = painter.paint
     with monkeypatch.context() as patch:
-        patch.setattr(inference, "paint", interrupted)
+        patch.setattr(painter, "paint", interrupted)
         with pytest.raises((KeyboardInterrupt, AssertionError)):
             code, *_ = paint("types=2", "batch_size=2")
             assert code == 0
@@ -708,9 +709,9 @@ def test_a_job_that_dies_and_starts_again_loses_and_repeats_nothing(paint, tmp_p
         painted.append(arguments)
         return real(*arguments)
 
-    real = inference.paint
+    real = painter.paint
     with monkeypatch.context() as patch:
-        patch.setattr(inference, "paint", dying)
+        patch.setattr(painter, "paint", dying)
         with pytest.raises(KeyboardInterrupt):
             paint("types=2", "shards=2", "shard=0", "batch_size=1")
     assert paint("types=2", "shards=2", "shard=1")[0] == 0  # the other job neither waits nor takes over
@@ -756,14 +757,14 @@ def test_two_processes_write_what_one_writes(paint, lidc, tmp_path, files):
 
 def test_memory_that_runs_out_changes_no_voxel(paint, tmp_path, files, monkeypatch):
     paint("types=2", out="one")
-    real = inference.paint
+    real = painter.paint
 
     def full(network, schedule, sampler, image, *rest):
         if len(image) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(network, schedule, sampler, image, *rest)
 
-    monkeypatch.setattr(inference, "paint", full)
+    monkeypatch.setattr(painter, "paint", full)
     code, out, error = paint("types=2", "batch_size=4")
     assert code == 0, error
     assert "out of memory with 4 samples at once; going on with 2" in out and "going on with 1" in out
@@ -774,6 +775,6 @@ def test_one_image_too_large_for_memory_says_what_needs_least(paint, monkeypatch
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(inference, "paint", full)
+    monkeypatch.setattr(painter, "paint", full)
     assert_refused(paint(), "one sample at a time", "try precision=bf16 region=lesion, which needs least")
     assert not volumes(files(tmp_path / "out"))
