@@ -81,6 +81,8 @@ def histogram_loss(x_0: Tensor, lesions: Tensor, histogram: Tensor, softness: fl
 class LesionLoss:
     """loss_fn(network, batch): noises the batch at random levels and scores the predicted noise.
 
+    The error counts where the sample is painted, batch["edit"], the histogram where the lesion is.
+
     What is random in it comes from draw(batch), which a loader may call in its workers; see `drawn`. Level,
     noise and the dropping of the condition (with probability cond_dropout, for classifier-free guidance) of
     each sample are addressed by (seed, draw), `batch["draw"]` being the sample's number in the training run:
@@ -127,17 +129,17 @@ class LesionLoss:
 
     def __call__(self, network: nn.Module, batch: dict) -> Tensor:
         batch = drawn(batch, self.draw)
-        image, lesions, condition = (batch[key] for key in ("image", "lesions", "histogram"))
+        image, lesions, edit, condition = (batch[key] for key in ("image", "lesions", "edit", "histogram"))
         t, noise, dropped = (batch[key] for key in ("level", "noise", "dropped"))
         x_0 = image.expand(-1, lesions.shape[1], -1, -1, -1)  # every class sees the same anatomy
         x_t = self.schedule.q_sample(x_0, t, noise)
-        given = (condition, image, lesions, self.schedule, dropped)
+        given = (condition, image, lesions, self.schedule, dropped, edit)
         predicted = self.denoiser.noise(network, x_t, t, *given)
         signal, spread = self.schedule.signal_and_noise(t)
         weight = None
         if self.max_weight > 1:
             weight = (spread / signal).square().clamp(1, self.max_weight).to(noise.device, noise.dtype)
-        loss = lesion_loss(predicted, noise, lesions, self.loss_type, self.normalisation, weight)
+        loss = lesion_loss(predicted, noise, edit, self.loss_type, self.normalisation, weight)
         if self.histogram_weight:
             implied = self.schedule.predict_x0(x_t, t, predicted).clamp(-1, 1)
             kept = condition.masked_fill(dropped[:, None], 0)

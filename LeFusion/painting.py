@@ -117,6 +117,7 @@ def paint(
     histogram: Tensor | None,
     addresses: Sequence[tuple],
     denoiser: Denoiser = Denoiser(),  # noqa: B008 (frozen)
+    edit: Tensor | None = None,
 ) -> Tensor:
     """Paints lesions into a batch of images.
 
@@ -126,23 +127,25 @@ def paint(
         histogram: (B, K * bins), or None: without condition.
         addresses: B addresses of the noise, e.g. (seed, case name, texture type).
         denoiser: what the network sees and predicts.
+        edit: (B, K, D, H, W) bool, what is painted, see `edit_masks`; None: the lesions.
 
     Returns:
-        (B, 1, D, H, W): painted inside the lesions, `image` outside, on the CPU.
+        (B, 1, D, H, W): painted inside the edit masks, `image` outside, on the CPU.
     """
     if histogram is not None and bool(histogram.isnan().any()):
         row = int(histogram.isnan().any(dim=1).nonzero()[0])
         raise UserError(f"the histogram for {addresses[row]} holds NaN; give None for no condition")
     device = next(network.parameters()).device
     image, lesions = image.to(device), lesions.to(device)
+    edit = lesions if edit is None else edit.to(device)
     histogram = None if histogram is None else histogram.to(device)
 
     def predict(x_t: Tensor, t: Tensor, rows: slice) -> Tensor:
         condition = None if histogram is None else histogram[rows]
         given = (image[rows], lesions[rows], schedule)
-        noise = denoiser.noise(network, x_t, t, condition, *given)
+        noise = denoiser.noise(network, x_t, t, condition, *given, edit=edit[rows])
         if settings.guidance_scale != 1:
-            unconditional = denoiser.noise(network, x_t, t, None, *given)
+            unconditional = denoiser.noise(network, x_t, t, None, *given, edit=edit[rows])
             noise = unconditional + settings.guidance_scale * (noise - unconditional)
         if settings.intensity_guidance and condition is not None:
             strength = settings.intensity_guidance
@@ -153,5 +156,5 @@ def paint(
     options = {"eta": settings.eta} if settings.name == "ddim" else {}
     noise = AddressedNoise(addresses)
     denoise, walk = partial(by_rows, predict), settings.walk(schedule)
-    x_0 = sample(denoise, image, lesions, noise, schedule, walk, **options)
-    return compose(x_0, image, lesions).cpu()
+    x_0 = sample(denoise, image, edit, noise, schedule, walk, **options)
+    return compose(x_0, image, edit).cpu()

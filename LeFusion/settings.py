@@ -257,6 +257,10 @@ class TrainSettings(DataTypeSettings):
     augment: Flag
     lesion_contrast: either(Contrast, words=(None,))
     histogram_matching: Share
+    like_size: Steps
+    lesion_table: NoPath
+    edit_margin_mm: NotNegative
+    turns: Flag
     cache: Flag
     init_weights: NoPath
     timesteps: Timesteps

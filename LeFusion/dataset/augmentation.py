@@ -7,13 +7,18 @@ import numpy as np
 import torch
 
 
-def flip(
-    image: torch.Tensor, lesions: torch.Tensor, axes: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mirror image (1, D, H, W) and lesions (K, D, H, W) together; its own inverse. axes: of 0, 1, 2."""
+def flip(*volumes: torch.Tensor, axes: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Mirror volumes (C, D, H, W) together; its own inverse. axes: of 0, 1, 2."""
     if not axes:
-        return image, lesions
-    return tuple(channels.flip([axis + 1 for axis in axes]) for channels in (image, lesions))
+        return volumes
+    return tuple(channels.flip([axis + 1 for axis in axes]) for channels in volumes)
+
+
+def turn(*volumes: torch.Tensor, quarters: int) -> tuple[torch.Tensor, ...]:
+    """Volumes (C, D, H, W) turned together by so many right angles in the plane of the slices."""
+    if not quarters:
+        return volumes
+    return tuple(volume.rot90(quarters, (2, 3)) for volume in volumes)
 
 
 def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gamma: float) -> torch.Tensor:

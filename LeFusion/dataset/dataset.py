@@ -1,14 +1,16 @@
 """Cases on disk -> what the networks eat: one boolean channel per lesion class, depth first, in [-1, 1]."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.utils.data import Dataset
 
-from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, remap_contrast
+from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, remap_contrast, turn
 from LeFusion.dataset.boxes import AIR, Box, crop, extent, random_box, tight_box
 from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.edit import carry_change, edit_masks
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import load_case, region_box
 from LeFusion.errors import UserError
@@ -16,6 +18,9 @@ from LeFusion.textures.histograms import blend_histograms, lesion_histogram, mat
 
 REGIONS = ("whole", "lesion", "random")
 OTHER_SHARE = 0.3  # how often histogram matching draws from the histograms given, not from the lesions
+LABEL_ONLY = 0.15  # how often a sample's edit mask is the label alone, so that the network can paint that, too
+
+OtherHistogram = Callable[[float, torch.Generator], torch.Tensor]
 
 
 class LesionDataset(Dataset):
@@ -33,13 +38,20 @@ class LesionDataset(Dataset):
         own surroundings and shape, another's intensities: what a texture asks for in inference.
     other_histograms: (cond_dim,) histograms that may be drawn besides those of the data set's lesions;
         other_reference: the mean of the reference label that they are stated for, None for absolute ones.
+    like_size: draw the other lesion of histogram_matching among so many of the nearest size; None: among all.
+        other_of_size: (volume in mm3, generator) -> a histogram of a lesion of like size, drawn half of the
+        time; it takes the place of other_histograms.
+    edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`. Changes of
+        a lesion's intensities are carried into it as a scanner would, see `carry_change`.
+    turns: turn by right angles in the plane, for square boxes.
     spacing_mm: see load_case.
     seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
     cache: keep what items are made of (not the volumes as stored) in memory, so that reading gzip files does
         not slow training down.
 
-    An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,)
-    float32 of the whole lesion, even where the box holds a part of it; name; reference_mean.
+    An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions (K, D, H, W) bool; edit (K, D, H, W)
+    bool, the edit masks; histogram (K * bins,) float32 of the whole lesion, even where the box holds a part of
+    it; name; reference_mean.
     """
 
     def __init__(
@@ -56,6 +68,10 @@ class LesionDataset(Dataset):
         histogram_matching: float = 0.0,
         other_histograms: Sequence[torch.Tensor] = (),
         other_reference: float | None = None,
+        like_size: int | None = None,
+        other_of_size: OtherHistogram | None = None,
+        edit_margin_mm: float = 0.0,
+        turns: bool = False,
         spacing_mm: Sequence[float] | None = None,
         seed: int = 0,
         cache: bool = True,
@@ -80,6 +96,16 @@ class LesionDataset(Dataset):
         self.histogram_matching = histogram_matching
         self.other_histograms = list(other_histograms)
         self.other_reference = other_reference
+        if not 0 <= edit_margin_mm < float("inf"):
+            raise UserError(f"edit_margin_mm={edit_margin_mm} must be at least 0")
+        if turns and self.size[1] != self.size[2]:
+            raise UserError(f"turns=true needs boxes as high as wide, not {self.size}")
+        if like_size is not None and like_size < 1:
+            raise UserError(f"like_size={like_size} must be at least 1")
+        self.like_size = like_size
+        self.other_of_size = other_of_size
+        self.edit_margin_mm = float(edit_margin_mm)
+        self.turns = turns
         self.spacing_mm = spacing_mm
         self.seed = int(seed)
         if not isinstance(cache, bool):
@@ -103,37 +129,59 @@ class LesionDataset(Dataset):
         except ValueError as error:
             raise UserError(f"{case.mask_path}: {error}; give a larger size or another region") from error
         whole, histogram = decoded["image"], decoded["histogram"]
+        edit = self._edit(decoded, generator)
         if self.lesion_contrast is not None:
             drawn = draw_contrast(generator, self.lesion_contrast)
             whole = remap_contrast(whole, decoded["lesions"].any(0), *drawn)
             histogram = lesion_histogram(whole, decoded["lesions"], self.bins)
         if self.histogram_matching and float(torch.rand((), generator=generator)) < self.histogram_matching:
-            target = self._draw_histogram(generator, decoded["reference_mean"])
+            target = self._draw_histogram(generator, decoded)
             whole = match_histogram(whole, decoded["lesions"], target)
             histogram = lesion_histogram(whole, decoded["lesions"], self.bins)
+        if edit is not decoded["lesions"]:
+            whole = carry_change(decoded["image"], whole, decoded["lesions"], decoded["spacing"])
         image = crop(whole, box, AIR)
-        lesions = crop(decoded["lesions"], box, False)
+        lesions, edit = (crop(masks, box, False) for masks in (decoded["lesions"], edit))
         if self.augment:
-            image, lesions = flip(image, lesions, draw_flip_axes(generator))
+            image, lesions, edit = flip(image, lesions, edit, axes=draw_flip_axes(generator))
+        if self.turns:
+            quarters = int(torch.randint(4, (), generator=generator))
+            image, lesions, edit = turn(image, lesions, edit, quarters=quarters)
         return {
             "image": image,
             "lesions": lesions,
+            "edit": edit,
             "histogram": histogram.clone(),
             "name": case.name,
             "reference_mean": decoded["reference_mean"],
         }
 
-    def _draw_histogram(self, generator: torch.Generator, reference_mean: float | None) -> torch.Tensor:
-        """Half of the time a lesion's or a given one, half of the time a blend of two; for a case whose
-        reference label has this mean."""
-        pair = []
+    def _edit(self, decoded: dict, generator: torch.Generator) -> torch.Tensor:
+        """The edit masks of the whole volume; now and then the lesions alone."""
+        if not self.edit_margin_mm or float(torch.rand((), generator=generator)) < LABEL_ONLY:
+            return decoded["lesions"]
+        if "edit" not in decoded:
+            decoded["edit"] = edit_masks(decoded["lesions"], self.edit_margin_mm, decoded["spacing"])
+        return decoded["edit"]
+
+    def _draw_histogram(self, generator: torch.Generator, decoded: dict) -> torch.Tensor:
+        """Half of the time a lesion's or a given one, half of the time a blend of two; for this case."""
+        reference_mean = decoded["reference_mean"]
+        volume = decoded["volume_mm3"]
+        if self.other_of_size is not None and float(torch.rand((), generator=generator)) < 0.5:
+            return self.other_of_size(volume, generator)
+        pair, others = [], self.cases
+        if self.like_size is not None:
+            gaps = [abs(math.log(self._decode(case)["volume_mm3"] / volume)) for case in self.cases]
+            nearest = sorted(range(len(gaps)), key=gaps.__getitem__)[: self.like_size]
+            others = [self.cases[number] for number in nearest]
         for _ in range(2):
             pick, given = torch.rand(2, generator=generator).tolist()
             if self.other_histograms and given < OTHER_SHARE:
                 drawn = self.other_histograms[int(pick * len(self.other_histograms))]
                 reference = self.other_reference
             else:
-                other = self._decode(self.cases[int(pick * len(self.cases))])
+                other = self._decode(others[int(pick * len(others))])
                 drawn, reference = other["histogram"], other["reference_mean"]
             if reference is not None and reference_mean is not None:
                 drawn = shift_histogram(drawn, reference_mean - reference, self.bins)
@@ -161,6 +209,8 @@ class LesionDataset(Dataset):
             "histogram": histogram,
             "reference_mean": loaded.reference_mean,
             "organ": loaded.organ,
+            "spacing": loaded.spacing_mm,
+            "volume_mm3": float(lesions.sum()) * math.prod(loaded.spacing_mm),
         }
         if self._cache is not None:
             self._cache[case] = decoded

@@ -161,6 +161,21 @@ class LoadedCase:
         return {}
 
     @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Of the network's grid: depth, height, width."""
+        return tuple(
+            mm * stored / count
+            for mm, stored, count in zip(
+                self.stored_spacing_mm, self.labels_dhw.shape, self.shape, strict=True
+            )
+        )
+
+    @property
+    def stored_spacing_mm(self) -> tuple[float, float, float]:
+        """Of the stored grid: depth, height, width."""
+        return spacing_depth_first(self.volume.affine, self.layout.depth_axis)
+
+    @property
     def whole(self) -> Box:
         return Box((0, 0, 0), self.shape)
 

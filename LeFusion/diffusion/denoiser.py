@@ -58,16 +58,19 @@ class Denoiser:
         lesions: Tensor,
         schedule: NoiseSchedule,
         dropped: Tensor | None = None,
+        edit: Tensor | None = None,
     ) -> Tensor:
         """The noise that the network predicts in x_t, float32.
 
         Args:
             x_t: (B, K, D, H, W). t: (B,). condition: (B, K * bins) or None.
             dropped: (B,) bool or None, see UNet3D.
-            image: (B, 1, D, H, W) clean; not looked at inside the lesions. lesions: (B, K, D, H, W) bool.
+            image: (B, 1, D, H, W) clean; not looked at where it is painted. lesions: (B, K, D, H, W) bool, the labels.
+            edit: (B, K, D, H, W) bool, what is painted; None: the lesions.
         """
         if self.context == "clean":
-            surroundings = image.masked_fill(lesions.any(dim=1, keepdim=True), 0)
+            painted = lesions if edit is None else edit
+            surroundings = image.masked_fill(painted.any(dim=1, keepdim=True), 0)
             beside = (surroundings, lesions.to(x_t.dtype))
         else:
             beside = ()

@@ -23,6 +23,7 @@ from LeFusion.runtime.commandline import git_commit, given_path, output_folder, 
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.settings import TrainSettings
 from LeFusion.textures.conditions import load_palette
+from LeFusion.textures.realistic import load_lesion_table
 from LeFusion.training.settings import TrainingSettings
 from LeFusion.training.trainer import train
 
@@ -54,6 +55,10 @@ def run(settings: TrainSettings) -> Path:
         histogram_matching=settings.histogram_matching,
         other_histograms=textures.histograms,
         other_reference=textures.reference_mean,
+        like_size=settings.like_size,
+        other_of_size=_lesion_table(settings),
+        edit_margin_mm=settings.edit_margin_mm,
+        turns=settings.turns,
         spacing_mm=settings.spacing_mm,
         seed=trainer.seed,
         cache=settings.cache,
@@ -88,8 +93,12 @@ def run(settings: TrainSettings) -> Path:
         "lesion_labels": list(layout.lesion_labels),
         "loss": loss,
         "augment": settings.augment,
+        "turns": settings.turns,
+        "edit_margin_mm": settings.edit_margin_mm,
         "lesion_contrast": settings.lesion_contrast,
         "histogram_matching": settings.histogram_matching,
+        "like_size": settings.like_size,
+        "lesion_table": settings.lesion_table and Path(settings.lesion_table).name,
         "init_weights": settings.init_weights and Path(settings.init_weights).name,
         "cases": len(cases),
         "git_commit": git_commit(),
@@ -106,6 +115,15 @@ def run(settings: TrainSettings) -> Path:
     )
     say(f"wrote {path}, loss.csv and loss.png in {results_folder}")
     return path
+
+
+def _lesion_table(settings: TrainSettings):
+    """-> draw(volume in mm3, generator) of the table of real lesions; None without one."""
+    if settings.lesion_table is None:
+        return None
+    return load_lesion_table(
+        given_path(settings.lesion_table), settings.data_type, settings.window, settings.histogram_bins
+    ).draw
 
 
 def _sample_sheet(
@@ -125,7 +143,8 @@ def _sample_sheet(
             image, lesions = batch["image"], batch["lesions"]
             walk = SamplerSettings("dpmpp", num_steps=min(15, schedule.num_steps))
             address = (settings.seed, "sample", item["name"])
-            painted = paint(network, schedule, walk, image, lesions, batch["histogram"], [address], denoiser)
+            given = (image, lesions, batch["histogram"], [address], denoiser, batch["edit"])
+            painted = paint(network, schedule, walk, *given)
             where = lesions[0].any(dim=0).numpy()
             level = lesion_slice(where)
             rows.append([x[0, 0, level].numpy() for x in (image, painted)])
