@@ -4,7 +4,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.ndimage
 import torch
+
+from LeFusion.textures.histograms import match_intensities
+
+STEEPEST = 1.6  # what histogram matching may stretch intensities by: more makes patterns out of noise
+NOISE_LIMIT = 2.5  # standard deviations; what exceeds them is structure
 
 
 def flip(*volumes: torch.Tensor, axes: Sequence[int]) -> tuple[torch.Tensor, ...]:
@@ -39,6 +45,45 @@ def remap_contrast(image: torch.Tensor, lesion: torch.Tensor, factor: float, gam
     height = (image - surroundings) / peak
     remapped = (surroundings + factor * peak * height.clamp(min=0) ** gamma).clamp(-1, 1)
     return torch.where(lesion[None] & (height > 0), remapped, image)
+
+
+def match_histogram(image: torch.Tensor, lesions: torch.Tensor, histogram: torch.Tensor) -> torch.Tensor:
+    """Lesion intensities remapped towards another histogram, in rank order, with the scan's noise as it was.
+
+    The noise is taken off first (see `scan_noise`) and put back afterwards, and no contrast is stretched by
+    more than STEEPEST: the inside of a large solid nodule is flat, and ranking its noise would make it
+    grainy. So the result has not quite that histogram; take its own as the condition.
+
+    image (1, D, H, W) in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,). A class without histogram
+    or without voxels keeps its intensities.
+    """
+    matched = image.clone()
+    noise = scan_noise(image)
+    for lesion, shares in zip(lesions, histogram.reshape(len(lesions), -1), strict=True):
+        if bool(lesion.any()) and float(shares.sum()) > 0:
+            values = (image - noise)[0][lesion]
+            mapped = _limit_slope(values, match_intensities(values, shares))
+            matched[0][lesion] = (mapped + noise[0][lesion]).clamp(-1, 1)
+    return matched
+
+
+def scan_noise(image: torch.Tensor) -> torch.Tensor:
+    """(1, D, H, W): what a Gaussian of one voxel takes off an image, at most NOISE_LIMIT robust deviations."""
+    fine = image - torch.from_numpy(scipy.ndimage.gaussian_filter(image.numpy(), (0, 1, 1, 1)))
+    limit = NOISE_LIMIT * 1.4826 * float(fine.abs().median())
+    return fine.clamp(-limit, limit)
+
+
+def _limit_slope(values: torch.Tensor, mapped: torch.Tensor) -> torch.Tensor:
+    """A rising map values -> mapped, both (N,), with no slope above STEEPEST and the same median."""
+    order = torch.argsort(values, stable=True)
+    steps = torch.diff(values[order].double()) * STEEPEST
+    rises = torch.minimum(torch.diff(mapped[order].double()), steps)
+    limited = torch.cat([rises.new_zeros(1), rises.cumsum(0)])
+    limited += mapped.double().median() - limited[(len(limited) - 1) // 2]
+    result = torch.empty_like(values)
+    result[order] = limited.to(values.dtype)
+    return result
 
 
 def quantile(values: torch.Tensor, q: float) -> torch.Tensor:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.utils.data import Dataset
 
-from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, remap_contrast, turn
+from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, match_histogram, remap_contrast, turn
 from LeFusion.dataset.boxes import AIR, Box, crop, extent, random_box, tight_box
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.edit import carry_change, edit_masks
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import load_case, region_box
 from LeFusion.errors import UserError
-from LeFusion.textures.histograms import blend_histograms, lesion_histogram, match_histogram, shift_histogram
+from LeFusion.textures.histograms import blend_histograms, lesion_histogram, shift_histogram
 
 REGIONS = ("whole", "lesion", "random")
 OTHER_SHARE = 0.3  # how often histogram matching draws from the histograms given, not from the lesions

@@ -41,7 +41,8 @@ def carry_change(before: Tensor, after: Tensor, lesions: Tensor, spacing_mm: Seq
     """What a change of intensities inside the lesions does to the image around them, blurred as by a scanner.
 
     before, after: (1, D, H, W) in [-1, 1], different inside the lesions (K, D, H, W) only. Returns `after`
-    with the change, blurred by a Gaussian of EDGE_BLUR_MM, added outside the lesions.
+    with the change, blurred by a Gaussian of EDGE_BLUR_MM, added outside the lesions. A darker lesion darkens
+    nothing below the lower quartile of what is around it.
     """
     if torch.equal(before, after):
         return after
@@ -53,9 +54,15 @@ def carry_change(before: Tensor, after: Tensor, lesions: Tensor, spacing_mm: Seq
         change, [EDGE_BLUR_MM / mm for mm in spacing_mm], mode="constant"
     )
     carried = after.clone()
-    outside = torch.from_numpy(~inside[place.slices])
-    carried[part] += torch.from_numpy(blurred) * outside
-    return carried.clamp(-1, 1)
+    outside = torch.from_numpy(~inside[place.slices])[None]
+    around = before[part]
+    if not outside.any():
+        return after
+    quartile = around[outside].kthvalue((int(outside.sum()) + 3) // 4).values
+    moved = (around + torch.from_numpy(blurred)).clamp(-1, 1)
+    moved = torch.maximum(moved, torch.minimum(around, quartile))
+    carried[part] = torch.where(outside, moved, after[part])
+    return carried
 
 
 def _grown(mask: np.ndarray, margin_mm: float, spacing_mm: Sequence[float]) -> Box:

@@ -111,19 +111,6 @@ def match_intensities(values: Tensor, histogram: Tensor) -> Tensor:
     return matched
 
 
-def match_histogram(image: Tensor, lesions: Tensor, histogram: Tensor) -> Tensor:
-    """The image with the intensities of each lesion class remapped onto another histogram.
-
-    image (1, D, H, W) in [-1, 1]; lesions (K, D, H, W) bool; histogram (K * bins,). See match_intensities. A
-    class without histogram or without voxels keeps its intensities.
-    """
-    matched = image.clone()
-    for lesion, shares in zip(lesions, histogram.reshape(len(lesions), -1), strict=True):
-        if bool(lesion.any()) and float(shares.sum()) > 0:
-            matched[0][lesion] = match_intensities(matched[0][lesion], shares)
-    return matched
-
-
 def shift_histogram(histogram: Tensor, shift: float, bins: int) -> Tensor:
     """The histogram (K * bins,) of the same intensities plus `shift` (network units), clamped to [-1, 1].
 
