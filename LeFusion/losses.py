@@ -81,7 +81,8 @@ def histogram_loss(x_0: Tensor, lesions: Tensor, histogram: Tensor, softness: fl
 class LesionLoss:
     """loss_fn(network, batch): noises the batch at random levels and scores the predicted noise.
 
-    The error counts where the sample is painted, batch["edit"], the histogram where the lesion is.
+    The error counts where the sample is painted, batch["edit"] (without it: the lesions), the histogram where
+    the lesion is.
 
     What is random in it comes from draw(batch), which a loader may call in its workers; see `drawn`. Level,
     noise and the dropping of the condition (with probability cond_dropout, for classifier-free guidance) of
@@ -129,7 +130,8 @@ class LesionLoss:
 
     def __call__(self, network: nn.Module, batch: dict) -> Tensor:
         batch = drawn(batch, self.draw)
-        image, lesions, edit, condition = (batch[key] for key in ("image", "lesions", "edit", "histogram"))
+        image, lesions, condition = (batch[key] for key in ("image", "lesions", "histogram"))
+        edit = batch.get("edit", lesions)
         t, noise, dropped = (batch[key] for key in ("level", "noise", "dropped"))
         x_0 = image.expand(-1, lesions.shape[1], -1, -1, -1)  # every class sees the same anatomy
         x_t = self.schedule.q_sample(x_0, t, noise)

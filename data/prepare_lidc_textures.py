@@ -3,10 +3,10 @@
     python data/prepare_lidc_textures.py lidc_nodule_histograms.csv --regions data/LIDC/Pathological \
         --output configs/lesion_textures/lidc.json
 
-The table has a row for each nodule: name, patient, volume_mm3, texture (1 to 5) and h00 to h15, taken on native
-voxels under the masks of single readers. The regions are 1 mm and their masks tighter or wider, which changes
-intensities a little: nodules that are in both, test cases excepted, give a straight line from one to the other.
-Patients of test cases are left out.
+The table has a row for each nodule: name, patient, volume_mm3, texture (1 to 5) and h00 to h15, taken on
+native voxels under the masks of single readers. The regions have 1 mm voxels and other masks, which changes
+intensities a little: nodules that are in both, test cases excepted, give a straight line from one to the
+other. Patients of test cases are left out.
 """
 
 import argparse
@@ -51,7 +51,9 @@ def line_to_regions(table: pd.DataFrame, histograms: np.ndarray, regions: Path, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("table", type=Path)
-    parser.add_argument("--regions", type=Path, required=True, help="Image/, Mask/ and test.txt of the regions")
+    parser.add_argument(
+        "--regions", type=Path, required=True, help="Image/, Mask/ and test.txt of the regions"
+    )
     parser.add_argument("--output", type=Path, default=Path("configs/lesion_textures/lidc.json"))
     args = parser.parse_args()
     table = pd.read_csv(args.table)
@@ -72,7 +74,7 @@ def main() -> None:
         bins=BINS,
         voxels=f"native, brought to 1 mm regions by HU x {slope:.3f} {intercept:+.1f}",
         masks="one reader each",
-        source="LIDC-IDRI, Armato et al., Medical Physics 38(2), 2011, CC BY 3.0; patients of the test split left out",
+        source="LIDC-IDRI without patients of the test split, Armato et al., Medical Physics 38(2), 2011, CC BY 3.0",
         textures=tuple(CLASSES),
         texture=np.array(kinds),
         volume_mm3=table.volume_mm3[kept].to_numpy(),

@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.utils.data import Dataset
 
-from LeFusion.dataset.augmentation import draw_contrast, draw_flip_axes, flip, match_histogram, remap_contrast, turn
+from LeFusion.dataset.augmentation import (
+    draw_contrast,
+    draw_flip_axes,
+    flip,
+    match_histogram,
+    remap_contrast,
+    turn,
+)
 from LeFusion.dataset.boxes import AIR, Box, crop, extent, random_box, tight_box
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.edit import carry_change, edit_masks
@@ -18,7 +25,9 @@ from LeFusion.textures.histograms import blend_histograms, lesion_histogram, shi
 
 REGIONS = ("whole", "lesion", "random")
 OTHER_SHARE = 0.3  # how often histogram matching draws from the histograms given, not from the lesions
-LABEL_ONLY = 0.15  # how often a sample's edit mask is the label alone, so that the network can paint that, too
+LABEL_ONLY = (
+    0.15  # how often a sample's edit mask is the label alone, so that the network can paint that, too
+)
 
 OtherHistogram = Callable[[float, torch.Generator], torch.Tensor]
 

@@ -50,9 +50,7 @@ def carry_change(before: Tensor, after: Tensor, lesions: Tensor, spacing_mm: Seq
     place = _grown(inside, 4 * EDGE_BLUR_MM, spacing_mm)
     part = (slice(None), *place.slices)
     change = (after[part] - before[part])[0].numpy()
-    blurred = scipy.ndimage.gaussian_filter(
-        change, [EDGE_BLUR_MM / mm for mm in spacing_mm], mode="constant"
-    )
+    blurred = scipy.ndimage.gaussian_filter(change, [EDGE_BLUR_MM / mm for mm in spacing_mm], mode="constant")
     carried = after.clone()
     outside = torch.from_numpy(~inside[place.slices])[None]
     around = before[part]

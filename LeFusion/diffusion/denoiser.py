@@ -65,7 +65,8 @@ class Denoiser:
         Args:
             x_t: (B, K, D, H, W). t: (B,). condition: (B, K * bins) or None.
             dropped: (B,) bool or None, see UNet3D.
-            image: (B, 1, D, H, W) clean; not looked at where it is painted. lesions: (B, K, D, H, W) bool, the labels.
+            image: (B, 1, D, H, W) clean; not looked at where it is painted.
+            lesions: (B, K, D, H, W) bool, the labels.
             edit: (B, K, D, H, W) bool, what is painted; None: the lesions.
         """
         if self.context == "clean":

@@ -122,9 +122,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
     )
 
 
-def load_lesion_table(
-    path: str | PathLike, data_type: str, window: object, bins: int
-) -> LesionTable:
+def load_lesion_table(path: str | PathLike, data_type: str, window: object, bins: int) -> LesionTable:
     """A table that must be for this data type, window and number of bins; UserError otherwise."""
     table = read_lesion_table(path)
     stated = {"data_type": table.data_type, "window": list(table.window), "bins": table.bins}

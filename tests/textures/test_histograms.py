@@ -13,7 +13,6 @@ from LeFusion.textures.histograms import (
     condition_from_counts,
     jensen_shannon,
     lesion_histogram,
-    match_histogram,
     match_intensities,
     perturb,
     shift_histogram,
@@ -245,25 +244,6 @@ def test_matched_intensities_have_the_histogram_and_keep_their_ranks():
 def test_equal_intensities_are_spread_in_the_order_of_the_voxels():
     matched = match_intensities(torch.zeros(4), torch.tensor([0.5, 0.5]))
     assert torch.allclose(matched, torch.tensor([-0.75, -0.25, 0.25, 0.75]))
-
-
-def test_each_class_is_matched_to_its_own_histogram():
-    rng = np.random.default_rng(0)
-    image = torch.as_tensor(rng.uniform(-1, 1, (1, 4, 8, 8)), dtype=torch.float32)
-    lesions = torch.zeros(4, 4, 8, 8, dtype=torch.bool)
-    lesions[0, :2, :4, :4] = lesions[1, :, 5:, :2] = lesions[2, :, :3, 6:] = True  # the last one is absent
-    histogram = torch.zeros(4, 16)
-    histogram[0, 3] = histogram[1, [10, 12]] = histogram[3, 5] = 1.0
-    before = image.clone()
-    matched = match_histogram(image, lesions, histogram.flatten())
-    assert torch.equal(image, before)
-    assert torch.equal(
-        matched[0][~lesions[:2].any(0)], image[0][~lesions[:2].any(0)]
-    )  # and class 2: no histogram
-    expected = (histogram / histogram.sum(1, keepdim=True).clamp(min=1))[:2]
-    assert torch.equal(lesion_histogram(matched, lesions).reshape(4, 16)[:2], expected)
-    for lesion in lesions[:2]:
-        assert bool((matched[0][lesion][image[0][lesion].argsort()].diff() > 0).all())
 
 
 def test_histograms_shift_by_whole_bins_and_pile_up_at_the_ends():

@@ -1,0 +1,104 @@
+"""Histograms of real lesions of like size: drawn from the neighbours, written and read as they are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from LeFusion.errors import UserError
+from LeFusion.textures.realistic import NEIGHBOURS, LesionTable, read_lesion_table, write_lesion_table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def table_of(count=60, bins=16) -> LesionTable:
+    """Two textures; the bin of a lesion tells its texture and its size."""
+    kind = np.arange(count) % 2
+    histograms = np.zeros((count, bins))
+    histograms[np.arange(count), 8 * kind + np.arange(count) * 8 // count] = 1
+    return LesionTable(
+        "lidc", (-1000.0, 400.0), bins, "1 mm", "one reader", "made up", ("dark", "bright"), kind,
+        np.exp(np.linspace(2, 8, count)), histograms,
+    )  # fmt: skip
+
+
+def test_a_drawn_histogram_is_between_lesions_of_like_size_and_texture():
+    table, generator = table_of(), torch.Generator().manual_seed(0)
+    for kind in (0, 1):
+        for number in (0, 20, 59):
+            seen = set()
+            for _ in range(30):
+                histogram = table.draw(table.volume_mm3[number], generator, kind)
+                assert float(histogram.sum()) == pytest.approx(1)
+                seen |= set(histogram.nonzero().flatten().tolist())
+            near = np.argsort(np.abs(np.log(table.volume_mm3[kind::2] / table.volume_mm3[number])))
+            bins = table.histograms[kind::2][near[:NEIGHBOURS]].argmax(axis=1)
+            assert min(bins) <= min(seen) and max(seen) <= max(bins) and len(seen) > 1
+
+
+def test_without_texture_any_lesion_of_like_size_is_drawn():
+    table, generator = table_of(), torch.Generator().manual_seed(0)
+    drawn = torch.stack([table.draw(50.0, generator) for _ in range(60)]).argmax(dim=1)
+    assert 0.2 < float((drawn < 8).float().mean()) < 0.8
+
+
+def test_the_same_generator_draws_the_same():
+    table = table_of()
+    first, second = (table.draw(99.0, torch.Generator().manual_seed(7), 1) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_shares_count_the_lesions():
+    assert table_of(61).shares == pytest.approx((31 / 61, 30 / 61))
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    table = table_of()
+    write_lesion_table(tmp_path / "t.json", table)
+    back = read_lesion_table(tmp_path / "t.json")
+    assert (back.textures, back.window, back.bins, back.voxels) == (
+        table.textures, table.window, table.bins, table.voxels
+    )  # fmt: skip
+    assert np.array_equal(back.texture, table.texture)
+    assert back.volume_mm3 == pytest.approx(table.volume_mm3, abs=0.06)
+    assert back.histograms == pytest.approx(table.histograms)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"lesions": [[0, 5.0, 1]]}, "16 bins"),
+        ({"lesions": [[0, -5.0, *[1] * 16], [1, 5.0, *[1] * 16]]}, "volumes"),
+        ({"lesions": [[0, 5.0, *[0] * 16], [1, 5.0, *[1] * 16]]}, "not all 0"),
+        ({"lesions": [[0, 5.0, *[1] * 16]]}, "have no lesion"),
+        ({"lesions": [["a"]]}, "numbers"),
+        ({"more": 1}, "keys"),
+    ],
+)
+def test_a_broken_table_is_refused_in_one_line(tmp_path, change, words):
+    path = tmp_path / "t.json"
+    write_lesion_table(path, table_of())
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=words) as refused:
+        read_lesion_table(path)
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_missing_table_and_one_that_is_no_json(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_lesion_table(tmp_path / "t.json")
+    (tmp_path / "t.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        read_lesion_table(tmp_path / "t.json")
+
+
+def test_the_bundled_table_of_lidc_gets_brighter_with_size():
+    table = read_lesion_table(ROOT / "configs" / "lesion_textures" / "lidc.json")
+    assert table.textures == ("ground-glass", "part-solid", "solid") and table.shares[2] > 0.7
+    centres = np.linspace(*table.window, 2 * table.bins + 1)[1::2]
+    means = table.histograms @ centres
+    assert means[table.volume_mm3 < 268].mean() < means[table.volume_mm3 > 1437].mean() - 100  # 8 and 14 mm
+    by_texture = [means[table.texture == kind].mean() for kind in range(3)]
+    assert by_texture == sorted(by_texture)
