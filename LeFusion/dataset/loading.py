@@ -173,7 +173,7 @@ class LoadedCase:
     @property
     def stored_spacing_mm(self) -> tuple[float, float, float]:
         """Of the stored grid: depth, height, width."""
-        return spacing_depth_first(self.volume.affine, self.layout.depth_axis)
+        return self.axes.spacing_mm(self.volume)
 
     @property
     def whole(self) -> Box:
