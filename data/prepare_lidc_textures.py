@@ -74,7 +74,7 @@ def main() -> None:
         bins=BINS,
         voxels=f"native, brought to 1 mm regions by HU x {slope:.3f} {intercept:+.1f}",
         masks="one reader each",
-        source="LIDC-IDRI without patients of the test split, Armato et al., Medical Physics 38(2), 2011, CC BY 3.0",
+        source="LIDC-IDRI (Armato et al., Medical Physics 38(2), 2011, CC BY 3.0), no patient of the test split",
         textures=tuple(CLASSES),
         texture=np.array(kinds),
         volume_mm3=table.volume_mm3[kept].to_numpy(),

@@ -131,6 +131,6 @@ def load_lesion_table(path: str | PathLike, data_type: str, window: object, bins
         given = list(map(float, wanted[key])) if isinstance(wanted[key], list | tuple) else wanted[key]
         if given != value:
             raise UserError(
-                f"{path}: is for {key}={value}, this run has {key}={given}, so its bins mean other intensities"
+                f"{path}: is for {key}={value}, this run has {key}={given}: its bins mean other intensities"
             )
     return table
