@@ -58,8 +58,8 @@ class LesionDataset(Dataset):
     cache: keep what items are made of (not the volumes as stored) in memory, so that reading gzip files does
         not slow training down.
 
-    An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions (K, D, H, W) bool; edit (K, D, H, W)
-    bool, the edit masks; histogram (K * bins,) float32 of the whole lesion, even where the box holds a part of
+    An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions and edit (the edit masks), both
+    (K, D, H, W) bool; histogram (K * bins,) float32 of the whole lesion, even where the box holds a part of
     it; name; reference_mean.
     """
 

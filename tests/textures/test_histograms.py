@@ -15,6 +15,7 @@ from LeFusion.textures.histograms import (
     lesion_histogram,
     match_intensities,
     perturb,
+    refined,
     shift_histogram,
     wasserstein_distance,
 )
@@ -209,8 +210,8 @@ def test_histogram_against_numpy_and_by_hand():
 def test_intensities_are_matched_by_hand():
     values = torch.tensor([0.3, -0.2, 0.9, 0.1])
     matched = match_intensities(values, torch.tensor([0.5, 0.0, 0.0, 0.5]))
-    # ranks 1/8, 3/8 | 5/8, 7/8: a quarter and three quarters into the first and into the last bin
-    assert torch.allclose(matched, torch.tensor([0.625, -0.875, 0.875, -0.625]))
+    # ranks 1/8, 3/8 | 5/8, 7/8: in the first and the last bin, nearer to the ends as the middle is empty
+    assert torch.allclose(matched, torch.tensor([0.7195, -0.9155, 0.9155, -0.7195]), atol=1e-4)
     assert torch.equal(values, torch.tensor([0.3, -0.2, 0.9, 0.1])) and matched.dtype == torch.float32
     assert torch.allclose(match_intensities(values, torch.tensor([7.0, 0, 0, 7])), matched)  # of any sum
     assert torch.allclose(
@@ -307,3 +308,14 @@ def test_a_class_that_one_lacks_is_taken_from_the_other():
     assert torch.equal(
         blend_histograms(torch.cat([first, second]), torch.cat([none, none]), 0.9, 8)[8:], second
     )
+
+
+def test_refined_shares_keep_the_bins_and_their_peaks():
+    histogram = torch.tensor([0.1, 0.0, 0.05, 0.6, 0.25])
+    fine = refined(histogram, 8)
+    assert torch.allclose(fine.reshape(5, 8).sum(1), histogram.double(), atol=1e-7)
+    assert float(fine.min()) >= 0
+    flat = refined(torch.full((4,), 0.25), 4)
+    assert torch.allclose(flat, torch.full((16,), 1 / 16, dtype=torch.float64))
+    peak = refined(torch.tensor([0.0, 0.1, 0.8, 0.1, 0.0]), 8).reshape(5, 8)
+    assert float(peak[1, -1]) > float(peak[1, 0])  # towards the peak

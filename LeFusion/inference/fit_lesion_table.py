@@ -1,6 +1,6 @@
 """Writes the lesion textures of LIDC: real nodules by the radiologists' score for texture, with their sizes.
 
-    python data/prepare_lidc_textures.py lidc_nodule_histograms.csv --regions data/LIDC/Pathological \
+    python LeFusion/inference/fit_lesion_table.py lidc_nodule_histograms.csv --regions data/LIDC/Pathological \
         --output configs/lesion_textures/lidc.json
 
 The table has a row for each nodule: name, patient, volume_mm3, texture (1 to 5) and h00 to h15, taken on
@@ -74,7 +74,7 @@ def main() -> None:
         bins=BINS,
         voxels=f"native, brought to 1 mm regions by HU x {slope:.3f} {intercept:+.1f}",
         masks="one reader each",
-        source="LIDC-IDRI (Armato et al., Medical Physics 38(2), 2011, CC BY 3.0), no patient of the test split",
+        source="LIDC-IDRI (Armato et al., Medical Physics 38(2), 2011; CC BY 3.0), no test patient",
         textures=tuple(CLASSES),
         texture=np.array(kinds),
         volume_mm3=table.volume_mm3[kept].to_numpy(),
