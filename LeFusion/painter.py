@@ -18,6 +18,7 @@ from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError, check_choice
 from LeFusion.painting import SamplerSettings, paint
 
+GPU_STEP = (8, 16)  # of depth and plane, to which boxes just around lesions are rounded up on a GPU
 REGIONS = ("auto", "whole", "lesion")
 Patch = tuple[Tensor, Box]  # (1, *its box.size) in [-1, 1], painted, of the network's grid
 
@@ -91,7 +92,9 @@ class Painter:
         if self.region == "whole":
             return loaded.region(self.size, part)
         multiple = (1, self.network.plane_multiple, self.network.plane_multiple)
-        return loaded.tight_region(self.margin, self.size, multiple, part)
+        # A GPU works on batches of one size, and compiles for each; on a CPU each voxel costs time
+        step = GPU_STEP if next(self.network.parameters()).is_cuda else None
+        return loaded.tight_region(self.margin, self.size, multiple, step, part)
 
     def paint(self, tasks: Sequence[Task]) -> Tensor:
         """Paints tasks whose boxes have one size -> (B, 1, D, H, W) in [-1, 1] on the CPU."""

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 import LeFusion.inference.inference as inference
 from LeFusion.dataset.boxes import Box
-from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.loading import load_case
+from LeFusion.dataset.nifti import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.painter import Painter, paint_lesions, rounds
@@ -139,6 +142,23 @@ def test_the_manifest_has_one_row_over_all_lesions(paint, scan, tmp_path):
     assert float(row["lesion_mean"]) == pytest.approx(written[labels == 1].mean(), rel=1e-4)
     assert float(row["source_mean"]) == pytest.approx(image[labels == 1].mean(), rel=1e-4)
     assert float(row["max_abs_difference_outside"]) == 0
+
+
+@pytest.mark.parametrize(
+    "gpu, sizes", [(False, [(5, 8, 8), (6, 8, 8), (4, 8, 8)]), (True, [(8, 16, 16)] * 3)]
+)
+def test_on_a_gpu_lesions_of_like_size_have_boxes_of_one_size(tmp_path, scan, gpu, sizes):
+    image, numbers = scan
+    labels = (numbers > 0).astype(np.uint8)
+    case = Case("a", tmp_path / "a", tmp_path / "mask")
+    read = {
+        case.image_path: Volume(case.image_path, image, 1, 0, AFFINE, None),
+        case.mask_path: Volume(case.mask_path, labels, 1, 0, AFFINE, None),
+    }.get
+    loaded = load_case(case, Layout(), (-1000, 400), read=read)
+    network = SimpleNamespace(plane_multiple=8, parameters=lambda: iter([SimpleNamespace(is_cuda=gpu)]))
+    painter = Painter(network, None, None, None, SIZE, "lesion", 1)
+    assert [box.size for box in painter.boxes(loaded)] == sizes
 
 
 def test_boxes_that_overlap_are_painted_one_after_the_other():

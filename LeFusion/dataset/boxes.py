@@ -72,16 +72,24 @@ def tight_box_around(
     margin: int,
     max_size: Sequence[int],
     multiple: Sequence[int] = (1, 8, 8),
+    step: tuple[int, int] | None = None,
 ) -> Box:
-    """`tight_box` of a lesion with this bounding box."""
+    """`tight_box` of a lesion with this bounding box.
+
+    step: (of the depth, of the plane) so that lesions of like size have boxes of one size: a box is as high
+    as wide and rounded up to a multiple of it, as far as the volume and `max_size` go.
+    """
     if any(most % unit for most, unit in zip(max_size, multiple, strict=True)):
         raise UserError(
             f"the largest box {tuple(max_size)} must be a multiple of {tuple(multiple)} along each axis"
         )
     _require_fit(lesion, max_size)
+    wanted = [_up(length + 2 * margin, unit) for length, unit in zip(lesion.size, multiple, strict=True)]
+    if step is not None:
+        wanted = [_up(wanted[0], step[0]), *[_up(max(wanted[1:]), step[1])] * 2]
     size = tuple(
-        min(math.ceil(min(extent + 2 * margin, length) / unit) * unit, most)
-        for extent, length, unit, most in zip(lesion.size, volume_shape, multiple, max_size, strict=True)
+        min(n, _up(length, unit), most)
+        for n, length, unit, most in zip(wanted, volume_shape, multiple, max_size, strict=True)
     )
     return _centred(lesion, size, volume_shape)
 
@@ -147,6 +155,10 @@ def extent(mask_dhw: Array) -> Box:
     return Box(
         tuple(int(line[0]) for line in lines), tuple(int(line[-1]) + 1 - int(line[0]) for line in lines)
     )
+
+
+def _up(length: int, unit: int) -> int:
+    return math.ceil(length / unit) * unit
 
 
 def _require_fit(lesion: Box, size: Sequence[int]) -> None:

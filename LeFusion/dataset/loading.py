@@ -203,10 +203,15 @@ class LoadedCase:
         return region_box((part or self.all_lesions).place, self.organ, self.shape, size)
 
     def tight_region(
-        self, margin: int, max_size: Sequence[int], multiple: Sequence[int], part: Part | None = None
+        self,
+        margin: int,
+        max_size: Sequence[int],
+        multiple: Sequence[int],
+        step: tuple[int, int] | None,
+        part: Part,
     ) -> Box:
-        """See `tight_box`."""
-        return tight_box_around((part or self.all_lesions).place, self.shape, margin, max_size, multiple)
+        """See `tight_box_around`."""
+        return tight_box_around(part.place, self.shape, margin, max_size, multiple, step)
 
     def image_under(self, patches: Sequence[tuple[torch.Tensor, Box]], box: Box) -> torch.Tensor:
         """(1, *box.size): the image with patches (1, *their box.size) of the network's grid over it, the last

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from LeFusion.dataset.boxes import Box, crop, lesion_box, random_box, tight_box
+from LeFusion.dataset.boxes import Box, crop, lesion_box, random_box, tight_box, tight_box_around
 
 
 def mask_with(shape, start, end):
@@ -101,6 +101,24 @@ def test_crop_takes_views_with_other_strides():
     stored = np.random.default_rng(2).normal(size=(6, 5, 4))[::-1]
     view = np.moveaxis(stored, 2, 0)
     np.testing.assert_array_equal(crop(view, Box((1, 2, 0), (2, 3, 4)), 0), view[1:3, 2:5, 0:4])
+
+
+@pytest.mark.parametrize(
+    "lesion, shape, most, size",
+    [
+        ((3, 5, 7), (32, 64, 64), (32, 64, 64), (8, 16, 16)),
+        ((6, 13, 5), (32, 64, 64), (32, 64, 64), (16, 32, 32)),
+        ((7, 18, 20), (32, 64, 64), (18, 24, 24), (16, 24, 24)),  # the largest box is no multiple
+        ((15, 5, 7), (32, 64, 64), (18, 24, 24), (18, 16, 16)),
+        ((3, 20, 7), (6, 30, 20), (32, 64, 64), (6, 32, 24)),  # nor is the volume
+    ],
+)
+def test_boxes_are_rounded_up_as_far_as_the_volume_and_the_limit_go(lesion, shape, most, size):
+    lesion = Box((1, 2, 3), lesion)
+    tight = tight_box_around(lesion, shape, 2, most)
+    rounded = tight_box_around(lesion, shape, 2, most, step=(8, 16))
+    assert rounded.size == size
+    assert all(a <= b for a, b in zip(tight.size, rounded.size, strict=True))
 
 
 def test_random_box_holds_the_lesion_at_every_feasible_place():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from LeFusion.diffusion import AddressedNoise, address_seed
+from LeFusion.diffusion import AddressedNoise, address_seed, randomness
 
 A, B, C = (7, "case A", 1), (7, "case B", 1), (7, "case A", 2)
 
@@ -43,6 +43,30 @@ def test_noise_moves_on_and_does_not_touch_the_global_generator():
     assert torch.equal(torch.randn(4), expected)
     draws = torch.cat([first, second])
     assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 5 / 500**0.5  # all four unrelated
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_noise_drawn_ahead_is_the_same(ahead):
+    now, early = AddressedNoise([A, B]), AddressedNoise([A, B], ahead)
+    for shape in [(2, 7, 9)] * 4 + [(2, 3)] * 2 + [(2, 7, 9)]:  # another shape takes back what was drawn
+        assert torch.equal(early(torch.empty(shape)), now(torch.empty(shape)))
+    assert torch.equal(early.levels(10), now.levels(10))
+    assert torch.equal(early(torch.empty(2, 3)), now(torch.empty(2, 3)))
+
+
+def test_noise_is_drawn_ahead_in_a_thread(monkeypatch):
+    asked, real = [], randomness.DRAWER
+
+    class Drawer:
+        def submit(self, draw, *arguments):
+            asked.append(arguments)
+            return real.submit(draw, *arguments)
+
+    monkeypatch.setattr(randomness, "DRAWER", Drawer())
+    AddressedNoise([A])(torch.empty(1, 3))  # on a CPU, a thread would take the network's time
+    assert asked == []
+    AddressedNoise([A], 2)(torch.empty(1, 3))
+    assert asked == [(torch.Size([3]),)] * 2
 
 
 def test_noise_is_standard_normal():
