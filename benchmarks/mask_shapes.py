@@ -13,6 +13,7 @@ to be seen on voxels of 1 mm. Tables (Markdown, CSV) and a picture go to --out.
 import csv
 from pathlib import Path
 
+import hydra
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -22,26 +23,27 @@ from DiffMask.grid import MaskGrid
 from DiffMask.inference.masks import ShapeMaker
 from DiffMask.inference.plan import Draft, Scan
 from DiffMask.placement.spheres import Placement, draw_diameter
+from DiffMask.settings import MaskInferenceSettings
 from DiffMask.shapes.baselines import deformed_ellipsoid, sphere
 from DiffMask.shapes.features import markdown, shape_features, shape_table
 from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.diffusion import address_seed
-from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser
+from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser, plain
 
 SIDE = 72  # voxels of 1 mm, room for the largest
 MM = (1.0, 1.0, 1.0)
 SHOWN = 18
 
 
-def generate(count: int, settings: dict) -> list[np.ndarray]:
+def generate(count: int, settings: MaskInferenceSettings) -> list[np.ndarray]:
     """`count` masks of DiffMask, (D, H, W) bool, from drawn spheres."""
     maker = ShapeMaker(settings)
     middle = (SIDE // 2,) * 3
     drafts = []
     for number in range(1, count + 1):
-        generator = torch.Generator().manual_seed(address_seed(settings["seed"], "diameter", number))
+        generator = torch.Generator().manual_seed(address_seed(settings.seed, "diameter", number))
         diameter = draw_diameter(generator)
         grid = MaskGrid.around(middle, diameter, MM, maker.size, maker.spacing_mm)
         placement = Placement(middle, diameter, float("inf"), 1.0)
@@ -84,19 +86,16 @@ def main() -> None:
         ]
         for split in ("test", "train")
     }
-    settings = {
-        "model_path": options.model,
-        "weights": options.weights,
-        "mask_sampler": options.sampler,
-        "num_steps": options.num_steps,
-        "seed": options.seed,
-        "smoothing": None,
-        "max_redraws": 10,
-        "batch_size": 16,
-        "device": "auto",
-        "diffusion_depth_size": 32,
-        "diffusion_img_size": 64,
-    }
+    overrides = [
+        f'model_path="{options.model}"',
+        f"weights={options.weights}",
+        f"mask_sampler={options.sampler}",
+        f"num_steps={'null' if options.num_steps is None else options.num_steps}",
+        f"seed={options.seed}",
+        "batch_size=16",
+    ]
+    with hydra.initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
+        settings = MaskInferenceSettings.of(plain(hydra.compose("diffmask_inference", overrides)))
     made = generate(options.count, settings)
     held_out = [m for m in masks["test"] if shape_features(m)["diameter_mm"] >= options.least_mm]
     diameters = [shape_features(mask)["diameter_mm"] for mask in held_out]

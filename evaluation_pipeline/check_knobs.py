@@ -14,47 +14,38 @@ from pathlib import Path
 from evaluation_pipeline import run_segmentation_evaluation, run_segmentation_training
 from evaluation_pipeline.cases.patients import case_name
 from evaluation_pipeline.cases.synthetic import nifti_files, numbered_folders
-from LeFusion.dataset.cases import Layout, find_cases
+from LeFusion.dataset.cases import find_cases
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import (
-    CONFIGS,
-    check_whole_numbers,
-    given_path,
-    output_path,
-    plain,
-    required_path,
-    run_command,
-)
+from LeFusion.runtime.commandline import CONFIGS, absolute_path, given_path, plain, run_command
+from LeFusion.settings import InferenceSettings
 
 
 def check_generation(overrides: Sequence[str]) -> None:
     """Raises ValueError and FileNotFoundError for keys that inference.py does not have, more types than
     textures, missing source scans, and a target that holds images which this run does not write."""
-    config = composed(overrides)
-    check_whole_numbers(config, types=1)
-    layout, types = Layout(**config["layout"]), config["types"]
-    textures = count_textures(config["textures"])
-    if config["condition"] == "textures" and types > textures:
+    settings = composed(overrides)
+    types, textures = settings.types, count_textures(settings.textures)
+    if settings.condition == "textures" and types > textures:
         raise UserError(
-            f"TYPES={types}: data_type={config['data_type']} has {textures} textures, one for each image of "
+            f"TYPES={types}: data_type={settings.data_type} has {textures} textures, one for each image of "
             f"a case; set TYPES to at most {textures}, or have a texture drawn for each image: "
             "GENERATION_OPTIONS=condition=mixture"
         )
-    root, mask_dir = required_path(config, "dataset_root_dir"), given_path(config["mask_dir"])
-    cases = find_cases(root, layout, split="all", skipped=[], mask_dir=mask_dir, generated=True)
+    root, mask_dir = given_path(settings.dataset_root_dir), given_path(settings.mask_dir)
+    cases = find_cases(root, settings.layout, split="all", skipped=[], mask_dir=mask_dir, generated=True)
     check_target(
-        output_path(config, "target_img_path"), types, {case_name(case.name) for case in cases}, root
+        absolute_path(settings.target_img_path), types, {case_name(case.name) for case in cases}, root
     )
 
 
-def composed(overrides: Sequence[str]) -> dict:
-    """inference.py's configuration with these overrides, as plain Python."""
+def composed(overrides: Sequence[str]) -> InferenceSettings:
+    """inference.py's settings with these overrides."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
     try:
         with initialize_config_dir(str(CONFIGS), version_base=None):
-            return plain(compose("inference", list(overrides)))
+            return InferenceSettings.of(plain(compose("inference", list(overrides))))
     except HydraException as error:
         raise UserError(f"GENERATION_OPTIONS and other knobs of generation: {error}") from None
 

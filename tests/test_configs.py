@@ -8,8 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from DiffMask.losses import MaskLoss
-from DiffMask.train.train import parts as diffmask_parts
+from DiffMask.settings import MaskInferenceSettings, MaskTrainSettings
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.diffusion import NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
@@ -24,7 +23,6 @@ from LeFusion.settings import (
     TrainSettings,
 )
 from LeFusion.textures.conditions import load_palette
-from LeFusion.training.settings import TrainingSettings
 
 CONFIGS = PROJECT_ROOT / "configs"
 FRAGMENTS = {"quiet_hydra"}  # included by primary configs, no primary config itself
@@ -38,6 +36,8 @@ SETTINGS = {
     "train": TrainSettings,
     "fit_textures": FitTexturesSettings,
     "check_dataset": CheckDatasetSettings,
+    "diffmask_inference": MaskInferenceSettings,
+    "diffmask_train": MaskTrainSettings,
 }
 NEEDED = {"fit_textures": ["output=textures.json"]}  # what has no default
 
@@ -71,9 +71,8 @@ def test_the_lists_above_find_something():
 @pytest.mark.parametrize("primary, choice", CHOICES)
 def test_every_choice_fits_the_code(composed, primary, choice):
     config = composed(primary, *([choice] if choice else []), *NEEDED.get(primary, []))
-    if primary in SETTINGS:
-        settings = SETTINGS[primary].of(config)
-        check_data_type(settings)
+    settings = SETTINGS[primary].of(config)
+    check_data_type(settings)
     if primary == "inference":
         assert sampler_settings(settings, {}).network_calls(NoiseSchedule.cosine(300)) >= 1
     if primary == "train":
@@ -91,10 +90,9 @@ def test_every_choice_fits_the_code(composed, primary, choice):
         )
 
     if primary == "diffmask_train":
-        _, model, prediction = diffmask_parts(config)
         with torch.device("meta"):
-            assert_planes_fit(UNet3D(in_channels=2, out_channels=1, **model), config)
-        MaskLoss(NoiseSchedule.cosine(config["timesteps"]), 0, config["loss_type"], prediction)
+            network = UNet3D(in_channels=2, out_channels=1, **settings.model.of_network())
+        assert_planes_fit(network, config)
 
 
 def assert_planes_fit(network, config):
@@ -142,7 +140,9 @@ def test_the_defaults_are_the_papers(composed):
     assert walk["schedule_jump_params"] == {"jump_length": 2, "jump_n_sample": 2}
     assert (paint["weights"], paint["types"], paint["precision"]) == ("ema", 3, "no")
     masks = composed("diffmask_train")
-    assert diffmask_parts(masks) == (TrainingSettings(), model, "noise")
+    settings = MaskTrainSettings.of(masks)
+    assert settings.trainer.model_dump() == TrainerSettings(histogram_loss=0).model_dump()
+    assert (settings.model.of_network(), settings.model.prediction) == (model, "noise")
     assert masks["timesteps"] == 300 and masks["crop_size"] is None and masks["loss_type"] == "l1"
 
 
@@ -176,6 +176,11 @@ def test_every_key_of_a_primary_config_is_read_by_its_command(primary):
     sources = [SOURCES[path] for path in reached_from(commands[0])]
     unread = {key for key in keys if not is_read(key, sources) and not is_interpolated(key)}
     assert not unread, f"{primary}.yaml: nothing reads {sorted(unread)}"
+
+
+def test_every_key_of_a_trainer_is_read():
+    """Those of the groups model and loss are handed on to what refuses unknown names."""
+    assert not {key for key in TrainerSettings.model_fields if not is_read(key, SOURCES.values())}
 
 
 @pytest.mark.parametrize("group", sorted(path.name for path in CONFIGS.iterdir() if path.is_dir()))

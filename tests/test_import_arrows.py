@@ -42,6 +42,7 @@ ALLOWED_OF_THE_PROJECT = {
         "LeFusion.runtime.commandline",
         "LeFusion.runtime.hashing",
         "LeFusion.runtime.pictures",
+        "LeFusion.settings",
         "LeFusion.runtime.tables",
     },
     "data": set(),

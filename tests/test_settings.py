@@ -6,6 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from pydantic import BaseModel
 
+from DiffMask.settings import MaskInferenceSettings, MaskTrainSettings
 from LeFusion.dataset.cases import Layout
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain
@@ -22,6 +23,8 @@ COMMANDS = {
     "train": TrainSettings,
     "fit_textures": FitTexturesSettings,
     "check_dataset": CheckDatasetSettings,
+    "diffmask_inference": MaskInferenceSettings,
+    "diffmask_train": MaskTrainSettings,
 }
 NAN, INF = float("nan"), float("inf")
 WRONG = {  # what is tried for every key: name of the type -> value
@@ -40,7 +43,7 @@ WRONG = {  # what is tried for every key: name of the type -> value
 }
 NAMES = "text", "integer"  # of a texture
 ANY_TEXT = {"text"}
-NUMBER, COUNT = {"number", "integer"}, {"integer"}
+NUMBER, COUNT, GIVEN = {"number", "integer"}, {"integer"}, {"number", "negative", "integer", "null"}
 # The types of WRONG that a key takes, by its name, or by command and name
 TAKES = {
     **dict.fromkeys(("data_type", "dataset_root_dir", "model_path", "results_folder"), ANY_TEXT),
@@ -48,8 +51,18 @@ TAKES = {
     **dict.fromkeys(("layout.image_folder", "layout.mask_folder", "layout.output_mask_infix"), ANY_TEXT),
     **dict.fromkeys(("test_txt_dir", "mask_dir", "lesions_from", "donors_test_txt"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("donor", "unit", "reference_image", "reference_mask"), ANY_TEXT | {"null"}),
-    **dict.fromkeys(("init_weights", "histograms_csv", "textures"), ANY_TEXT | {"null"}),
+    **dict.fromkeys(("init_weights", "histograms_csv", "lesion_table"), ANY_TEXT | {"null"}),
+    **dict.fromkeys(("masks_from", "organ_masks", "lesion_masks"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("overwrite", "skip_bad_cases", "compile", "augment", "cache"), {"flag"}),
+    **dict.fromkeys(("separate", "paint", "skip_empty", "shrink"), {"flag"}),
+    **dict.fromkeys(("masks_per_scan", "max_redraws", "preview_masks", "max_shift"), COUNT),
+    **dict.fromkeys(("validation_masks", "validation_steps"), COUNT),
+    **dict.fromkeys(("diameter_mm", "border_mm", "angle_deg", "half_angle_deg"), GIVEN),
+    **dict.fromkeys(("transmurality", "no_reflow_share"), GIVEN),
+    "spheres": ANY_TEXT,
+    "painting": {"group"},
+    "smoothing": NUMBER | {"null"},
+    "heights": {"null"},
     **dict.fromkeys(("trainer.compile", "trainer.gradient_checkpointing"), {"flag"}),
     **dict.fromkeys(("diffusion_depth_size", "diffusion_img_size", "histogram_bins"), COUNT),
     **dict.fromkeys(("types", "preview_cases", "margin", "batch_size", "shards", "shard"), COUNT),
@@ -59,7 +72,7 @@ TAKES = {
     **dict.fromkeys(("trainer.gradient_accumulate_every", "trainer.warmup_steps"), COUNT),
     **dict.fromkeys(("trainer.save_and_sample_every", "trainer.num_workers"), COUNT),
     **dict.fromkeys(("trainer.train_lr", "trainer.histogram_loss", "guidance_scale"), NUMBER),
-    **dict.fromkeys(("trainer.keep_checkpoints", "num_steps"), COUNT | {"null"}),
+    **dict.fromkeys(("trainer.keep_checkpoints", "num_steps", "like_size"), COUNT | {"null"}),
     **dict.fromkeys(("diffusion_num_channels", "cond_dim", "intensity_guidance"), {"null"}),
     **dict.fromkeys(("layout.cavity_label", "layout.myocardium_label"), {"null"}),
     **dict.fromkeys(("spacing_mm", "crop_size", "lesion_contrast", "modality", "label_names"), {"null"}),
@@ -68,6 +81,7 @@ TAKES = {
     "layout.other_labels": set(),
     "layout.reference_label": {"null"},
     "layout.orientation": {"null"},
+    "layout.instances": {"flag"},
     "layout.mask_names": set(),
     "default_paths": set(),
     "textures": ANY_TEXT | {"null", "lists"},
@@ -76,13 +90,17 @@ TAKES = {
     "condition": {"text", "negative", "integer", "list"},
     "split": {"null"},
     "loss.max_weight": NUMBER,
+    "edit_margin_mm": NUMBER,
     "model.dim_mults": {"list"},
     "trainer.max_grad_norm": NUMBER | {"null"},
 }
 ONLY = {  # where commands differ
     ("train", "split"): set(),
+    ("train", "turns"): {"flag"},
     ("fit_textures", "split"): set(),
     ("fit_textures", "output"): set(),
+    ("diffmask_train", "split"): set(),
+    ("diffmask_train", "trainer.histogram_loss"): set(),
 }
 
 
@@ -119,7 +137,7 @@ def test_the_cases_are_those_of_the_configurations():
     assert {("inference", "schedule_jump_params.jump_length"), ("train", "trainer.seed")} <= set(CASES)
     assert ("check_dataset", "layout.depth_axis") in CASES
     used = {key for _, key in CASES}
-    assert set(TAKES) <= used | {"output_dir"} and set(ONLY) <= set(CASES)
+    assert set(TAKES) <= used and set(ONLY) <= set(CASES)
 
 
 @pytest.mark.parametrize("command, key", CASES, ids=lambda value: value)
@@ -184,6 +202,15 @@ def test_fields_and_keys_are_the_same(command, model):
         ),
         ("train", "window", {"percentiles": [1, 101]}, "window={percentiles: [1, 101]} must be minmax"),
         ("train", "trainer.ema_decay", 1, "trainer.ema_decay=1 must be a number from 0 to below 1"),
+        (
+            "diffmask_inference",
+            "diameter_mm",
+            [5, 4],
+            "diameter_mm=[5, 4] must be null, a number or [low, high]",
+        ),
+        ("diffmask_inference", "heights", [0.6, 0.4], "heights=[0.6, 0.4] must be null or [low, high]"),
+        ("diffmask_train", "model.context", "clean", "model.context=clean must be noised: masks have no"),
+        ("diffmask_train", "trainer.histogram_loss", 1, "trainer.histogram_loss=1 must be 0: masks have no"),
         ("fit_textures", "types", "three", "types=three must be auto or a whole number of at least 1"),
     ],
 )

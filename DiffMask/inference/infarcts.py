@@ -8,8 +8,8 @@ import torch
 from DiffMask.inference.plan import Draft, Scan, digest
 from DiffMask.placement.sectors import draw_sector, no_reflow_mask, sector_mask
 from DiffMask.placement.spheres import sphere_around
+from DiffMask.settings import MaskInferenceSettings
 from LeFusion.dataset.axes import Axes, paired
-from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
@@ -23,16 +23,17 @@ class SectorDrafts:
     are missing, hold lesions already, or the infarct cannot lie.
     """
 
-    def __init__(self, config: dict, layout: Layout):
-        self.layout, self.count, self.seed = layout, config["masks_per_scan"], config["seed"]
-        self.redraws = config["max_redraws"]
+    def __init__(self, settings: MaskInferenceSettings):
+        layout = settings.layout
+        self.layout, self.count, self.seed = layout, settings.masks_per_scan, settings.seed
+        self.redraws = settings.max_redraws
         self.anatomy = Anatomy(layout.cavity_label, layout.myocardium_label)
         self.options = {
-            "angle": _radians(config["angle_deg"]),
-            "half_angle": _radians(config["half_angle_deg"]),
-            "transmurality": config["transmurality"],
-            "heights": config["heights"],
-            "no_reflow_share": config["no_reflow_share"],
+            "angle": _radians(settings.angle_deg),
+            "half_angle": _radians(settings.half_angle_deg),
+            "transmurality": settings.transmurality,
+            "heights": settings.heights,
+            "no_reflow_share": settings.no_reflow_share,
         }
 
     def __call__(self, scan: Scan) -> list[Draft]:

@@ -32,11 +32,10 @@ from DiffMask.inference.report import (
     save_preview,
     save_surface_sheet,
 )
-from DiffMask.inference.settings import (
+from DiffMask.settings import (
     SECTOR_SETTINGS,
     SPHERE_SETTINGS,
-    check_settings,
-    recorded,
+    MaskInferenceSettings,
     refuse_ignored,
 )
 from LeFusion.dataset.axes import Axes
@@ -45,11 +44,10 @@ from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import (
     PROJECT_ROOT,
+    absolute_path,
     given_path,
     output_folder,
-    output_path,
     plain,
-    required_path,
     run_command,
     say,
 )
@@ -62,55 +60,60 @@ OF_MASKS = {"model_path", "weights", "num_steps"}  # keys that painting has too,
 OF_THE_CHAIN = {"data_type", "dataset_root_dir", "mask_dir", "target_img_path", "target_label_path"}
 
 
-def run(config: dict) -> Path:
-    """Makes masks as the composed configuration says, and paints if it says so; returns the masks' folder."""
-    share = find_share(config["shard"], config["shards"], config["device"])
-    output_dir = output_folder(output_path(config, "output_dir"), "output_dir")
-    check_settings(config)
-    layout = Layout(**config["layout"])
-    hearts, maker = layout.myocardium_label is not None, None
-    defaults = plain(_compose("diffmask_inference"))
-    refuse_ignored(config, defaults, hearts)
-    required_path(config, "dataset_root_dir")
-    scans = find_scans(config, layout)
-    if hearts:
-        drafts_of = SectorDrafts(config, layout)
+def run(
+    settings: MaskInferenceSettings, defaults: MaskInferenceSettings, painting: InferenceSettings | None
+) -> Path:
+    """Makes masks as the settings say, and paints with `painting` where that is given; returns the masks'
+    folder. defaults: what the command does where nothing is said."""
+    share = find_share(settings.shard, settings.shards, settings.device)
+    output_dir = output_folder(settings.output_dir, "output_dir")
+    refuse_ignored(settings, defaults)
+    scans, maker = find_scans(settings), None
+    if settings.hearts:
+        drafts_of = SectorDrafts(settings)
     else:
-        maker = ShapeMaker(config)
-        drafts_of = SphereDrafts(config, layout, scans, maker.size, maker.spacing_mm)
-    painting = painting_config(config, output_dir) if config["paint"] else None
-    types = {} if hearts else drafts_of.types(scans)
+        maker = ShapeMaker(settings)
+        drafts_of = SphereDrafts(settings, scans, maker.size, maker.spacing_mm)
+    types = {} if settings.hearts else drafts_of.types(scans)
     if painting and types:
-        if painting["types"] not in (1, defaults["painting"]["types"]):
+        if painting.types not in (1, defaults.painting["types"]):
             raise UserError(
-                f"painting.types={painting['types']}: each lesion of spheres={config['spheres']} has a type "
+                f"painting.types={painting.types}: each lesion of spheres={settings.spheres} has a type "
                 "and is painted once, with that texture; leave it out"
             )
-        painting |= {"types": 1, "textures_of": types}
-        choose_conditions(InferenceSettings.of(painting))  # refuses unknown types before any mask is made
-    _make(config, output_dir, share, layout, scans, maker, drafts_of)
+        painting = painting.model_copy(update={"types": 1, "textures_of": types})
+        choose_conditions(painting)  # refuses unknown types before any mask is made
+    _make(settings, output_dir, share, scans, maker, drafts_of)
     del maker, drafts_of  # the memory of a GPU is the painter's now
     if painting:
         paint(painting, share)
     return output_dir / "Mask"
 
 
-def painting_config(config: dict, output_dir: Path) -> dict:
-    """The configuration of LeFusion's inference under the masks of this run.
+def read(config: dict) -> tuple[MaskInferenceSettings, MaskInferenceSettings, InferenceSettings | None]:
+    """The arguments of `run` that a configuration says."""
+    settings = MaskInferenceSettings.of(config)
+    defaults = MaskInferenceSettings.of(plain(_compose("diffmask_inference")))
+    return settings, defaults, painting_settings(config, settings) if settings.paint else None
 
-    What both commands have is as in this run; what `painting` says comes last. Raises ValueError for a key
-    that inference has not.
+
+def painting_settings(config: dict, settings: MaskInferenceSettings) -> InferenceSettings:
+    """The settings of LeFusion's inference under the masks of this run.
+
+    What both commands have is as in this run's configuration; what `painting` says comes last. Raises
+    UserError for a key that inference has not.
     """
-    given = config["painting"]
+    given, output_dir = settings.painting, absolute_path(settings.output_dir)
     for key in sorted(OF_THE_CHAIN & set(given)):
         raise UserError(f"painting.{key}: this command sets it; leave it out")
+    chosen = [f"sampler={given['sampler']}"] if "sampler" in given else []
     try:
-        painting = _compose("inference", f"sampler={given['sampler']}")
+        painting = _compose("inference", *chosen)
     except HydraException as error:
-        raise UserError(f"painting.sampler={given['sampler']}: {error}") from None
+        raise UserError(f"painting.{chosen[0]}: {error}") from None
     shared = {key: value for key, value in config.items() if key in painting and key not in OF_MASKS}
     paths = {
-        "dataset_root_dir": str(given_path(config["dataset_root_dir"])),
+        "dataset_root_dir": str(given_path(settings.dataset_root_dir)),
         "mask_dir": str(output_dir / "Mask"),
         "target_img_path": str(output_dir / "Painted" / "Image"),
         "target_label_path": str(output_dir / "Painted" / "Mask"),
@@ -122,7 +125,7 @@ def painting_config(config: dict, output_dir: Path) -> dict:
         painting.merge_with(given)
     except ConfigKeyError as error:
         raise UserError(f"painting.{error.full_key}: inference has no such key; see its --help") from None
-    return plain(painting)
+    return InferenceSettings.of(plain(painting), "painting")
 
 
 def _compose(name: str, *overrides: str) -> DictConfig:
@@ -133,22 +136,22 @@ def _compose(name: str, *overrides: str) -> DictConfig:
         return compose(name, list(overrides))
 
 
-def _make(config: dict, output_dir: Path, share: Share, layout, scans, maker, drafts_of) -> None:
+def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, maker, drafts_of) -> None:
     """Makes the masks of this process's scans, their table and, in the main process, the pictures.
 
     maker: of masks from spheres; None: the drafts of hearts hold theirs.
     """
-    hearts = maker is None
+    hearts, layout = given.hearts, given.layout
     if hearts:
-        settings = {"seed": config["seed"], **recorded(config, SECTOR_SETTINGS)}
+        settings = {"seed": given.seed, **given.recorded(SECTOR_SETTINGS)}
     else:
-        settings = maker.settings | {"spheres": config["spheres"], **recorded(config, SPHERE_SETTINGS)}
-    drafts, skipped = plan(share.of(scans), drafts_of, config["skip_bad_cases"], share.main)
+        settings = maker.recorded | {"spheres": given.spheres, **given.recorded(SPHERE_SETTINGS)}
+    drafts, skipped = plan(share.of(scans), drafts_of, given.skip_bad_cases, share.main)
     if not drafts and share.count == 1:
         raise UserError(f"no usable scan: {skipped[0]}")
     table = MaskTable(output_dir / "masks.csv", settings, share)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
-    if config["paint"]:
+    if given.paint:
         others = tuple(f"{scan.name}{GENERATED}" for scan in scans) if share.count > 1 else ()
         refuse_others(output_dir, set(paths), others)
     origins = {
@@ -157,7 +160,7 @@ def _make(config: dict, output_dir: Path, share: Share, layout, scans, maker, dr
     for draft in drafts:
         if draft.type is not None:
             origins[draft.name]["type"] = str(draft.type)
-    there = [d for d in drafts if paths[d.name].exists() and table.has(d.name) and not config["overwrite"]]
+    there = [d for d in drafts if paths[d.name].exists() and table.has(d.name) and not given.overwrite]
     kept = {d.name for d in there if table.has_of(d.name, origins[d.name])}
     stale = [draft.name for draft in there if draft.name not in kept]
     if stale:
@@ -176,9 +179,9 @@ def _make(config: dict, output_dir: Path, share: Share, layout, scans, maker, dr
             if labels is None:
                 reason = (
                     f"{draft.scan.path}: mask {draft.number} came out empty in {attempt} draws with "
-                    f"seed={config['seed']}; try another seed, a larger diameter_mm, or more max_redraws"
+                    f"seed={given.seed}; try another seed, a larger diameter_mm, or more max_redraws"
                 )
-                if not config["skip_bad_cases"]:
+                if not given.skip_bad_cases:
                     raise UserError(reason)
                 skipped.append(reason)
                 continue
@@ -199,23 +202,23 @@ def _make(config: dict, output_dir: Path, share: Share, layout, scans, maker, dr
         for reason in skipped:
             print(f"skipped: {reason}")
         if share.joins:
-            _finish(config, scans, drafts_of, drafts, share, table, layout, hearts, skipped)
+            _finish(given, scans, drafts_of, drafts, share, table, skipped)
             print(f"{wrote}, {table.path}, {output_dir / 'preview.png'} and {output_dir / 'surfaces.png'}")
         else:
             print(f"{wrote}, share {share.job} of {share.jobs}; the command without shards joins the tables")
 
 
-def _finish(config, scans, drafts_of, drafts, share, table, layout, hearts, skipped) -> None:
+def _finish(given, scans, drafts_of, drafts, share, table, skipped) -> None:
     """What is seen of the whole run: one table, pictures, a summary."""
-    output_dir = table.path.parent
+    output_dir, layout, hearts = table.path.parent, given.layout, given.hearts
     table.join()
     if share.count > 1:  # the pictures show the first scans, whoever made their masks
-        drafts, _ = plan(scans[: config["preview_masks"]], drafts_of, True, False)
+        drafts, _ = plan(scans[: given.preview_masks], drafts_of, True, False)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     made = [draft for draft in drafts if paths[draft.name].exists() and table.has(draft.name)]
     if not made:
         raise UserError(f"no mask was made: {skipped[0]}")
-    shown = made[: config["preview_masks"]]
+    shown = made[: given.preview_masks]
     save_preview(output_dir / "preview.png", shown, paths, layout, hearts)
     save_surface_sheet(output_dir / "surfaces.png", shown, paths, layout, hearts)
     others = table.made_otherwise(draft.name for draft in made)
@@ -238,7 +241,7 @@ def _write(draft: Draft, labels: np.ndarray, source: Volume, layout: Layout, pat
 
 @hydra.main(version_base=None, config_path="../../LeFusion/configs", config_name="diffmask_inference")
 def main(config: DictConfig) -> None:
-    run_command(lambda: run(plain(config)))
+    run_command(lambda: run(*read(plain(config))))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ import torch
 from DiffMask.inference.plan import Draft
 from DiffMask.postprocess import clean_mask
 from DiffMask.sampling import sample_masks
+from DiffMask.settings import MaskInferenceSettings
 from DiffMask.sphere import Ellipsoid, drawn_axes, drawn_ellipsoid, encode_guide, sphere_encoding
 from LeFusion.diffusion import Checkpoint, NoiseSchedule, address_seed, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import choose_device, required_path, say_weights
+from LeFusion.runtime.commandline import choose_device, given_path, say_weights
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.memory import BatchSize
 
@@ -24,31 +25,30 @@ AT_ONCE = 8  # masks, for batch_size=auto
 class ShapeMaker:
     """Spheres -> masks by a network. size, spacing_mm: of the box that it works in."""
 
-    def __init__(self, config: dict):
-        path = required_path(config, "model_path")
-        self.checkpoint = _mask_network(path, config["weights"])
+    def __init__(self, settings: MaskInferenceSettings):
+        path = given_path(settings.model_path)
+        self.checkpoint = _mask_network(path, settings.weights)
         metadata = self.checkpoint.metadata
         say_weights(path, metadata["format"])
-        self.config, self.device = config, choose_device(config["device"])
+        self.given, self.device = settings, choose_device(settings.device)
         self.schedule = NoiseSchedule.cosine(metadata["schedule"]["num_steps"])
-        depth, side = config["diffusion_depth_size"], config["diffusion_img_size"]
-        self.size = tuple(metadata.get("size", (depth, side, side)))
+        self.size = tuple(metadata.get("size", settings.region_size))
         self.spacing_mm = tuple(metadata.get("spacing_mm", RELEASED_SPACING_MM))
         if max(self.spacing_mm) > 1.01 * min(self.spacing_mm):
             raise UserError(f"{path}: was trained on voxels of {self.spacing_mm} mm; masks are made on cubes")
-        steps = config["num_steps"]
+        steps = settings.num_steps
         if steps is not None and steps > self.schedule.num_steps:
             raise UserError(
                 f"num_steps={steps} must be at most the {self.schedule.num_steps} levels of {path}"
             )
         self.digest = sha256_of_file(path)[:16]
-        self.settings = {
-            "seed": config["seed"],
+        self.recorded = {
+            "seed": settings.seed,
             "model": path.name,
-            "weights": config["weights"],
-            "sampler": config["mask_sampler"],
+            "weights": settings.weights,
+            "sampler": settings.mask_sampler,
             "num_steps": steps or self.schedule.num_steps,
-            "smoothing": config["smoothing"] or "",
+            "smoothing": settings.smoothing or "",
         }
 
     def masks(self, drafts: Sequence[Draft]) -> Iterator[tuple[Draft, np.ndarray | None, int]]:
@@ -57,15 +57,15 @@ class ShapeMaker:
         The noise is addressed by (seed, scan, number, attempt).
         """
         network = self.checkpoint.network.to(self.device)
-        if self.config["compile"]:
+        if self.given.compile:
             compile_network(network, cuda_graphs=True)
-        size = AT_ONCE if self.config["batch_size"] == "auto" else self.config["batch_size"]
+        size = AT_ONCE if self.given.batch_size == "auto" else self.given.batch_size
         self.at_once = BatchSize(size, "use a GPU with more memory, or device=cpu")
         for start in range(0, len(drafts), size):
             todo, made = list(drafts[start : start + size]), {}
-            for attempt in range(self.config["max_redraws"] + 1):
+            for attempt in range(self.given.max_redraws + 1):
                 for draft, soft in zip(todo, self._sample(todo, attempt), strict=True):
-                    smoothing = self.config["smoothing"]
+                    smoothing = self.given.smoothing
                     if smoothing == "paper":  # its table is for the network's voxels
                         smooth = clean_mask(soft.numpy(), smoothing="paper")
                         soft = (
@@ -80,14 +80,14 @@ class ShapeMaker:
                 if not todo:
                     break
             for draft in drafts[start : start + size]:
-                mask, attempt = made.get(draft.name, (None, self.config["max_redraws"]))
+                mask, attempt = made.get(draft.name, (None, self.given.max_redraws))
                 yield draft, mask, attempt + 1
 
     def _ellipsoid(self, draft: Draft, attempt: int) -> Ellipsoid | None:
         """How long the lesion is and which way: that of a training lesion of like size, turned at random."""
         if self.checkpoint.metadata.get("guide", "sphere") == "sphere":
             return None
-        address = (self.config["seed"], "ellipsoid", draft.scan.name, draft.number, attempt)
+        address = (self.given.seed, "ellipsoid", draft.scan.name, draft.number, attempt)
         generator = torch.Generator().manual_seed(address_seed(*address))
         radius_mm = draft.placement.diameter_mm / 2
         axes = drawn_axes(self.checkpoint.metadata["ellipsoids"], radius_mm, generator)
@@ -109,9 +109,9 @@ class ShapeMaker:
             self.checkpoint.network,
             self.schedule,
             torch.stack(spheres),
-            [(self.config["seed"], "mask", d.scan.name, d.number, attempt) for d in drafts],
-            self.config["mask_sampler"],
-            self.config["num_steps"],
+            [(self.given.seed, "mask", d.scan.name, d.number, attempt) for d in drafts],
+            self.given.mask_sampler,
+            self.given.num_steps,
             self.checkpoint.metadata.get("prediction", "noise"),
         )
         return list(soft[:, 0])

@@ -9,11 +9,12 @@ import numpy as np
 from scipy import ndimage
 
 from DiffMask.grid import MaskGrid
-from DiffMask.inference.plan import FROM_MASKS, PLACED, Draft, Scan, beside, digest
+from DiffMask.inference.plan import Draft, Scan, beside, digest
 from DiffMask.placement.spheres import LungScene, Placement, place_lesions, sphere_around
 from DiffMask.postprocess import CORNERS
+from DiffMask.settings import FROM_MASKS, PLACED, MaskInferenceSettings
 from LeFusion.dataset.axes import Axes, paired, refuse_turned
-from LeFusion.dataset.cases import GENERATED, Layout
+from LeFusion.dataset.cases import GENERATED
 from LeFusion.dataset.nifti import Volume, read_volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import given_path
@@ -39,15 +40,18 @@ class SphereDrafts:
     `masks`, or a CSV file of them. Raises ValueError, naming the scan, where that does not work out.
     """
 
-    def __init__(self, config: dict, layout: Layout, scans: Sequence[Scan], size: Sequence[int], spacing_mm):
-        self.layout, self.size, self.spacing_mm = layout, tuple(size), tuple(spacing_mm)
-        self.count, self.seed, self.spheres = config["masks_per_scan"], config["seed"], config["spheres"]
-        self.options = {k: config[k] for k in ("diameter_mm", "border_mm", "inside_share", "vessel_share")}
-        self.separate = config["separate"]
-        self.region_depth, self.data_type = config["diffusion_depth_size"], config["data_type"]
-        self.organs, self.lesions = (
-            beside(given_path(config[key]), key, len(scans)) for key in ("organ_masks", "lesion_masks")
+    def __init__(
+        self, settings: MaskInferenceSettings, scans: Sequence[Scan], size: Sequence[int], spacing_mm
+    ):
+        self.layout, self.size, self.spacing_mm = settings.layout, tuple(size), tuple(spacing_mm)
+        self.count, self.seed, self.spheres = settings.masks_per_scan, settings.seed, settings.spheres
+        self.options = settings.model_dump(
+            include={"diameter_mm", "border_mm", "inside_share", "vessel_share"}
         )
+        self.separate = settings.separate
+        self.region_depth, self.data_type = settings.diffusion_depth_size, settings.data_type
+        self.organs = beside(given_path(settings.organ_masks), "organ_masks", len(scans))
+        self.lesions = beside(given_path(settings.lesion_masks), "lesion_masks", len(scans))
         self.table = None
         if self.spheres not in (PLACED, FROM_MASKS):
             self.table = read_spheres(given_path(self.spheres), len(scans))

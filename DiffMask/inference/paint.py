@@ -30,11 +30,11 @@ def forget_painted(output_dir: Path, draft: Draft) -> None:
             path.unlink()
 
 
-def paint(config: dict, share: Share) -> None:
-    """Paints as this configuration of LeFusion's inference says; each process of the launch a share of it."""
+def paint(settings: InferenceSettings, share: Share) -> None:
+    """Paints as these settings of LeFusion's inference say; each process of the launch a share of it."""
     share.gather([])  # until all masks are there
-    say(f"painting below {config['target_img_path']}")
+    say(f"painting below {settings.target_img_path}")
     try:
-        painting.run(InferenceSettings.of(config))
+        painting.run(settings)
     except UserError as error:
-        raise UserError(f"the masks are in {config['mask_dir']}, but painting failed: {error}") from error
+        raise UserError(f"the masks are in {settings.mask_dir}, but painting failed: {error}") from error

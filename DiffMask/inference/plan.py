@@ -11,12 +11,11 @@ from tqdm import tqdm
 from DiffMask.grid import MaskGrid
 from DiffMask.placement.sectors import Sector
 from DiffMask.placement.spheres import Placement
-from LeFusion.dataset.cases import GENERATED, Layout, find_cases, find_images
+from DiffMask.settings import FROM_MASKS, MaskInferenceSettings
+from LeFusion.dataset.cases import GENERATED, find_cases, find_images
 from LeFusion.dataset.nifti import Volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import absolute_path, given_path
-
-PLACED, FROM_MASKS = "placed", "masks"
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,20 @@ def digest(volume: Volume, *more: np.ndarray | str | None) -> str:
     return made.hexdigest()[:16]
 
 
-def find_scans(config: dict, layout: Layout) -> list[Scan]:
+def find_scans(settings: MaskInferenceSettings) -> list[Scan]:
     """The scans of dataset_root_dir: a folder with the layout's image folder in it, of images, or one image.
 
     A mask is looked for where the settings need one: a heart's labels, the masks of spheres=masks. Raises
     ValueError when what is to be written lies among the scans, where it would be taken for one later.
     """
-    root = given_path(config["dataset_root_dir"])
+    layout, root = settings.layout, given_path(settings.dataset_root_dir)
     folder = root / layout.image_folder
     folder = folder if folder.is_dir() else root
-    output_dir = absolute_path(config["output_dir"]).resolve()
+    output_dir = absolute_path(settings.output_dir).resolve()
     if output_dir.is_relative_to(folder.resolve()):
         raise UserError(f"output_dir={output_dir} lies in the folder of the scans, {folder}; choose another")
-    if layout.myocardium_label is not None or config["spheres"] == FROM_MASKS:
-        cases = find_cases(root, layout, mask_dir=given_path(config["masks_from"]))
+    if settings.hearts or settings.spheres == FROM_MASKS:
+        cases = find_cases(root, layout, mask_dir=given_path(settings.masks_from))
         return [Scan(case.name, case.image_path, case.mask_path) for case in cases]
     images = find_images(folder)
     if not images:

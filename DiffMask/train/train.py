@@ -17,59 +17,30 @@ from DiffMask.dataset import MaskDataset, find_masks, hold_out
 from DiffMask.losses import MaskLoss
 from DiffMask.postprocess import clean_mask
 from DiffMask.sampling import sample_masks
+from DiffMask.settings import MaskTrainSettings
 from DiffMask.shapes.validation import SAMPLER, ShapeValidation
-from LeFusion.dataset.cases import Layout
 from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import (
-    check_whole_numbers,
-    git_commit,
-    given_path,
-    output_folder,
-    output_path,
-    plain,
-    required_path,
-    run_command,
-    say,
-)
+from LeFusion.runtime.commandline import git_commit, given_path, output_folder, plain, run_command, say
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.training.settings import TrainingSettings
 from LeFusion.training.trainer import train
 
 
-def run(config: dict) -> Path:
-    """Trains as the composed configuration says; returns the path of the last checkpoint."""
-    results_folder = output_folder(output_path(config, "results_folder"), "results_folder")
-    settings, model, prediction = parts(config)
-    check_whole_numbers(
-        config,
-        diffusion_depth_size=1,
-        diffusion_img_size=1,
-        timesteps=1,
-        validation_masks=0,
-        validation_steps=1,
-    )
-    layout = Layout(**config["layout"])
-    size = config["crop_size"] or [
-        config["diffusion_depth_size"],
-        config["diffusion_img_size"],
-        config["diffusion_img_size"],
-    ]
-    schedule = NoiseSchedule.cosine(config["timesteps"])
-    loss_fn = MaskLoss(schedule, settings.seed, config["loss_type"], prediction, config["level_power"])
-    given = {
-        "size": size,
-        "sphere": config["sphere"],
-        "guide": config["guide"],
-        "shrink": config["shrink"],
-        "skip_empty": config["skip_empty"],
-        "seed": settings.seed,
-    }
-    vary = {key: config[key] for key in ("augment", "turns", "max_shift")}
-    root, test_txt = required_path(config, "dataset_root_dir"), given_path(config["test_txt_dir"])
-    masks, held_out = find_masks(root, layout, test_txt, config["split"]), {}
-    if config["validation_masks"]:
-        masks, held_out = hold_out(masks, layout, config["validation_share"], settings.seed)
+def run(settings: MaskTrainSettings) -> Path:
+    """Trains as the settings say; returns the path of the last checkpoint."""
+    results_folder = output_folder(settings.results_folder, "results_folder")
+    trainer, prediction, layout = settings.trainer, settings.model.prediction, settings.layout
+    size = settings.crop_size or list(settings.region_size)
+    schedule = NoiseSchedule.cosine(settings.timesteps)
+    loss_fn = MaskLoss(schedule, trainer.seed, settings.loss_type, prediction, settings.level_power)
+    given = settings.model_dump(include={"sphere", "guide", "shrink", "skip_empty"})
+    given |= {"size": size, "seed": trainer.seed}
+    vary = settings.model_dump(include={"augment", "turns", "max_shift"})
+    root, test_txt = given_path(settings.dataset_root_dir), given_path(settings.test_txt_dir)
+    masks, held_out = find_masks(root, layout, test_txt, settings.split), {}
+    if settings.validation_masks:
+        masks, held_out = hold_out(masks, layout, settings.validation_share, trainer.seed)
     dataset = MaskDataset(masks, layout, **given, **vary)
     _report(dataset, "to train on")
     validate, shown = None, dataset
@@ -79,55 +50,45 @@ def run(config: dict) -> Path:
         validate = ShapeValidation(
             shown,
             schedule,
-            config["validation_masks"],
-            config["validation_steps"],
+            settings.validation_masks,
+            settings.validation_steps,
             prediction,
-            settings.seed,
+            trainer.seed,
         )
 
-    torch.manual_seed(settings.seed)
-    network = UNet3D(in_channels=2, out_channels=1, **model)
-    if config["init_weights"]:
-        start_from(network, given_path(config["init_weights"]))
+    torch.manual_seed(trainer.seed)
+    network = UNet3D(in_channels=2, out_channels=1, **settings.model.of_network())
+    if settings.init_weights:
+        start_from(network, given_path(settings.init_weights))
     for length in size[1:]:
         if length % network.plane_multiple:
             raise UserError(f"height and width of {size} must be multiples of {network.plane_multiple}")
     metadata = {
-        "data_type": config["data_type"],
+        "data_type": settings.data_type,
         "makes": "masks",
         "prediction": prediction,
-        "sphere": config["sphere"],
-        "guide": config["guide"],
-        **({"ellipsoids": dataset.ellipsoids()} if config["guide"] == "ellipsoid" else {}),
-        "schedule": {"kind": "cosine", "num_steps": config["timesteps"]},
-        "size": list(size),
-        "shrink": config["shrink"],
+        "sphere": settings.sphere,
+        "guide": settings.guide,
+        **({"ellipsoids": dataset.ellipsoids()} if settings.guide == "ellipsoid" else {}),
+        "schedule": {"kind": "cosine", "num_steps": settings.timesteps},
+        "size": size,
+        "shrink": settings.shrink,
         "spacing_mm": list(dataset.spacing_mm),
         "lesion_labels": list(layout.lesion_labels),
-        "loss": {key: config[key] for key in ("loss_type", "level_power")},
-        "init_weights": config["init_weights"] and Path(config["init_weights"]).name,
+        "loss": settings.model_dump(include={"loss_type", "level_power"}),
+        "init_weights": settings.init_weights and Path(settings.init_weights).name,
         **vary,
         "masks": len(dataset),
-        "validation": {
-            key: config[key] for key in ("validation_masks", "validation_share", "validation_steps")
-        },
+        "validation": settings.model_dump(
+            include={"validation_masks", "validation_share", "validation_steps"}
+        ),
         "git_commit": git_commit(),
     }
     say(f"network of {sum(p.numel() for p in network.parameters()):,} parameters")
-    sheet = _sample_sheet(shown, schedule, settings, prediction)
-    path = train(network, loss_fn, dataset, settings, results_folder, metadata, sheet, validate)
+    sheet = _sample_sheet(shown, schedule, trainer, prediction)
+    path = train(network, loss_fn, dataset, trainer, results_folder, metadata, sheet, validate)
     say(f"wrote {path}, loss.csv and loss.png in {results_folder}")
     return path
-
-
-def parts(config: dict) -> tuple[TrainingSettings, dict, str]:
-    """The groups of the configuration -> settings, arguments of the network, what the network predicts."""
-    trainer, model = dict(config["trainer"]), dict(config["model"])
-    if trainer.pop("histogram_loss"):
-        raise UserError("trainer.histogram_loss must be 0: masks have no histograms")
-    if model.pop("context") != "noised":
-        raise UserError("model.context must be noised: masks have no surroundings")
-    return TrainingSettings.of(trainer, "trainer"), model, model.pop("prediction")
 
 
 def _report(dataset: MaskDataset, what: str) -> None:
@@ -176,7 +137,7 @@ def _sample_sheet(
 
 @hydra.main(version_base=None, config_path="../../LeFusion/configs", config_name="diffmask_train")
 def main(config: DictConfig) -> None:
-    run_command(lambda: run(plain(config)))
+    run_command(lambda: run(MaskTrainSettings.of(plain(config))))
 
 
 if __name__ == "__main__":

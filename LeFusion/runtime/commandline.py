@@ -161,22 +161,6 @@ def absolute_path(value: str | os.PathLike) -> Path:
     return Path(value).expanduser().absolute()
 
 
-def required_path(config: dict, key: str) -> Path:
-    """The path that is read under a key of the configuration; empty or null is a ValueError."""
-    return given_path(_given(config, key))
-
-
-def output_path(config: dict, key: str) -> Path:
-    """The path that is written under a key of the configuration; empty or null is a ValueError."""
-    return absolute_path(_given(config, key))
-
-
-def _given(config: dict, key: str) -> str:
-    if not config[key]:
-        raise UserError(f"give a path for {key}")
-    return config[key]
-
-
 def output_folder(path: str | os.PathLike, key: str) -> Path:
     """The folder that the path under a key of the settings names, after a check that files can be written
     below it."""
@@ -192,13 +176,6 @@ def say_weights(path: Path, kind: str) -> None:
     """Says which weights a command uses. kind: the checkpoint's format, released or lefusion."""
     shipped = path.is_relative_to(PROJECT_ROOT) and path.name.endswith("_small.safetensors")
     say(f"weights: {path} ({kind if kind == 'released' else 'bundled' if shipped else 'given'})")
-
-
-def check_whole_numbers(config: dict, **least: int) -> None:
-    """A ValueError that names the first of these keys whose value is no whole number of at least this."""
-    for key, smallest in least.items():
-        if not isinstance(config[key], int) or config[key] < smallest:
-            raise UserError(f"{key}={config[key]} must be a whole number of at least {smallest}")
 
 
 def choose_device(name: str) -> "torch.device":

@@ -119,7 +119,7 @@ def run(settings: TrainSettings) -> Path:
 
 def _lesion_table(settings: TrainSettings):
     """-> draw(volume in mm3, generator) of the table of real lesions; None without one."""
-    if settings.lesion_table is None:
+    if not settings.lesion_table:
         return None
     return load_lesion_table(
         given_path(settings.lesion_table), settings.data_type, settings.window, settings.histogram_bins

@@ -84,7 +84,7 @@ def run(tmp_path, command):
         defaults = {"output_dir": tmp_path / "out", "device": "cpu"}
         overrides = [f"{key}={value}" for key, value in defaults.items() if key not in given] + overrides
         return command(
-            lambda config: run_command(lambda: inference.run(plain(config))),
+            lambda config: run_command(lambda: inference.run(*inference.read(plain(config)))),
             "diffmask_inference",
             *overrides,
         )
@@ -556,8 +556,8 @@ def test_a_bad_scan_stops_the_run_before_anything_is_made_or_is_skipped(make, sc
         ("seed=1.5", ["seed=1.5"]),
         ("num_steps=0", ["num_steps=0"]),
         ("num_steps=7", ["num_steps=7", "6 levels", "masks.safetensors"]),
-        ("weights=raw", ["weights='raw'"]),
-        ("device=nonsense", ["device='nonsense'"]),
+        ("weights=raw", ["weights=raw"]),
+        ("device=nonsense", ["device=nonsense"]),
         ("smoothing=0", ["smoothing=0"]),
         ("smoothing=strong", ["smoothing=strong"]),
         ("inside_share=2", ["inside_share=2"]),
@@ -570,7 +570,7 @@ def test_a_bad_scan_stops_the_run_before_anything_is_made_or_is_skipped(make, sc
         ("model_path=", ["model_path"]),
         ("model_path=nowhere.pt", ["nowhere.pt", "does not exist"]),
         ("diameter_mm=large", ["diameter_mm", "large"]),
-        ("mask_sampler=euler", ["mask_sampler='euler'", "dpmpp"]),
+        ("mask_sampler=euler", ["mask_sampler=euler", "dpmpp"]),
         ("overwrite=no", ["overwrite=no", "true or false"]),
         ("paint=off", ["paint=off", "true or false"]),
         ("diameter_mm=[4,5,6]", ["diameter_mm", "[4, 5, 6]"]),
@@ -942,14 +942,12 @@ def test_what_both_commands_have_reaches_the_painting(composed, tmp_path):
     config = composed(
         "diffmask_inference", *changed, "weights=model", "model_path=m.pt", "dataset_root_dir=s"
     )
-    given = inference.painting_config(config, tmp_path / "out")
-    plain_inference = composed("inference")
-    assert set(given) == set(plain_inference)
-    for key in set(given) & set(config) - inference.OF_MASKS - {"dataset_root_dir"}:
-        assert given[key] == config[key], key
-    assert (given["weights"], given["num_steps"], given["types"]) == ("ema", 10, 3)
-    assert given["model_path"] == "w.pt"  # of the data type, as this run states it
-    assert given["mask_dir"] == str(tmp_path / "out" / "Mask")
+    settings, _, given = inference.read(config | {"paint": True, "output_dir": str(tmp_path / "out")})
+    for key in type(given).model_fields.keys() & config.keys() - inference.OF_MASKS - {"dataset_root_dir"}:
+        assert getattr(given, key) == getattr(settings, key), key
+    assert (given.weights, given.num_steps, given.types) == ("ema", 10, 3)
+    assert given.model_path == "w.pt"  # of the data type, as this run states it
+    assert given.mask_dir == str(tmp_path / "out" / "Mask")
 
 
 @pytest.mark.usefixtures("quick", "spheres_are_masks")

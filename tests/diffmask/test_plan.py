@@ -9,6 +9,7 @@ import pytest
 from DiffMask.inference.infarcts import SectorDrafts
 from DiffMask.inference.nodules import Site, SphereDrafts, read_spheres
 from DiffMask.inference.plan import find_scans
+from DiffMask.settings import MaskInferenceSettings
 from LeFusion.dataset.cases import Layout
 from LeFusion.hearts.transfer import Anatomy, wall_coordinates
 from LeFusion.runtime.commandline import PROJECT_ROOT
@@ -63,12 +64,12 @@ def scans(tmp_path):
 
 @pytest.fixture
 def settings(composed):
-    """-> settings(root, **changes): the configuration of the command."""
+    """-> settings(root, layout, **changes): what the command is told."""
     config = composed("diffmask_inference")
 
-    def changed(root, **changes):
+    def changed(root, layout=LIDC, **changes):
         assert set(changes) <= set(config)
-        return config | {"dataset_root_dir": str(root)} | changes
+        return MaskInferenceSettings.of(config | {"dataset_root_dir": str(root), "layout": layout} | changes)
 
     return changed
 
@@ -78,19 +79,17 @@ def plan(settings):
     """-> plan(root, layout, size, **changes): all drafts of all scans below it."""
 
     def drafts(root, layout=LIDC, size=SIZE, **changes):
-        config = settings(root, **{key: _text(value) for key, value in changes.items()})
-        found = find_scans(config, layout)
-        if layout.myocardium_label is not None:
-            drafts_of = SectorDrafts(config, layout)
-        else:
-            drafts_of = SphereDrafts(config, layout, found, size, ONE_MM)
+        given = settings(root, layout, **{key: _plain(value) for key, value in changes.items()})
+        found = find_scans(given)
+        drafts_of = SectorDrafts(given) if given.hearts else SphereDrafts(given, found, size, ONE_MM)
         return [draft for scan in found for draft in drafts_of(scan)]
 
     return drafts
 
 
-def _text(value):
-    return str(value) if hasattr(value, "parts") else value
+def _plain(value):
+    """As YAML gives it."""
+    return str(value) if hasattr(value, "parts") else list(value) if isinstance(value, tuple) else value
 
 
 def table(path, *rows, columns="case,x_mm,y_mm,z_mm,diameter_mm"):
@@ -107,16 +106,16 @@ def refused(kind, *parts):
 
 
 def test_scans_are_a_folder_one_that_holds_images_or_one_file(scans, settings):
-    found = find_scans(settings(scans), LIDC)
+    found = find_scans(settings(scans))
     assert [(scan.name, scan.path, scan.mask_path) for scan in found] == [
         ("A", scans / "A.nii.gz", None),
         ("B", scans / "sub" / "B.nii.gz", None),
     ]
-    assert find_scans(settings(scans / "sub" / "B.nii.gz"), LIDC) == found[1:]
+    assert find_scans(settings(scans / "sub" / "B.nii.gz")) == found[1:]
     images = scans.parent / "Image"
     scans.rename(images)
     save(images.parent / "Mask" / "A.nii.gz", lung_hu())  # no scan
-    assert [scan.path for scan in find_scans(settings(images.parent), LIDC)] == [
+    assert [scan.path for scan in find_scans(settings(images.parent))] == [
         images / "A.nii.gz",
         images / "sub" / "B.nii.gz",
     ]
@@ -124,13 +123,13 @@ def test_scans_are_a_folder_one_that_holds_images_or_one_file(scans, settings):
 
 def test_no_scans_are_refused(tmp_path, settings, scans):
     with refused(FileNotFoundError, tmp_path / "nowhere", "dataset_root_dir"):
-        find_scans(settings(tmp_path / "nowhere"), LIDC)
+        find_scans(settings(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with refused(FileNotFoundError, tmp_path / "empty"):
-        find_scans(settings(tmp_path / "empty"), LIDC)
+        find_scans(settings(tmp_path / "empty"))
     save(scans / "other" / "A.nii.gz", lung_hu())
     with refused(ValueError, "'A'"):
-        find_scans(settings(scans), LIDC)
+        find_scans(settings(scans))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +262,6 @@ def test_a_missing_folder_of_masks_is_named_with_its_key(scans, tmp_path, plan, 
     [
         ({"diameter_mm": 60}, "larger than the volume of 24 x 40 x 44 mm"),
         ({"diameter_mm": 6, "border_mm": 50}, "no centre 52.0 to 54.0 mm from the border"),
-        ({"diameter_mm": [9, 3]}, r"diameter_mm \[9, 3\]"),
         ({"diameter_mm": -1}, "diameter_mm -1 must be above 0"),
     ],
 )
@@ -577,11 +575,9 @@ def test_a_label_map_must_fit_and_be_there(heart, plan, tmp_path):
 @pytest.mark.parametrize(
     "changes, text",
     [
-        ({"heights": [0.6, 0.4]}, r"heights \(0.6, 0.4\)"),
         ({"transmurality": 0}, "transmurality 0"),
         ({"half_angle_deg": 270}, "half_angle"),
         ({"no_reflow_share": 1.2}, "no_reflow_share 1.2"),
-        ({"transmurality": [0.8, 0.2]}, r"transmurality \[0.8, 0.2\]"),
     ],
 )
 def test_an_infarct_out_of_range_is_refused(heart, plan, changes, text):
