@@ -11,8 +11,9 @@ from torch import Tensor
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.intensity import Window
-from LeFusion.dataset.loading import LoadedCase, Part, load_case
+from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.dataset.nifti import Volume, with_values
+from LeFusion.dataset.parts import Part
 from LeFusion.diffusion import Checkpoint, NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError, check_choice

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from LeFusion.dataset.axes import Axes, paired
 from LeFusion.dataset.boxes import (
@@ -26,31 +25,11 @@ from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.grid import resample_masks, resample_part
 from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.parts import Part, fits, grouped, numbered, union
 from LeFusion.errors import UserError
 
 MOST_INSTANCES = 255  # lesions that a mask may number
 CACHED_BYTES = 1 << 30  # of volumes that several cases may share
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Lesions of a case that one box holds.
-
-    place: their bounding box on the network's grid; voxels: (K, *place.size) bool, in the order of the
-    layout's lesion labels. stored_place, stored: the same on the stored grid, (*stored_place.size) bool, of
-    all labels together.
-    """
-
-    place: Box
-    voxels: torch.Tensor
-    stored_place: Box
-    stored: np.ndarray
-
-    def lesions(self, box: Box) -> torch.Tensor:
-        """(K, *box.size) bool of the network's grid."""
-        lesions = self.voxels.new_zeros((len(self.voxels), *box.size))
-        copy_overlap(self.voxels, self.place, lesions, box)
-        return lesions
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +68,8 @@ class LoadedCase:
     def all_lesions(self) -> Part:
         """All lesions together, whether one box holds them or not."""
         place = self.stored_place
-        return self._part(place, self.stored_lesion()[place.slices])
+        mask = self.stored_lesion()[place.slices]
+        return Part.of(mask, place, self.labels_dhw, self.layout.lesion_labels, self.shape)
 
     @cached_property
     def organ(self) -> Box | None:
@@ -100,7 +80,7 @@ class LoadedCase:
         whole = extent(self.labels_dhw > 0)
         mask = torch.from_numpy(self.labels_dhw[whole.slices] > 0)[None]
         place = resample_masks(mask, whole, self.labels_dhw.shape, self.shape)[1]
-        return _union(place, self.all_lesions.place)
+        return union(place, self.all_lesions.place)
 
     @cached_property
     def present(self) -> torch.Tensor:
@@ -117,44 +97,15 @@ class LoadedCase:
         return self._parts[tuple(size)]
 
     def _grouped(self, size: Sequence[int]) -> list[Part]:
-        grids = zip(self.stored_place.size, self.labels_dhw.shape, self.shape, size, strict=True)
+        place = self.stored_place
+        grids = zip(place.size, self.labels_dhw.shape, self.shape, size, strict=True)
         # Resampling moves no border by two voxels: a mask of a whole CT need not be resampled to see that
-        if all((n - 2) * new / old <= wanted for n, old, new, wanted in grids):
-            if _fits(self.all_lesions.place, size):
-                return [self.all_lesions]
-        inside = self.stored_lesion()[self.stored_place.slices]
-        if self.instances_dhw is None:
-            numbers = ndimage.label(inside, np.ones((3, 3, 3), bool))[0]
-        else:
-            numbers = np.where(inside, self.instances_dhw[self.stored_place.slices], 0).astype(np.int32)
-        groups: list[tuple[list[int], Box]] = []
-        for number, found in enumerate(ndimage.find_objects(numbers), start=1):
-            if found is None:
-                continue
-            place = self._part(self._at(found), numbers[found] == number).place
-            for index, (members, around) in enumerate(groups):
-                if _fits(_union(around, place), size):
-                    groups[index] = [*members, number], _union(around, place)
-                    break
-            else:
-                groups.append(([number], place))
-        parts = []
-        for members, _ in groups:
-            mask = np.isin(numbers, members)
-            around = extent(mask)
-            parts.append(self._part(self._at(around.slices), mask[around.slices]))
-        return parts
-
-    def _at(self, slices: Sequence[slice]) -> Box:
-        """Where a part of stored_place lies in the volume."""
-        start = tuple(cut.start + first for cut, first in zip(slices, self.stored_place.start, strict=True))
-        return Box(start, tuple(cut.stop - cut.start for cut in slices))
-
-    def _part(self, place: Box, mask: np.ndarray) -> Part:
-        """The lesions under a mask (*place.size) of the stored grid."""
-        labels = np.where(mask, self.labels_dhw[place.slices], 0)
-        voxels = torch.from_numpy(np.stack([labels == label for label in self.layout.lesion_labels]))
-        return Part(*resample_masks(voxels, place, self.labels_dhw.shape, self.shape)[::-1], place, mask)
+        near = all((n - 2) * new / old <= wanted for n, old, new, wanted in grids)
+        if near and fits(self.all_lesions.place, size):
+            return [self.all_lesions]
+        instances = None if self.instances_dhw is None else self.instances_dhw[place.slices]
+        numbers = numbered(self.stored_lesion()[place.slices], instances)
+        return grouped(numbers, place, self.labels_dhw, self.layout.lesion_labels, self.shape, size)
 
     @cached_property
     def _parts(self) -> dict[tuple[int, ...], list[Part]]:
@@ -344,16 +295,6 @@ def region_box(lesion: Box, organ: Box | None, shape: Size, size: Sequence[int])
 
 def _is_plain(mask: Volume) -> bool:
     return mask.raw.dtype == np.uint8 and mask.slope == 1 and mask.inter == 0
-
-
-def _fits(place: Box, size: Sequence[int]) -> bool:
-    return all(n <= wanted for n, wanted in zip(place.size, size, strict=True))
-
-
-def _union(first: Box, second: Box) -> Box:
-    start = tuple(min(a, b) for a, b in zip(first.start, second.start, strict=True))
-    end = (max(a, b) for a, b in zip(first.end, second.end, strict=True))
-    return Box(start, tuple(e - s for s, e in zip(start, end, strict=True)))
 
 
 def _within(box: Box, shape: Size) -> Box:
