@@ -29,9 +29,9 @@ class Part:
     def of(
         cls, mask: np.ndarray, place: Box, labels: np.ndarray, lesions: Sequence[int], shape: Size
     ) -> "Part":
-        """The lesions under a mask (*place.size), which fills it, of labels (D', H', W') on the stored grid.
+        """The lesions under a mask (*place.size) bool that touches all sides of its box.
 
-        lesions: their labels. shape: of the network's grid.
+        labels: (D', H', W') on the stored grid; lesions: those of lesions. shape: of the network's grid.
         """
         inside = np.where(mask, labels[place.slices], 0)
         voxels = torch.from_numpy(np.stack([inside == label for label in lesions]))
@@ -52,7 +52,7 @@ def grouped(
     shape: Size,
     size: Sequence[int],
 ) -> list[Part]:
-    """Lesions in groups that each fit a box of `size` on the network's grid: each joins the first that has room.
+    """Lesions in groups that each fit a box of `size` on the network's grid: one joins the first with room.
 
     numbers: (*place.size), lesion i has the value i, see `numbered`. The rest is as in Part.of.
     """
