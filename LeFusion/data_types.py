@@ -14,6 +14,7 @@ from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.intensity import Window
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import CONFIGS
+from LeFusion.settings import Description
 
 FOLDER = CONFIGS / "data_type"
 KEYS = ("layout", "window", "unit", "modality", "label_names")
@@ -56,19 +57,17 @@ def load_data_type(name_or_path: str | os.PathLike) -> DataType:
         path = FOLDER / f"{name_or_path}.yaml"
     try:
         content = OmegaConf.to_container(OmegaConf.masked_copy(_composed(path), list(KEYS)), resolve=True)
-        layout = Layout(**content["layout"])
-        window, unit = content["window"], content["unit"]
-        modality = content.get("modality") or ("CT" if unit == "HU" else "MR")
-        names = content.get("label_names") or _names(layout)
-        names = {str(name): int(value) for name, value in names.items()}
-        if not isinstance(window, str | Mapping):
-            low, high = window
-            window = (float(low), float(high))
     except (YAMLError, OmegaConfBaseException, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: is no data type ({reason}); see configs/data_type/custom.yaml") from None
-    if modality not in ("CT", "MR"):
-        raise UserError(f"{path}: modality {modality!r} must be CT or MR")
+    try:
+        given = Description.of(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; see configs/data_type/custom.yaml") from None
+    layout, unit = given.layout, given.unit
+    window = tuple(map(float, given.window)) if isinstance(given.window, list) else given.window
+    modality = given.modality or ("CT" if unit == "HU" else "MR")
+    names = given.label_names or _names(layout)
     if sorted(names.values()) != sorted((*layout.lesion_labels, *layout.other_labels)):
         raise UserError(
             f"{path}: label_names {names} must name lesion_labels {layout.lesion_labels} and other_labels "

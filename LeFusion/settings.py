@@ -91,11 +91,23 @@ def _layout(given: Any) -> Any:
     return Layout(**LayoutSettings.of(given, "layout").model_dump())
 
 
-class DataTypeSettings(Settings):
+class Description(Settings):
+    """What images and labels are: of a data type, the keys that LeFusion.data_types reads, too."""
+
+    layout: Annotated[InstanceOf[Layout], BeforeValidator(_layout)]
+    window: kind(
+        Literal["minmax"] | list[int | float] | dict[str, list[int | float]], WINDOW, check=_is_window
+    )
+    unit: NoText
+    modality: either(choice("CT", "MR"), words=(None,)) = None
+    label_names: either(kind(dict[str, Label], "names of labels {name: value}"), words=(None,)) = None
+
+
+class DataTypeSettings(Description):
     """The keys of configs/data_type/*.yaml, which all commands have.
 
     diffusion_num_channels and cond_dim follow from labels and bins; where they are given they must agree.
-    modality and label_names are the evaluation's, see LeFusion.data_types; other keys read default_paths.
+    Other keys read default_paths.
     """
 
     data_type: Text
@@ -104,14 +116,7 @@ class DataTypeSettings(Settings):
     diffusion_num_channels: Steps = None
     histogram_bins: Count
     cond_dim: Steps = None
-    unit: NoText
-    window: kind(
-        Literal["minmax"] | list[int | float] | dict[str, list[int | float]], WINDOW, check=_is_window
-    )
     spacing_mm: either(Triple, words=(None,))
-    modality: either(choice("CT", "MR"), words=(None,)) = None
-    label_names: either(kind(dict[str, Label], "names of labels {name: value}"), words=(None,)) = None
-    layout: Annotated[InstanceOf[Layout], BeforeValidator(_layout)]
     default_paths: kind(dict[str, str | None], "paths {name: path}") = {}
     textures: either(
         Path, kind(list[list[int | float]], "a list of histograms, each a list of numbers"), words=(None,)

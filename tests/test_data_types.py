@@ -64,10 +64,10 @@ def test_a_file_of_ones_own(own):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"layout": {"lesion_label": [2]}}, "is no data type .*lesion_label"),
-        ({"layout": None}, "is no data type"),
-        ({"window": 3}, "is no data type"),
-        ({"modality": "PET"}, "modality 'PET' must be CT or MR"),
+        ({"layout": {"lesion_label": [2]}}, "layout.lesion_label: there is no such key"),
+        ({"layout": None}, "layout=null must be a group of keys"),
+        ({"window": 3}, "window=3 must be minmax"),
+        ({"modality": "PET"}, "modality=PET must be null or one of CT, MR"),
         ({"label_names": {"tumour": 2}}, "label_names .* must name"),
         ({"label_names": {"tumour": 2, "cyst": 2, "liver": 1}}, "label_names .* must name"),
     ],
