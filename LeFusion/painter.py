@@ -1,5 +1,6 @@
 """Painting the lesions of a case: value in, value out. Commands and training loops call the same."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.edit import edit_masks
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.dataset.nifti import Volume, with_values
@@ -45,7 +47,8 @@ class Painter:
     """A network and how it paints.
 
     size: (depth, height, width) of the largest box that it sees at once. region: "whole" = boxes of that
-    size, around an organ or the lesions; "lesion" = just around the lesions, with `margin` voxels.
+    size, around an organ or the lesions; "lesion" = just around what is painted, with `margin` voxels.
+    edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`.
     """
 
     network: UNet3D
@@ -55,6 +58,7 @@ class Painter:
     size: tuple[int, int, int]
     region: str
     margin: int
+    edit_margin_mm: float = 0.0
 
     @classmethod
     def of(
@@ -64,8 +68,10 @@ class Painter:
         size: Sequence[int] = (32, 64, 64),
         region: str = "auto",
         margin: int = 4,
+        edit_margin_mm: float | None = None,
     ) -> "Painter":
-        """With the network of a checkpoint, where it is. region: "auto" = as in its training.
+        """With the network of a checkpoint, where it is. region: "auto" = as in its training; edit_margin_mm:
+        None = likewise.
 
         Raises UserError for a size or a sampler that the network cannot do with.
         """
@@ -83,7 +89,13 @@ class Painter:
             )
         schedule = NoiseSchedule.cosine(metadata["schedule"]["num_steps"])
         region = metadata.get("region", "whole") if region == "auto" else region
-        return cls(network, schedule, sampler, Denoiser.of(metadata), tuple(size), region, margin)
+        trained = float(metadata.get("edit_margin_mm", 0))
+        edit = trained if edit_margin_mm is None else float(edit_margin_mm)
+        if edit not in (0.0, trained):
+            raise UserError(
+                f"edit_margin_mm={edit:g} must be 0 or what the network was trained with, {trained:g}"
+            )
+        return cls(network, schedule, sampler, Denoiser.of(metadata), tuple(size), region, margin, edit)
 
     def boxes(self, loaded: LoadedCase) -> tuple[Box, ...]:
         """Where the network looks, for each part. Raises UserError for a lesion larger than `size`."""
@@ -93,17 +105,19 @@ class Painter:
         if self.region == "whole":
             return loaded.region(self.size, part)
         multiple = (1, self.network.plane_multiple, self.network.plane_multiple)
+        rim = math.ceil(self.edit_margin_mm / min(loaded.spacing_mm)) if self.edit_margin_mm else 0
         # A GPU works on batches of one size, and compiles for each; on a CPU each voxel costs time
         step = GPU_STEP if next(self.network.parameters()).is_cuda else None
-        return loaded.tight_region(self.margin, self.size, multiple, step, part)
+        return loaded.tight_region(self.margin + rim, self.size, multiple, step, part)
 
     def paint(self, tasks: Sequence[Task]) -> Tensor:
         """Paints tasks whose boxes have one size -> (B, 1, D, H, W) in [-1, 1] on the CPU."""
-        images, lesions, histograms, addresses = [], [], [], []
+        images, lesions, edits, histograms, addresses = [], [], [], [], []
         for task in tasks:
             part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
             images.append(task.loaded.image_under(task.earlier, box))
             lesions.append(part.lesions(box))
+            edits.append(self._edit(task.loaded, lesions[-1], box))
             if task.histogram is not None:  # a class that the part lacks has none, as in training
                 present = part.voxels.flatten(1).any(dim=1)
                 histograms.append((task.histogram.reshape(len(present), -1) * present[:, None]).flatten())
@@ -117,25 +131,35 @@ class Painter:
             torch.stack(histograms) if histograms else None,
             addresses,
             self.denoiser,
+            torch.stack(edits),
         )
         if not bool(torch.isfinite(painted).all()):
             raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
         return painted
 
+    def _edit(self, loaded: LoadedCase, lesions: Tensor, box: Box) -> Tensor:
+        """(K, *box.size) bool: what is painted for these lesions; other lesions of the image stay."""
+        if not self.edit_margin_mm:
+            return lesions
+        others = (loaded.lesions(box) & ~lesions).any(dim=0)
+        return edit_masks(lesions, self.edit_margin_mm, loaded.spacing_mm) & ~others
+
     def painted(self, loaded: LoadedCase, patches: Sequence[Patch], path: Path) -> Volume:
         """The image of a case, to be at `path`, with its parts painted; other voxels as they are stored."""
-        return with_values(
-            loaded.volume,
-            [
-                (
-                    loaded.axes.to_stored(loaded.painted(patches, part.stored_place)),
-                    loaded.axes.to_stored(part.stored),
-                    loaded.stored_slices(part),
-                )
-                for part in loaded.parts(self.size)
-            ],
-            path,
-        )
+        changes = []
+        for part in loaded.parts(self.size):
+            place, edit = loaded.edit_of(part, self.edit_margin_mm)
+            values = loaded.axes.to_stored(loaded.painted(patches, place))
+            changes.append((values, loaded.axes.to_stored(edit), loaded.stored_slices(place)))
+        return with_values(loaded.volume, changes, path)
+
+    def stored_edit(self, loaded: LoadedCase) -> np.ndarray:
+        """(D', H', W') bool: all that is painted in a case, on the stored grid."""
+        painted = np.zeros(loaded.labels_dhw.shape, dtype=bool)
+        for part in loaded.parts(self.size):
+            place, edit = loaded.edit_of(part, self.edit_margin_mm)
+            painted[place.slices] |= edit
+        return painted
 
 
 def rounds(boxes: Sequence[Box]) -> list[list[int]]:
@@ -178,7 +202,8 @@ def paint_lesions(
         seed, name, kind: the address of the noise; the command has the case's name and the type's number.
 
     Returns:
-        (X, Y, Z) of the data type of `image`: painted under the lesion labels, the same numbers elsewhere. On
+        (X, Y, Z) of the data type of `image`: painted under the lesion labels and the rim of the
+            painter's edit_margin_mm, the same numbers elsewhere. On
         one device equal to what the command writes for the same seed, name and type.
 
     Raises:

@@ -184,6 +184,8 @@ class InferenceSettings(DataTypeSettings):
     eta: Share
     guidance_scale: NotNegative
     intensity_guidance: either(Share, words=(None,))
+    edit_margin_mm: either(NotNegative, words=(None,))
+    save_edit_mask: Flag
     region: choice("auto", "whole", "lesion")
     margin: whole(0)
     batch_size: BatchSize

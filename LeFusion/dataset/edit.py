@@ -11,7 +11,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from LeFusion.dataset.boxes import Box
+from LeFusion.dataset.boxes import Box, copy_overlap
 
 # Standard deviation of a Gaussian that real nodules' edges fit (90 LIDC regions at 1 mm)
 EDGE_BLUR_MM = 0.8
@@ -35,6 +35,22 @@ def edit_masks(lesions: Tensor, margin_mm: float, spacing_mm: Sequence[float]) -
     edit = lesions.clone()
     edit[(slice(None), *place.slices)] |= rim & torch.from_numpy(classes[(slice(None), *nearest)])
     return edit
+
+
+def edit_part(
+    mask: np.ndarray, place: Box, volume_shape: Sequence[int], margin_mm: float, spacing_mm: Sequence[float]
+) -> tuple[Box, np.ndarray]:
+    """`edit_masks` of a mask (*place.size) bool that lies at `place` in a volume: the box that holds the edit
+    mask inside the volume, and the edit mask in it."""
+    if margin_mm <= 0:
+        return place, mask
+    reach = [int(np.ceil(margin_mm / mm)) for mm in spacing_mm]
+    start = tuple(max(first - n, 0) for first, n in zip(place.start, reach, strict=True))
+    end = (min(last + n, most) for last, n, most in zip(place.end, reach, volume_shape, strict=True))
+    box = Box(start, tuple(e - s for s, e in zip(start, end, strict=True)))
+    lesions = torch.zeros(1, *box.size, dtype=torch.bool)
+    copy_overlap(torch.from_numpy(mask)[None], place, lesions, box)
+    return box, edit_masks(lesions, margin_mm, spacing_mm)[0].numpy()
 
 
 def carry_change(before: Tensor, after: Tensor, lesions: Tensor, spacing_mm: Sequence[float]) -> Tensor:

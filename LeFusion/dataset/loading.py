@@ -22,6 +22,7 @@ from LeFusion.dataset.boxes import (
     tight_box_around,
 )
 from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.edit import edit_part
 from LeFusion.dataset.grid import resample_masks, resample_part
 from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.nifti import Volume, read_volume
@@ -173,19 +174,41 @@ class LoadedCase:
         return image
 
     def painted(self, patches: Sequence[tuple[torch.Tensor, Box]], place: Box) -> np.ndarray:
-        """The same on the stored grid: (*place.size) float64 in the source's units."""
-        stored = resample_part(
-            lambda box: self.image_under(patches, box).double(), self.shape, self.labels_dhw.shape, place
-        )[0]
+        """The same on the stored grid: (*place.size) float64 in the source's units.
+
+        On another grid than the network's it is the scan plus what painting changed: the scan's own noise and
+        detail stay, and the change is averaged over voxels that are larger, such as thick slices.
+        """
+        if self.shape == self.labels_dhw.shape:
+            return self.intensity_map.to_source(self.image_under(patches, place)[0].double()).numpy()
+
+        def change(box: Box) -> torch.Tensor:
+            return (self.image_under(patches, box) - self.image(box)).double()
+
+        changed = resample_part(change, self.shape, self.labels_dhw.shape, place)[0]
+        stored = (self._stored(place)[0].double() + changed).clamp(-1, 1)
         return self.intensity_map.to_source(stored).numpy()
+
+    def edit_of(self, part: Part, margin_mm: float) -> tuple[Box, np.ndarray]:
+        """What is painted for a part, on the stored grid: a box, and (*its size) bool. Other lesions stay."""
+        spacing = self.stored_spacing_mm if margin_mm else (1.0, 1.0, 1.0)
+        place, edit = edit_part(part.stored, part.stored_place, self.labels_dhw.shape, margin_mm, spacing)
+        if margin_mm:
+            others = np.isin(self.labels_dhw[place.slices], self.layout.lesion_labels)
+            own = np.zeros_like(others)
+            copy_overlap(part.stored, part.stored_place, own, place)
+            edit = edit & (own | ~others)
+        return place, edit
 
     def values_of(self, part: Part, volume: Volume | None = None) -> np.ndarray:
         """(N,): values of a part's stored voxels in the source, or in a volume of its shape, in its units."""
-        return self.axes.to_dhw((volume or self.volume).part(self.stored_slices(part)))[part.stored]
+        return self.axes.to_dhw((volume or self.volume).part(self.stored_slices(part.stored_place)))[
+            part.stored
+        ]
 
-    def stored_slices(self, part: Part) -> tuple[slice, slice, slice]:
-        """Where stored_place of a part lies in the stored array."""
-        return self.axes.slices(part.stored_place, self.labels_dhw.shape)
+    def stored_slices(self, place: Box) -> tuple[slice, slice, slice]:
+        """Where a box of the stored grid lies in the stored array."""
+        return self.axes.slices(place, self.labels_dhw.shape)
 
     def _stored(self, box: Box) -> torch.Tensor:
         """(1, *box.size) float32 in [-1, 1] of the stored grid."""

@@ -1,7 +1,6 @@
 """Writes the lesion textures of LIDC: real nodules by the radiologists' score for texture, with their sizes.
 
-    python LeFusion/inference/fit_lesion_table.py lidc_nodule_histograms.csv \
-        --regions data/LIDC/Pathological --output configs/lesion_textures/lidc.json
+    python LeFusion/inference/fit_lesion_table.py lidc_nodule_histograms.csv --regions data/LIDC/Pathological
 
 The table has a row for each nodule: name, patient, volume_mm3, texture (1 to 5) and h00 to h15, taken on
 native voxels under the masks of single readers. The regions have 1 mm voxels and other masks, which changes

@@ -57,6 +57,11 @@ class Output:
     label_path: Path
     made_from: str  # see Manifest.made_from
 
+    @property
+    def edit_path(self) -> Path:
+        """Of save_edit_mask."""
+        return self.image_path.parent.with_name(f"Edit_{self.kind}") / self.label_path.name
+
 
 def run(settings: InferenceSettings) -> Path:
     """Paints as the settings say; returns the folder of the images."""
@@ -99,6 +104,7 @@ def run(settings: InferenceSettings) -> Path:
         "intensity_guidance": sampler.intensity_guidance,
         "region": job.painter.region,
         "margin": job.painter.margin,
+        "edit_margin_mm": job.painter.edit_margin_mm,
         "precision": settings.precision,
         "network_calls": calls,
     }
@@ -109,6 +115,8 @@ def run(settings: InferenceSettings) -> Path:
     if not outputs and share.count == 1:
         raise UserError(f"no usable case: {skipped[0]}")
     there = [o for o in outputs if o.image_path.exists() and o.label_path.exists()]
+    if settings.save_edit_mask:
+        there = [o for o in there if o.edit_path.exists()]
     stale = {o for o in there if manifest.is_stale(o.case.name, o.kind, o.made_from)}
     due = [o for o in outputs if settings.overwrite or o in stale or o not in there]
     kept = len(outputs) - len(due)
@@ -309,6 +317,12 @@ def _write(output: Output, patches: list[Patch], job: Job, manifest: Manifest, s
     labels = case.labels_dhw if case.instances_dhw is None else case.instances_dhw
     write_label_like(case.mask_volume, case.axes.to_stored(labels), output.label_path)
     painted = job.painter.painted(case, patches, output.image_path)
+    if job.save_edit_mask:
+        write_label_like(
+            case.mask_volume,
+            case.axes.to_stored(job.painter.stored_edit(case).astype(np.uint8)),
+            output.edit_path,
+        )
     write_volume(painted)
     _record(output, canvas, job, manifest, painted, seconds)
 
@@ -340,15 +354,16 @@ def _record(
         lesions=lesions,
         values=shown[0],
         source=shown[1],
-        max_outside=_largest_change_outside(case, written),
+        max_rim=_largest_change_outside(case, written, case.stored_lesion()),
+        max_outside=_largest_change_outside(case, written, job.painter.stored_edit(case)),
         seconds=seconds,
         files=(str(output.image_path), str(output.label_path)),
     )
 
 
-def _largest_change_outside(case: LoadedCase, written: Volume) -> float:
-    """In the image's units, over all voxels that are no lesion."""
-    changed = (written.raw != case.volume.raw) & ~case.axes.to_stored(case.stored_lesion())
+def _largest_change_outside(case: LoadedCase, written: Volume, inside: np.ndarray) -> float:
+    """In the image's units, over all voxels outside of (D', H', W') bool."""
+    changed = (written.raw != case.volume.raw) & ~case.axes.to_stored(inside)
     if not changed.any():
         return 0.0
     values, source = (volume.values[changed].astype(np.float64) for volume in (written, case.volume))

@@ -47,6 +47,7 @@ class Job:
     conditions: Conditions
     painter: Painter
     seed: int
+    save_edit_mask: bool
     canvas: Callable[[Case], Canvas]
 
     def condition(self, canvas: Canvas, kind: int) -> torch.Tensor:
@@ -109,7 +110,14 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
     _check_fit(settings, checkpoint, denoiser)
     sampler = sampler_settings(settings, metadata)
     try:
-        painter = Painter.of(checkpoint, sampler, settings.region_size, settings.region, settings.margin)
+        painter = Painter.of(
+            checkpoint,
+            sampler,
+            settings.region_size,
+            settings.region,
+            settings.margin,
+            settings.edit_margin_mm,
+        )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -126,6 +134,7 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
         choose_conditions(settings),
         painter,
         settings.seed,
+        settings.save_edit_mask,
         lru_cache(maxsize=2)(_canvas(settings, read)),  # a case's types follow each other
     )
 

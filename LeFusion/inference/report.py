@@ -57,6 +57,7 @@ class Manifest:
             "wasserstein",
             "jensen_shannon",
             *self.intensities,
+            "max_abs_difference_rim",
             "max_abs_difference_outside",
             "seconds",
             "requested_histogram",
@@ -64,7 +65,8 @@ class Manifest:
             "image",
             "label",
         ]
-        wanted = set(self.columns) - {"made_from", *settings}  # an earlier version may have had fewer
+        newer = {"made_from", "max_abs_difference_rim"}  # than some manifests that a run may find
+        wanted = set(self.columns) - {*newer, *settings}
         self.table = Table(path, lambda row: (row["case"], int(row["type"])), wanted, share)
 
     @property
@@ -103,6 +105,7 @@ class Manifest:
         lesions,
         values,
         source,
+        max_rim,
         max_outside,
         seconds,
         files,
@@ -113,6 +116,7 @@ class Manifest:
         measured = {
             "wasserstein": f"{distance:.5g}",
             "jensen_shannon": f"{jensen_shannon(requested, obtained, self.bins):.4f}",
+            "max_abs_difference_rim": f"{max_rim:g}",
             "max_abs_difference_outside": f"{max_outside:g}",
             "seconds": "" if seconds is None else f"{seconds:.2f}",
         }
