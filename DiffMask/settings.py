@@ -29,9 +29,9 @@ from LeFusion.settings import (
     DataTypeSettings,
     Device,
     ModelSettings,
+    NoCount,
     NoSize,
     Split,
-    Steps,
     Timesteps,
     TrainerSettings,
     Weights,
@@ -87,7 +87,7 @@ class MaskInferenceSettings(DataTypeSettings):
     vessel_share: Share
     separate: Flag
     mask_sampler: choice(*SAMPLERS)
-    num_steps: Steps
+    num_steps: NoCount
     smoothing: either(number("a number of mm above 0", lambda mm: mm > 0), words=(None, "paper"))
     max_redraws: whole(0)
     angle_deg: Given

@@ -59,7 +59,7 @@ Device = kind(
     lambda name: name in ("auto", "cpu", "cuda", "mps") or name[:5] == "cuda:" and name[5:].isdecimal(),
 )
 BatchSize = either(Count, words=("auto",))
-Steps = either(Count, words=(None,))  # null: all levels
+NoCount = either(Count, words=(None,))
 Timesteps = whole(1, 100_000)
 Label = whole(1, 2**16 - 1)
 Labels = kind(list[Label], "a list of whole numbers from 1 to 65535")
@@ -113,9 +113,9 @@ class DataTypeSettings(Description):
     data_type: Text
     diffusion_depth_size: Count
     diffusion_img_size: Count
-    diffusion_num_channels: Steps = None
+    diffusion_num_channels: NoCount = None
     histogram_bins: Count
-    cond_dim: Steps = None
+    cond_dim: NoCount = None
     spacing_mm: either(Triple, words=(None,))
     default_paths: kind(dict[str, str | None], "paths {name: path}") = {}
     textures: either(
@@ -199,7 +199,7 @@ class InferenceSettings(DataTypeSettings):
     skip_bad_cases: Flag
     preview_cases: Count
     sampler: choice(*SAMPLERS)
-    num_steps: Steps
+    num_steps: NoCount
     schedule_jump_params: JumpSettings
 
 
@@ -264,7 +264,7 @@ class TrainSettings(DataTypeSettings):
     augment: Flag
     lesion_contrast: either(Contrast, words=(None,))
     histogram_matching: Share
-    like_size: Steps
+    like_size: NoCount
     lesion_table: NoPath
     edit_margin_mm: NotNegative
     turns: Flag
