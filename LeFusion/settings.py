@@ -62,6 +62,7 @@ BatchSize = either(Count, words=("auto",))
 NoCount = either(Count, words=(None,))
 Timesteps = whole(1, 100_000)
 Label = whole(1, 2**16 - 1)
+Histograms = kind(list[list[int | float]], "a list of histograms, each a list of numbers")
 Labels = kind(list[Label], "a list of whole numbers from 1 to 65535")
 NoLabel = either(Label, words=(None,))
 
@@ -118,9 +119,9 @@ class DataTypeSettings(Description):
     cond_dim: NoCount = None
     spacing_mm: either(Triple, words=(None,))
     default_paths: kind(dict[str, str | None], "paths {name: path}") = {}
-    textures: either(
-        Path, kind(list[list[int | float]], "a list of histograms, each a list of numbers"), words=(None,)
-    )
+    textures: either(Path, Histograms, words=(None,))
+    published_textures: either(Histograms, words=(None,)) = None
+    realistic_textures: NoPath = None
 
     @model_validator(mode="after")
     def _derive(self):

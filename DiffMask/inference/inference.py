@@ -41,6 +41,7 @@ from DiffMask.settings import (
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import GENERATED, Layout
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
+from LeFusion.diffusion import load_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import (
     PROJECT_ROOT,
@@ -82,7 +83,8 @@ def run(
                 "and is painted once, with that texture; leave it out"
             )
         painting = painting.model_copy(update={"types": 1, "textures_of": types})
-        choose_conditions(painting)  # refuses unknown types before any mask is made
+        metadata = load_checkpoint(given_path(painting.model_path), painting.weights).metadata
+        choose_conditions(painting, bool(metadata.get("lesion_table")))  # refuses unknown types now
     _make(settings, output_dir, share, scans, maker, drafts_of)
     del maker, drafts_of  # the memory of a GPU is the painter's now
     if painting:

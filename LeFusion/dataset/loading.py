@@ -1,5 +1,6 @@
 """One case, read once: its volumes as stored, its lesions, and any box of them as the network sees it."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -209,6 +210,11 @@ class LoadedCase:
     def stored_slices(self, place: Box) -> tuple[slice, slice, slice]:
         """Where a box of the stored grid lies in the stored array."""
         return self.axes.slices(place, self.labels_dhw.shape)
+
+    @cached_property
+    def lesion_mm3(self) -> float:
+        """Volume of all lesions, in mm3."""
+        return float(self.all_lesions.voxels.sum()) * math.prod(self.spacing_mm)
 
     def _stored(self, box: Box) -> torch.Tensor:
         """(1, *box.size) float32 in [-1, 1] of the stored grid."""

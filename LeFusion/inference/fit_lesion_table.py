@@ -1,87 +1,136 @@
 """Writes the lesion textures of LIDC: real nodules by the radiologists' score for texture, with their sizes.
 
-    python LeFusion/inference/fit_lesion_table.py lidc_nodule_histograms.csv --regions data/LIDC/Pathological
+    python LeFusion/inference/fit_lesion_table.py data/LIDC/Pathological --scores cases.csv
+    python LeFusion/inference/fit_lesion_table.py data/LIDC/Pathological --nodules lidc_nodule_histograms.csv
 
-The table has a row for each nodule: name, patient, volume_mm3, texture (1 to 5) and h00 to h15, taken on
-native voxels under the masks of single readers. The regions have 1 mm voxels and other masks, which changes
-intensities a little: nodules that are in both, test cases excepted, give a straight line from one to the
-other. Patients of test cases are left out.
+With --scores (columns name and texture, 1 to 5): of the regions' own lesions, which is what inference draws
+from. With --nodules: of many more nodules that are not at hand as images (columns name, patient, volume_mm3,
+texture and h00 to h15, on native voxels under the masks of single readers); those that are also regions give
+a straight line from their HU to the regions'. Test cases, and with --nodules their patients, are left out.
 """
 
 import argparse
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pandas as pd
 
+from LeFusion.data_types import load_data_type
+from LeFusion.dataset.cases import Case, find_cases, patient_of
+from LeFusion.dataset.loading import load_case
+from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import run_command
+from LeFusion.textures.conditions import own_histogram
 from LeFusion.textures.realistic import LesionTable, write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
-WINDOW, BINS = (-1000.0, 400.0), 16
+LIDC = load_data_type("lidc")
+WINDOW, BINS = tuple(map(float, LIDC.fixed_window)), 16
 EDGES = np.linspace(*WINDOW, BINS + 1)
 RANKS = (np.arange(1000) + 0.5) / 1000
+SOURCE = "LIDC-IDRI (Armato et al., Medical Physics 38(2), 2011; CC BY 3.0), no test {}"
 
 
-def quantiles(shares: np.ndarray) -> np.ndarray:
+def of_regions(cases: list[Case], scores: Path) -> LesionTable:
+    """The lesions of the cases, by their scores."""
+    given = dict(_columns(scores, ["name", "texture"]).itertuples(index=False))
+    missing = [case.name for case in cases if case.name not in given]
+    if missing:
+        raise UserError(f"{scores}: has no row for {missing[0]}")
+    loaded = [load_case(case, LIDC.layout, WINDOW) for case in cases]
+    return LesionTable(
+        data_type="lidc",
+        window=WINDOW,
+        bins=BINS,
+        voxels="1 mm",
+        masks="of the regions",
+        source=SOURCE.format("case"),
+        textures=tuple(CLASSES),
+        texture=_classes(scores, [given[case.name] for case in cases]),
+        volume_mm3=np.array([one.lesion_mm3 for one in loaded]),
+        histograms=np.stack([own_histogram(one, BINS).numpy() for one in loaded]),
+    )
+
+
+def of_nodules(path: Path, cases: list[Case], test_cases: list[Case]) -> LesionTable:
+    """The nodules of a table, but for the patients of test cases, as they would look in the regions."""
+    bins = [f"h{number:02d}" for number in range(BINS)]
+    table = _columns(path, ["name", "patient", "volume_mm3", "texture", *bins])
+    table = table[~table["patient"].isin({patient_of(case.name) for case in test_cases})]
+    histograms = table[bins].to_numpy()
+    regions, pairs = {case.name: case for case in cases}, []
+    for name, shares in zip(table["name"], histograms, strict=True):
+        case = regions.get(name.replace("_R_", "_Vol_"))
+        if case is not None:
+            loaded = load_case(case, LIDC.layout, WINDOW)
+            found = loaded.intensity_map.to_source(loaded.image_dhw[loaded.lesions_dhw[0]].numpy())
+            pairs.append((_quantiles(shares), np.quantile(found, RANKS)))
+    if not pairs:
+        raise UserError(f"{path}: no nodule of it is one of the regions, so their HU cannot be compared")
+    slope, intercept = np.polyfit(*(np.concatenate(values) for values in zip(*pairs, strict=True)), 1)
+    moved = [np.clip(slope * _quantiles(shares) + intercept, *WINDOW) for shares in histograms]
+    return LesionTable(
+        data_type="lidc",
+        window=WINDOW,
+        bins=BINS,
+        voxels=f"native, brought to 1 mm by HU x {slope:.3f} {intercept:+.1f} ({len(pairs)} nodules are in both)",
+        masks="one reader each",
+        source=SOURCE.format("patient"),
+        textures=tuple(CLASSES),
+        texture=_classes(path, table["texture"]),
+        volume_mm3=table["volume_mm3"].to_numpy(),
+        histograms=np.stack([np.histogram(values, EDGES)[0] / len(values) for values in moved]),
+    )
+
+
+def _columns(path: Path, names: list[str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path}: no such table")
+    table = pd.read_csv(path)
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise UserError(f"{path}: has no column {missing[0]}; it needs {', '.join(names)}")
+    return table[names]
+
+
+def _classes(path: Path, scores) -> np.ndarray:
+    """Scores (N,) 1 to 5 -> indices of CLASSES."""
+    index = {score: number for number, held in enumerate(CLASSES.values()) for score in held}
+    wrong = [score for score in scores if score not in index]
+    if wrong:
+        raise UserError(f"{path}: texture {wrong[0]} must be a score from 1 to 5")
+    return np.array([index[score] for score in scores])
+
+
+def _quantiles(shares: np.ndarray) -> np.ndarray:
     """(bins,) -> HU at RANKS, intensities being even within a bin."""
     return np.interp(RANKS, np.concatenate([[0.0], np.cumsum(shares / shares.sum())]), EDGES)
 
 
-def line_to_regions(table: pd.DataFrame, histograms: np.ndarray, regions: Path, test: set[str]) -> np.ndarray:
-    """Slope and intercept, HU of the table -> HU of the regions."""
-    pairs = []
-    for row, shares in zip(table.itertuples(), histograms, strict=True):
-        name = row.name.replace("_R_", "_Vol_")
-        image, mask = (
-            regions / kind / f"{name.replace('Vol', part)}.nii.gz"
-            for kind, part in (("Image", "Vol"), ("Mask", "Mask"))
-        )
-        if name in test or not image.exists():
-            continue
-        inside = np.asarray(nibabel.load(mask).dataobj) > 0
-        found = np.clip(np.asarray(nibabel.load(image).dataobj)[inside], *WINDOW)
-        pairs.append((quantiles(shares), np.quantile(found, RANKS)))
-    given, wanted = (np.concatenate(values) for values in zip(*pairs, strict=True))
-    print(f"{len(pairs)} nodules are in both")
-    return np.polyfit(given, wanted, 1)
+def fit(regions: Path, scores: Path | None, nodules: Path | None, output: Path) -> None:
+    """Writes the table; see the module."""
+    cases, test_cases = (
+        find_cases(regions, LIDC.layout, regions / "test.txt", split) for split in ("train", "test")
+    )
+    table = of_regions(cases, scores) if scores else of_nodules(nodules, cases, test_cases)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_lesion_table(output, table)
+    counts = np.bincount(table.texture, minlength=len(CLASSES))
+    parts = ", ".join(f"{count} {name}" for count, name in zip(counts, CLASSES, strict=True))
+    print(f"wrote {len(table.texture)} lesions ({parts}) to {output}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("table", type=Path)
-    parser.add_argument(
-        "--regions", type=Path, required=True, help="Image/, Mask/ and test.txt of the regions"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("configs/lesion_textures/lidc.json"))
+    parser.add_argument("regions", type=Path, help="the folder of Image/, Mask/ and test.txt")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--scores", type=Path, help="a table of the regions' scores for texture")
+    source.add_argument("--nodules", type=Path, help="a table of nodules with scores and histograms")
+    parser.add_argument("--output", type=Path, default=Path("lidc_textures.json"))
     args = parser.parse_args()
-    table = pd.read_csv(args.table)
-    test = set((args.regions / "test.txt").read_text().split())
-    patients = {name.split("_")[0] for name in test}
-    histograms = table[[f"h{i:02d}" for i in range(BINS)]].to_numpy()
-    slope, intercept = line_to_regions(table, histograms, args.regions, test)
-    print(f"HU of the regions = {slope:.3f} x HU of the table {intercept:+.1f}")
-    kept = ~table.patient.isin(patients).to_numpy()
-    moved = [np.clip(slope * quantiles(shares) + intercept, *WINDOW) for shares in histograms[kept]]
-    kinds = [
-        next(i for i, scores in enumerate(CLASSES.values()) if score in scores)
-        for score in table.texture[kept]
-    ]
-    lesions = LesionTable(
-        data_type="lidc",
-        window=WINDOW,
-        bins=BINS,
-        voxels=f"native, brought to 1 mm regions by HU x {slope:.3f} {intercept:+.1f}",
-        masks="one reader each",
-        source="LIDC-IDRI (Armato et al., Medical Physics 38(2), 2011; CC BY 3.0), no test patient",
-        textures=tuple(CLASSES),
-        texture=np.array(kinds),
-        volume_mm3=table.volume_mm3[kept].to_numpy(),
-        histograms=np.stack([np.histogram(values, EDGES)[0] / len(values) for values in moved]),
-    )
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_lesion_table(args.output, lesions)
-    print(f"wrote {kept.sum()} nodules of {table.patient[kept].nunique()} patients to {args.output}")
+    run_command(lambda: fit(args.regions, args.scores, args.nodules, args.output))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
         settings.window,
         settings.unit or "",
         settings.histogram_bins,
-        choose_conditions(settings),
+        choose_conditions(settings, know_sizes=bool(metadata.get("lesion_table"))),
         painter,
         settings.seed,
         settings.save_edit_mask,

@@ -1,7 +1,7 @@
 """The histogram that an image is painted with: what `condition` in a configuration may be."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,12 +15,15 @@ from LeFusion.errors import UserError
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.fitted import read_textures
 from LeFusion.textures.histograms import condition_from_counts, lesion_histogram, perturb, shift_histogram
+from LeFusion.textures.realistic import LesionTable, load_lesion_table
 
 
 @dataclass(frozen=True)
 class Palette:
     """Texture types to choose from: histograms (cond_dim,) by name, and how common each is (sum 1).
 
+    table: real lesions of these types; histograms are drawn from those of like size, and `histograms` is
+    empty.
     reference_mean: the mean intensity of healthy tissue (the layout's reference_label, network units) that
     the histograms are stated for; None for absolute intensities.
     """
@@ -29,6 +32,7 @@ class Palette:
     histograms: tuple[Tensor, ...] = ()
     shares: tuple[float, ...] = ()
     reference_mean: float | None = None
+    table: LesionTable | None = None
 
 
 def load_palette(
@@ -99,12 +103,12 @@ class Conditions:
 
     def choose(self, case_name: str, kind: int) -> int | None:
         """The number (from 0) of the palette's entry for output `kind` (from 1) of a case; None: its own."""
-        if not self.palette.histograms:
+        if not self.palette.names:
             return None
         if case_name in self.of_case:
             return self.of_case[case_name]
         if not self.draw:
-            return (kind - 1) % len(self.palette.histograms)
+            return (kind - 1) % len(self.palette.names)
         generator = torch.Generator().manual_seed(address_seed(self.seed, "texture", case_name, kind))
         return int(torch.multinomial(torch.tensor(self.palette.shares), 1, generator=generator))
 
@@ -119,14 +123,17 @@ class Conditions:
         the case has a class that the histogram chosen lacks.
         """
         chosen = self.choose(loaded.case.name, kind)
+        address = (self.seed, "histogram", loaded.case.name, kind)
         if chosen is None:
             wanted = own_histogram(loaded, self.bins) if own is None else own
+        elif self.palette.table is not None:
+            generator = torch.Generator().manual_seed(address_seed(*address))
+            wanted = self.palette.table.draw(loaded.lesion_mm3, generator, chosen)
         else:
             wanted = self.palette.histograms[chosen]
             if self.palette.reference_mean is not None and loaded.reference_mean is not None:
                 shift = loaded.reference_mean - self.palette.reference_mean
                 wanted = shift_histogram(wanted, shift, self.bins)
-            address = (self.seed, "histogram", loaded.case.name, kind)
             wanted = perturb(wanted, self.perturbation, self.bins, address)
         classes = wanted.reshape(-1, self.bins)
         present = loaded.present
@@ -145,15 +152,18 @@ def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:
     return lesion_histogram(loaded.image(lesions.place), lesions.voxels, bins)
 
 
-def choose_conditions(settings: InferenceSettings) -> Conditions:
+def choose_conditions(settings: InferenceSettings, know_sizes: bool = False) -> Conditions:
     """What `condition`, `textures`, `texture_shares`, `reference_image` and `reference_mask` ask for.
 
-    condition: "textures" (type i for output i), "mixture" (drawn by shares), "own", "reference", the name or
-    the number of a type, or a list of cond_dim counts. Raises ValueError, one line, naming key and value.
+    condition: "textures" (type i for output i), "mixture" (drawn by shares), "published" (type i of the data
+    type's published textures), "realistic" (drawn from real lesions of like size, as common as they are),
+    "own", "reference", the name or the number of a type, or a list of cond_dim counts. know_sizes: the
+    weights were trained with lesions of like size, so that textures are real lesions of like size unless the
+    settings have others. Raises UserError, one line, naming key and value.
     """
     condition, bins, cond_dim = settings.condition, settings.histogram_bins, settings.cond_dim
-    palette = load_palette(settings.textures, cond_dim, bins, settings.data_type, settings.window)
-    draw = condition == "mixture"
+    palette = _given_palette(settings, know_sizes)
+    draw = condition in ("mixture", "realistic")
     if not isinstance(condition, list) and condition not in ("own", "reference") and not palette.names:
         raise UserError(f"condition={condition} needs textures; fit_textures.py finds those of a data set")
     if isinstance(condition, list):
@@ -162,7 +172,7 @@ def choose_conditions(settings: InferenceSettings) -> Conditions:
         palette = Palette()
     elif condition == "reference":
         palette = _of_reference(settings)
-    elif condition == "textures":
+    elif condition in ("textures", "published"):
         if settings.types > len(palette.names):
             raise UserError(
                 f"types={settings.types} but data_type={settings.data_type} has {len(palette.names)} textures"
@@ -175,9 +185,31 @@ def choose_conditions(settings: InferenceSettings) -> Conditions:
     return Conditions(palette, draw, settings.histogram_perturbation, bins, settings.seed, of_case)
 
 
+def _given_palette(settings: InferenceSettings, know_sizes: bool) -> Palette:
+    """The textures that `condition` chooses among."""
+    default = settings.textures == settings.published_textures
+    path = settings.realistic_textures
+    if settings.condition == "realistic" or (
+        know_sizes and default and path and settings.condition != "published"
+    ):
+        if path is None:
+            raise UserError(
+                f"condition=realistic needs realistic_textures, a table of real lesions; data_type="
+                f"{settings.data_type} has none"
+            )
+        table = load_lesion_table(
+            Path(path).expanduser(), settings.data_type, settings.window, settings.histogram_bins
+        )
+        return Palette(table.textures, (), table.shares, table=table)
+    textures = settings.published_textures if settings.condition == "published" else settings.textures
+    return load_palette(
+        textures, settings.cond_dim, settings.histogram_bins, settings.data_type, settings.window
+    )
+
+
 def _of_cases(given: Mapping[str, str | int], palette: Palette, condition) -> dict[str, int]:
     """`textures_of` of a configuration: case -> number (from 0) of the texture named."""
-    if given and condition not in ("textures", "mixture"):
+    if given and condition not in ("textures", "mixture", "published", "realistic"):
         raise UserError(
             f"textures_of chooses among all textures, and condition={condition} leaves none to choose"
         )
@@ -202,9 +234,11 @@ def _only(palette: Palette, name: str | int) -> Palette:
     index = _index(palette, name)
     if index is None:
         raise UserError(
-            f"condition={name!r} must be textures, mixture, own, reference, a list of bins, or one of the "
-            f"types: 1 to {len(palette.names)}, {', '.join(map(repr, palette.names))}"
+            f"condition={name!r} must be textures, mixture, published, realistic, own, reference, a list of "
+            f"bins, or one of the types: 1 to {len(palette.names)}, {', '.join(map(repr, palette.names))}"
         )
+    if palette.table is not None:
+        return Palette((palette.names[index],), (), (1.0,), table=palette.table.only(index))
     return Palette((palette.names[index],), (palette.histograms[index],), (1.0,), palette.reference_mean)
 
 
@@ -217,7 +251,7 @@ def _with_shares(palette: Palette, shares: Sequence[float] | None) -> Palette:
             "each texture is to be"
         )
     normalised = tuple(share / sum(shares) for share in shares)
-    return Palette(palette.names, palette.histograms, normalised, palette.reference_mean)
+    return replace(palette, shares=normalised)
 
 
 def _of_reference(settings: InferenceSettings) -> Palette:

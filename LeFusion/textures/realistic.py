@@ -6,7 +6,7 @@ gives synthetic lesions away. A texture here is a class of real lesions, such as
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -58,6 +58,17 @@ class LesionTable:
         first, second, share = torch.rand(3, generator=generator).tolist()
         pair = [histograms[nearest[int(pick * len(nearest))]] for pick in (first, second)]
         return blend_histograms(*pair, share, self.bins)
+
+    def only(self, texture: int) -> "LesionTable":
+        """The lesions of one texture, by its index."""
+        chosen = self.texture == texture
+        return replace(
+            self,
+            textures=(self.textures[texture],),
+            texture=np.zeros(int(chosen.sum()), dtype=int),
+            volume_mm3=self.volume_mm3[chosen],
+            histograms=self.histograms[chosen],
+        )
 
     @cached_property
     def _of(self) -> dict[int | None, tuple[np.ndarray, Tensor]]:
