@@ -52,6 +52,9 @@ TAKES = {
     **dict.fromkeys(("test_txt_dir", "mask_dir", "lesions_from", "donors_test_txt"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("donor", "unit", "reference_image", "reference_mask"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("init_weights", "histograms_csv", "lesion_table"), ANY_TEXT | {"null"}),
+    "realistic_textures": ANY_TEXT | {"null"},
+    "published_textures": {"null", "lists"},
+    "save_edit_mask": {"flag"},
     **dict.fromkeys(("masks_from", "organ_masks", "lesion_masks"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("overwrite", "skip_bad_cases", "compile", "augment", "cache"), {"flag"}),
     **dict.fromkeys(("separate", "paint", "skip_empty", "shrink"), {"flag"}),
@@ -94,7 +97,8 @@ TAKES = {
     "model.dim_mults": {"list"},
     "trainer.max_grad_norm": NUMBER | {"null"},
 }
-ONLY = {  # where commands differ
+ONLY = {
+    ("inference", "edit_margin_mm"): NUMBER | {"null"},  # where commands differ
     ("train", "split"): set(),
     ("train", "turns"): {"flag"},
     ("fit_textures", "split"): set(),

@@ -73,7 +73,7 @@ def of_nodules(path: Path, cases: list[Case], test_cases: list[Case]) -> LesionT
         data_type="lidc",
         window=WINDOW,
         bins=BINS,
-        voxels=f"native, brought to 1 mm by HU x {slope:.3f} {intercept:+.1f} ({len(pairs)} nodules are in both)",
+        voxels=f"native, brought to 1 mm by HU x {slope:.3f} {intercept:+.1f} (from {len(pairs)} in both)",
         masks="one reader each",
         source=SOURCE.format("patient"),
         textures=tuple(CLASSES),

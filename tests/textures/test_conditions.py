@@ -20,6 +20,7 @@ from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import Palette, choose_conditions, load_palette
 from LeFusion.textures.histograms import lesion_histogram, shift_histogram
+from LeFusion.textures.realistic import LesionTable, write_lesion_table
 
 FITTED = PROJECT_ROOT / "configs" / "fitted_textures"
 BINS = 16
@@ -66,13 +67,13 @@ def histogram(shares):
     return values
 
 
-def choose(layout=LAYOUT, **changes):
+def choose(layout=LAYOUT, know_sizes=False, **changes):
     """What the settings of inference give: where nothing else is said, three textures of one lesion class."""
     of_hearts = "emidec" in str(changes.get("textures"))  # a file says what it was fitted for
     ours = {"textures": LISTED, "histogram_perturbation": 0.0, "window": list(WINDOW), "cond_dim": None}
     ours |= {"diffusion_num_channels": None, "layout": layout}
     ours |= {"data_type": "emidec", "window": "minmax"} if of_hearts else {}
-    return choose_conditions(InferenceSettings.of(defaults() | ours | changes))
+    return choose_conditions(InferenceSettings.of(defaults() | ours | changes), know_sizes)
 
 
 FIRST, SECOND, THIRD = histogram({0: 1}), histogram({8: 0.25, 9: 0.75}), histogram({14: 0.5, 15: 0.5})
@@ -413,3 +414,55 @@ def test_the_shipped_configurations_give_conditions(composed):
             InferenceSettings.of(composed("inference", f"data_type={data_type}", *third))
         )
         assert {conditions.choose(f"{i}", 1) for i in range(9)} == {2}
+
+
+def table_in(folder, window=(0.0, 160.0)):
+    """Small lesions are dark and large ones bright, in the textures dim and vivid."""
+    volumes, texture = np.repeat(np.array([3.0, 3000.0]), 40), np.tile([0, 1], 40)
+    histograms = np.eye(BINS)[np.where(volumes < 100, 2, 6) + 8 * texture]
+    names = ("dim", "vivid")
+    table = LesionTable("lidc", window, BINS, "1 mm", "drawn", "made up", names, texture, volumes, histograms)
+    write_lesion_table(folder / "table.json", table)
+    return str(folder / "table.json")
+
+
+SAME = {"published_textures": LISTED}  # the textures of the settings are those of the data type
+
+
+def test_weights_that_know_sizes_get_real_lesions_of_like_size(tmp_path):
+    conditions = choose(realistic_textures=table_in(tmp_path), types=2, **SAME, know_sizes=True)
+    assert conditions.palette.names == ("dim", "vivid")
+    small, large = loaded(), loaded("B", lesions=(tuple(range(8)),))
+    object.__setattr__(large, "lesion_mm3", 2900.0)
+    found = [[int(conditions.histogram(one, kind).argmax()) for kind in (1, 2)] for one in (small, large)]
+    assert found == [[2, 10], [6, 14]]
+    assert torch.equal(conditions.histogram(small, 1), conditions.histogram(small, 1))
+
+
+def test_other_weights_and_published_get_the_published_textures(tmp_path):
+    path = table_in(tmp_path)
+    for options in ({}, {"condition": "published", "know_sizes": True}):
+        conditions = choose(realistic_textures=path, **SAME, **options)
+        assert conditions.palette.table is None and len(conditions.palette.histograms) == 3
+        assert torch.equal(conditions.histogram(loaded(), 2), histogram({8: 0.25, 9: 0.75}))
+
+
+def test_textures_of_one_s_own_come_before_the_table(tmp_path):
+    conditions = choose(realistic_textures=table_in(tmp_path), published_textures=None, know_sizes=True)
+    assert conditions.palette.table is None and conditions.name("A", 1) == "type 1"
+
+
+def test_realistic_draws_textures_as_common_as_they_are(tmp_path):
+    conditions = choose(realistic_textures=table_in(tmp_path), condition="realistic", types=1)
+    names = Counter(conditions.name(f"case {number}", 1) for number in range(100))
+    assert set(names) == {"dim", "vivid"} and min(names.values()) > 25
+    only = choose(realistic_textures=table_in(tmp_path), condition="vivid", **SAME, know_sizes=True)
+    assert {only.name(f"case {number}", 1) for number in range(5)} == {"vivid"}
+    assert int(only.histogram(loaded(), 1).argmax()) == 10
+
+
+def test_realistic_without_a_table_or_with_another_window_is_refused(tmp_path):
+    with pytest.raises(UserError, match="condition=realistic needs realistic_textures"):
+        choose(condition="realistic", realistic_textures=None)
+    with pytest.raises(UserError, match=r"table.json: is for window=\[0.0, 99.0\]"):
+        choose(condition="realistic", realistic_textures=table_in(tmp_path, (0.0, 99.0)))
