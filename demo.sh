@@ -4,7 +4,7 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 out="$here/outputs/demo"
-"$here/lidc_inference.sh" model_path="$here/LeFusion/LeFusion_Model/LIDC/lidc_small.safetensors" \
+"$here/lidc_inference.sh" model_path="$here/LeFusion/LeFusion_Model/LIDC/lidc_edit.safetensors" \
     dataset_root_dir="$here/data/demo/LIDC/Normal" \
     target_img_path="$out/Image" target_label_path="$out/Mask" "$@"
 "$here/emidec_inference.sh" model_path="$here/LeFusion/LeFusion_Model/EMIDEC/emidec_small.safetensors" \

@@ -174,7 +174,9 @@ def output_folder(path: str | os.PathLike, key: str) -> Path:
 
 def say_weights(path: Path, kind: str) -> None:
     """Says which weights a command uses. kind: the checkpoint's format, released or lefusion."""
-    shipped = path.is_relative_to(PROJECT_ROOT) and path.name.endswith("_small.safetensors")
+    shipped = path.is_relative_to(PROJECT_ROOT) and path.name.endswith(
+        ("_small.safetensors", "_edit.safetensors")
+    )
     say(f"weights: {path} ({kind if kind == 'released' else 'bundled' if shipped else 'given'})")
 
 

@@ -129,6 +129,7 @@ class Conditions:
         elif self.palette.table is not None:
             generator = torch.Generator().manual_seed(address_seed(*address))
             wanted = self.palette.table.draw(loaded.lesion_mm3, generator, chosen)
+            wanted = perturb(wanted, self.perturbation, self.bins, address)
         else:
             wanted = self.palette.histograms[chosen]
             if self.palette.reference_mean is not None and loaded.reference_mean is not None:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.textures.histograms import blend_histograms
 
 NEIGHBOURS = 12  # lesions of like size that one is drawn from
 KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", "lesions")
@@ -51,13 +50,13 @@ class LesionTable:
     def draw(self, volume_mm3: float, generator: torch.Generator, texture: int | None = None) -> Tensor:
         """A histogram (bins,) for a lesion of this volume, of one texture (its index) or of any.
 
-        Two of the NEIGHBOURS lesions nearest in log volume are drawn, and a histogram between the two.
+        That of one of the NEIGHBOURS lesions nearest in log volume. (Histograms between two of them are wider
+        than real ones: a classifier told lesions painted with them from real ones with an AUC of 0.63 instead
+        of 0.54, 24 regions x 3 seeds.)
         """
         log_volumes, histograms = self._of[texture]
         nearest = np.argsort(np.abs(log_volumes - math.log(volume_mm3)), kind="stable")[:NEIGHBOURS]
-        first, second, share = torch.rand(3, generator=generator).tolist()
-        pair = [histograms[nearest[int(pick * len(nearest))]] for pick in (first, second)]
-        return blend_histograms(*pair, share, self.bins)
+        return histograms[nearest[int(torch.randint(len(nearest), (), generator=generator))]]
 
     def only(self, texture: int) -> "LesionTable":
         """The lesions of one texture, by its index."""
