@@ -117,7 +117,7 @@ class Painter:
             part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
             images.append(task.loaded.image_under(task.earlier, box))
             lesions.append(part.lesions(box))
-            edits.append(self._edit(task.loaded, lesions[-1], box))
+            edits.append(self._edit(task.loaded, part, box))
             if task.histogram is not None:  # a class that the part lacks has none, as in training
                 present = part.voxels.flatten(1).any(dim=1)
                 histograms.append((task.histogram.reshape(len(present), -1) * present[:, None]).flatten())
@@ -137,20 +137,28 @@ class Painter:
             raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
         return painted
 
-    def _edit(self, loaded: LoadedCase, lesions: Tensor, box: Box) -> Tensor:
-        """(K, *box.size) bool: what is painted for these lesions; other lesions of the image stay."""
+    def _edit(self, loaded: LoadedCase, part: Part, box: Box) -> Tensor:
+        """(K, *box.size) bool: what is painted for a part; other lesions of the image stay."""
+        lesions = part.lesions(box)
         if not self.edit_margin_mm:
             return lesions
-        others = (loaded.lesions(box) & ~lesions).any(dim=0)
-        return edit_masks(lesions, self.edit_margin_mm, loaded.spacing_mm) & ~others
+        edit = edit_masks(lesions, self.edit_margin_mm, loaded.spacing_mm)
+        for other in loaded.parts(self.size):
+            if other is not part:  # of two that share a voxel once they are resampled, both have it
+                edit &= lesions | ~other.lesions(box).any(dim=0)
+        return edit
 
     def painted(self, loaded: LoadedCase, patches: Sequence[Patch], path: Path) -> Volume:
-        """The image of a case, to be at `path`, with its parts painted; other voxels as they are stored."""
+        """The image of a case, to be at `path`, with its parts painted; other voxels as they are stored.
+
+        So are those of the rim that lie beyond the network's box, and those that a resampled lesion misses.
+        """
         changes = []
         for part in loaded.parts(self.size):
             place, edit = loaded.edit_of(part, self.edit_margin_mm)
-            values = loaded.axes.to_stored(loaded.painted(patches, place))
-            changes.append((values, loaded.axes.to_stored(edit), loaded.stored_slices(place)))
+            values, new = loaded.painted(patches, place)
+            pieces = (loaded.axes.to_stored(array) for array in (values, edit & new))
+            changes.append((*pieces, loaded.stored_slices(place)))
         return with_values(loaded.volume, changes, path)
 
     def stored_edit(self, loaded: LoadedCase) -> np.ndarray:
@@ -197,14 +205,15 @@ def paint_lesions(
             LeFusion.textures.histograms.condition_from_counts; None: without condition.
         layout: which axis is the depth, or the orientation; and the labels.
         window: (lowest, highest) intensity, "minmax" or percentiles, as in the network's training.
-        affine: (4, 4), voxel index to mm, where the layout has an orientation, and for spacing_mm.
+        affine: (4, 4), voxel index to mm, where the layout has an orientation, for spacing_mm, and for the
+            painter's edit_margin_mm; None: voxels of 1 mm.
         spacing_mm: (depth, height, width) of the voxels that the network sees; None: those of the image.
         seed, name, kind: the address of the noise; the command has the case's name and the type's number.
 
     Returns:
-        (X, Y, Z) of the data type of `image`: painted under the lesion labels and the rim of the
-            painter's edit_margin_mm, the same numbers elsewhere. On
-        one device equal to what the command writes for the same seed, name and type.
+        (X, Y, Z) of the data type of `image`: painted under the lesion labels and in the rim of the painter's
+        edit_margin_mm, the same numbers elsewhere. On one device equal to what the command writes for the
+        same seed, name and type.
 
     Raises:
         UserError: for shapes, labels or an affine that do not fit, and lesions that are larger than the

@@ -155,6 +155,23 @@ def test_without_dropout_every_condition_is_kept():
     assert torch.equal(spy.cond, batch["histogram"]) and not bool(spy.dropped.any())
 
 
+def test_the_error_counts_in_the_rim_and_the_histogram_in_the_lesion_alone():
+    batch = make_batch([3, 4])
+    lesions, edit = batch["lesions"], batch["lesions"] | (batch["image"] > 0.5)
+    assert bool((edit & ~lesions).any())
+
+    def gradient(**options):
+        predicted = torch.zeros(*lesions.shape, requires_grad=True)
+        loss = LesionLoss(SCHEDULE, 0, "l2", **options)
+        loss(lambda x_t, t, cond, dropped: predicted, batch | {"edit": edit}).backward()
+        return predicted.grad
+
+    plain, with_histogram = gradient(), gradient(histogram_weight=5.0)
+    assert bool((plain[edit] != 0).all()) and not bool(plain[~edit].any())
+    moved = plain != with_histogram
+    assert bool(moved.any()) and not bool(moved[~lesions].any())
+
+
 def test_nan_in_a_histogram_is_refused():
     batch = make_batch(range(3))
     batch["histogram"][1, 2] = torch.nan

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel
@@ -113,6 +114,63 @@ def test_a_function_call_on_a_resampled_grid_is_the_command_s(paint, painter, sc
     options = {"affine": AFFINE, "spacing_mm": (1, 0.9, 1.8), "seed": 5, "name": "a_Vol_1"}
     painted = paint_lesions(painter, image, labels, histogram, Layout(), (-1000, 400), **options)
     assert np.array_equal(painted, written)
+
+
+@pytest.mark.parametrize("dtype, factor", [(np.int16, 1), (np.float32, 1.37)])
+def test_on_a_resampled_grid_the_scan_stays_where_the_network_changes_nothing(
+    painter, scan, monkeypatch, dtype, factor
+):
+    image, numbers = (scan[0].astype(dtype) * dtype(factor)), scan[1]
+    image[::3] = 2000  # beyond the window
+    painter = replace(painter, edit_margin_mm=2.0)
+    added = []
+
+    def paint(self, tasks):
+        (task,) = tasks
+        seen = task.loaded.image_under(task.earlier, task.boxes[task.number])
+        return (seen + added[0] * (seen < 0.9))[None]
+
+    monkeypatch.setattr(Painter, "paint", paint)
+    options = {"affine": AFFINE, "spacing_mm": (1, 0.9, 1.8), "name": "a"}
+    given = (painter, image, (numbers > 0).astype(np.uint8), None, Layout(), (-1000, 400))
+    added[:] = [0.0]
+    assert np.array_equal(paint_lesions(*given, **options), image)
+    added[:] = [0.1]
+    inside = (numbers > 0) & (image > -1000) & (image < 300)
+    moved = paint_lesions(*given, **options)[inside].astype(float) - image[inside]
+    assert 0 < moved.min() + 1 and moved.max() <= 71 and moved.mean() > 20  # 70 HU, less beside bright voxels
+
+
+@pytest.mark.parametrize("spacing", [None, (1, 0.9, 1.8)])
+def test_lesions_beside_each_other_keep_their_own_paint(painter, scan, spacing):
+    """The rim of a lesion reaches into its neighbour: the neighbour's voxels are painted for itself alone."""
+    image, labels = scan[0], np.zeros(SHAPE, np.uint8)
+    labels[2:8, 4:18, 4:18], labels[2:8, 19:33, 4:18] = 1, 2  # one voxel apart, a box each
+    affine = {"affine": AFFINE, "spacing_mm": spacing}
+    layout = Layout(instances=True)
+    edits = []
+    painter = replace(painter, edit_margin_mm=2.0, region="lesion")
+    paint = Painter.paint
+
+    def watched(self, tasks):
+        (task,) = tasks
+        edits.append((self._edit(task.loaded, task.loaded.parts(SIZE)[task.number], task.loaded.whole), task))
+        return paint(self, tasks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Painter, "paint", watched)
+        painted = paint_lesions(painter, image, labels, None, layout, (-1000, 400), name="a", **affine)
+    assert len(edits) == 2
+    for edit, task in edits:
+        own, other = (
+            task.loaded.parts(SIZE)[n].lesions(task.loaded.whole) for n in (task.number, 1 - task.number)
+        )
+        assert bool((edit & ~own).any()) and torch.equal(edit & own, own)
+        assert not bool((edit & other & ~own).any())
+    assert (painted[labels > 0] != image[labels > 0]).mean() > 0.8
+    (case,) = {id(task.loaded): task.loaded for _, task in edits}.values()
+    stored = case.axes.to_stored(painter.stored_edit(case))
+    assert np.array_equal(painted[~stored], image[~stored]) and (stored & (labels == 0)).any()
 
 
 def test_the_first_part_has_the_noise_of_a_lesion_alone(painter, scan):

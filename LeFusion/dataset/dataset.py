@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch.utils.data import Dataset
@@ -181,7 +182,7 @@ class LesionDataset(Dataset):
             return self.other_of_size(volume, generator)
         pair, others = [], self.cases
         if self.like_size is not None:
-            gaps = [abs(math.log(self._decode(case)["volume_mm3"] / volume)) for case in self.cases]
+            gaps = [abs(math.log(other / volume)) for other in self._volumes_mm3]
             nearest = sorted(range(len(gaps)), key=gaps.__getitem__)[: self.like_size]
             others = [self.cases[number] for number in nearest]
         for _ in range(2):
@@ -197,6 +198,10 @@ class LesionDataset(Dataset):
             pair.append(drawn)
         share, blended = torch.rand(2, generator=generator).tolist()
         return blend_histograms(*pair, share, self.bins) if blended < 0.5 else pair[0]
+
+    @cached_property
+    def _volumes_mm3(self) -> list[float]:
+        return [self._decode(case)["volume_mm3"] for case in self.cases]
 
     def _place_box(self, decoded: dict, generator: torch.Generator) -> Box:
         lesion = decoded["lesions"].any(0)

@@ -31,6 +31,7 @@ from LeFusion.dataset.parts import Part, fits, grouped, numbered, union
 from LeFusion.errors import UserError
 
 MOST_INSTANCES = 255  # lesions that a mask may number
+ROUNDING = 1e-5  # of an intensity in [-1, 1] that is resampled in boxes of different sizes
 CACHED_BYTES = 1 << 30  # of volumes that several cases may share
 
 
@@ -147,9 +148,10 @@ class LoadedCase:
         """The bounding box of all lesions on the stored grid."""
         return extent(self.stored_lesion())
 
-    def stored_lesion(self) -> np.ndarray:
-        """(D', H', W') bool: all lesion voxels on the stored grid."""
-        return np.isin(self.labels_dhw, self.layout.lesion_labels)
+    def stored_lesion(self, place: Box | None = None) -> np.ndarray:
+        """(D', H', W') bool: all lesion voxels on the stored grid, or in a box of it."""
+        labels = self.labels_dhw if place is None else self.labels_dhw[place.slices]
+        return np.isin(labels, self.layout.lesion_labels)
 
     def region(self, size: Sequence[int], part: Part | None = None) -> Box:
         """The box of `size` around the organ, or around the lesions where that is larger than the box."""
@@ -174,31 +176,35 @@ class LoadedCase:
             copy_overlap(patch, place, image, box)
         return image
 
-    def painted(self, patches: Sequence[tuple[torch.Tensor, Box]], place: Box) -> np.ndarray:
-        """The same on the stored grid: (*place.size) float64 in the source's units.
+    def painted(
+        self, patches: Sequence[tuple[torch.Tensor, Box]], place: Box
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same on the stored grid: (*place.size) float64 in the source's units; and bool, where it is new.
 
         On another grid than the network's it is the scan plus what painting changed: the scan's own noise and
         detail stay, and the change is averaged over voxels that are larger, such as thick slices.
         """
         if self.shape == self.labels_dhw.shape:
-            return self.intensity_map.to_source(self.image_under(patches, place)[0].double()).numpy()
+            painted = self.image_under(patches, place)[0]
+            new = (painted != self.image(place)[0]).numpy() | self.stored_lesion(place)
+            return self.intensity_map.to_source(painted.double()).numpy(), new
 
         def change(box: Box) -> torch.Tensor:
             return (self.image_under(patches, box) - self.image(box)).double()
 
         changed = resample_part(change, self.shape, self.labels_dhw.shape, place)[0]
         stored = (self._stored(place)[0].double() + changed).clamp(-1, 1)
-        return self.intensity_map.to_source(stored).numpy()
+        return self.intensity_map.to_source(stored).numpy(), (changed.abs() > ROUNDING).numpy()
 
     def edit_of(self, part: Part, margin_mm: float) -> tuple[Box, np.ndarray]:
         """What is painted for a part, on the stored grid: a box, and (*its size) bool. Other lesions stay."""
         spacing = self.stored_spacing_mm if margin_mm else (1.0, 1.0, 1.0)
         place, edit = edit_part(part.stored, part.stored_place, self.labels_dhw.shape, margin_mm, spacing)
         if margin_mm:
-            others = np.isin(self.labels_dhw[place.slices], self.layout.lesion_labels)
-            own = np.zeros_like(others)
+            lesions = self.stored_lesion(place)
+            own = np.zeros_like(lesions)
             copy_overlap(part.stored, part.stored_place, own, place)
-            edit = edit & (own | ~others)
+            edit = edit & (own | ~lesions)
         return place, edit
 
     def values_of(self, part: Part, volume: Volume | None = None) -> np.ndarray:

@@ -223,14 +223,16 @@ def _plan(
         for kind, histogram in enumerate(requested, start=1):
             image_path = image_root / f"Image_{kind}" / (case.name + ending)
             label_path = label_root / f"Mask_{kind}" / label_name
+            made_from = manifest.made_from(canvas, histogram)
+            output = Output(case, kind, boxes, image_path, label_path, made_from)
             for key, target, source in (
                 ("target_img_path", image_path, case.image_path),
                 ("target_label_path", label_path, case.mask_path),
+                ("target_img_path", output.edit_path, case.mask_path),
             ):
                 if target.exists() and target.samefile(source):
                     raise UserError(f"{target} is a source file; choose another {key}")
-            made_from = manifest.made_from(canvas, histogram)
-            outputs.append(Output(case, kind, boxes, image_path, label_path, made_from))
+            outputs.append(output)
     return outputs
 
 
@@ -317,6 +319,7 @@ def _write(output: Output, patches: list[Patch], job: Job, manifest: Manifest, s
     labels = case.labels_dhw if case.instances_dhw is None else case.instances_dhw
     write_label_like(case.mask_volume, case.axes.to_stored(labels), output.label_path)
     painted = job.painter.painted(case, patches, output.image_path)
+    output.edit_path.unlink(missing_ok=True)  # of an earlier image, maybe with another margin
     if job.save_edit_mask:
         write_label_like(
             case.mask_volume,

@@ -30,6 +30,9 @@ from LeFusion.training.trainer import train
 
 def run(settings: TrainSettings) -> Path:
     """Trains as the settings say; returns the path of the last checkpoint."""
+    for key in ("like_size", "lesion_table"):
+        if getattr(settings, key) and not settings.histogram_matching:
+            raise UserError(f"{key}={getattr(settings, key)} is for histogram_matching above 0; set both")
     results_folder = output_folder(settings.results_folder, "results_folder")
     layout, classes, bins, trainer = (
         settings.layout,
@@ -121,6 +124,11 @@ def _lesion_table(settings: TrainSettings):
     """-> draw(volume in mm3, generator) of the table of real lesions; None without one."""
     if not settings.lesion_table:
         return None
+    if settings.classes > 1:
+        raise UserError(
+            f"lesion_table={settings.lesion_table}: its lesions have one class, those of this run "
+            f"{settings.classes}; leave it out"
+        )
     return load_lesion_table(
         given_path(settings.lesion_table), settings.data_type, settings.window, settings.histogram_bins
     ).draw

@@ -100,6 +100,18 @@ def test_clean_context_shows_the_surroundings_and_where_the_lesions_are(problem)
     assert not bool(surroundings[inside].any())
 
 
+def test_clean_context_shows_the_label_and_blanks_all_that_is_painted(problem):
+    _, noise, given = problem
+    network, edit = Answer(noise), given["lesions"].clone()
+    edit[:, 0, :, :5, :4] = True
+    Denoiser("clean").noise(network, **given, edit=edit)
+    _, surroundings, masks = network.seen.split((2, 1, 2), dim=1)
+    painted = edit.any(dim=1, keepdim=True)
+    assert torch.equal(masks, given["lesions"].float()) and not torch.equal(edit, given["lesions"])
+    assert torch.equal(surroundings[~painted], given["image"][~painted])
+    assert not bool(surroundings[painted].any())
+
+
 @pytest.mark.parametrize("prediction", ["noise", "velocity"])
 @pytest.mark.parametrize("context", ["noised", "clean"])
 def test_the_clean_image_inside_a_lesion_never_reaches_the_network(problem, context, prediction):

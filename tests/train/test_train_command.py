@@ -23,6 +23,8 @@ from LeFusion.training.state import STATE_FILE
 pytestmark = pytest.mark.usefixtures("fresh_process_state")
 
 SCRIPT = PROJECT_ROOT / "LeFusion" / "train" / "train.py"
+TABLE = PROJECT_ROOT / "configs" / "lesion_textures" / "lidc.json"
+MATCHED = ["textures=null", "histogram_matching=1", f"lesion_table={TABLE}"]
 REGION = ["diffusion_depth_size=8", "diffusion_img_size=16"]
 SMALL = [
     *REGION,
@@ -217,6 +219,14 @@ def assert_refused(result, tmp_path, texts):
         (["trainer.device=gpu"], ["trainer.device=gpu"]),
         (["model.dim=12"], ["dim=12", "multiple of 8"]),
         (["window=[400,-1000]"], ["window"]),
+        (["edit_margin_mm=-1"], ["edit_margin_mm=-1"]),
+        (["turns=true", "crop_size=[4,8,16]"], ["turns=true", "as high as wide"]),
+        (["like_size=2"], ["like_size=2", "histogram_matching"]),
+        (["lesion_table=a.json"], ["lesion_table=a.json", "histogram_matching"]),
+        ([*MATCHED, "lesion_table=a.json"], ["a.json", "no such file"]),
+        ([*MATCHED, "histogram_bins=8"], [str(TABLE), "bins=16"]),
+        ([*MATCHED, "window=[-900,400]"], [str(TABLE), "window"]),
+        ([*MATCHED, "layout.lesion_labels=[1,2]"], [f"lesion_table={TABLE}", "one class"]),
     ],
 )
 def test_a_bad_setting_is_refused_in_one_line(train, tmp_path, overrides, texts):
@@ -303,3 +313,45 @@ def test_contrast_augmentation_and_weighting_reach_the_run(train, tmp_path):
     assert losses[0].split(",")[1] != losses[1].split(",")[1]
     metadata = load_checkpoint(other / "model-000003.safetensors").metadata
     assert metadata["lesion_contrast"] == [0.5, 2.0] and metadata["loss"]["max_weight"] == 50
+
+
+def test_a_network_learns_a_rim_and_paints_it_by_default(train, command, lidc, tmp_path):
+    code, _, error = train(
+        "edit_margin_mm=1.5",
+        "turns=true",
+        "histogram_matching=1",
+        "like_size=2",
+        f"lesion_table={TABLE}",
+        "model.context=clean",
+    )
+    assert code == 0, error
+    path = tmp_path / "run" / "model-000003.safetensors"
+    metadata = load_checkpoint(path).metadata
+    told = {key: metadata[key] for key in ("edit_margin_mm", "turns", "like_size", "lesion_table")}
+    assert told == {"edit_margin_mm": 1.5, "turns": True, "like_size": 2, "lesion_table": "lidc.json"}
+    losses = (tmp_path / "run" / "loss.csv").read_text().splitlines()[1:]
+    assert losses and all(np.isfinite(float(line.split(",")[1])) for line in losses)
+    changed = {}
+    for given in ("", "edit_margin_mm=0"):
+        out = tmp_path / f"out {given}"
+        code, _, error = command(
+            inference.main,
+            "inference",
+            *REGION,
+            f"model_path={path}",
+            f"dataset_root_dir={lidc / 'Normal' / 'Image'}",
+            f"target_img_path='{out}'",
+            f"target_label_path='{out}'",
+            "types=1",
+            "num_steps=2",
+            "device=cpu",
+            "preview_cases=1",
+            *([given] if given else []),
+        )
+        assert code == 0, error
+        source, painted, label = (
+            np.asanyarray(nibabel.load(next(folder.rglob("N-0001_*.nii.gz"))).dataobj)
+            for folder in (lidc / "Normal" / "Image", out / "Image_1", lidc / "Normal" / "Mask")
+        )
+        changed[given] = ((source != painted) & (label == 0)).sum()
+    assert changed[""] > 0 and changed["edit_margin_mm=0"] == 0
