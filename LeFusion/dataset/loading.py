@@ -179,7 +179,7 @@ class LoadedCase:
     def painted(
         self, patches: Sequence[tuple[torch.Tensor, Box]], place: Box
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The same on the stored grid: (*place.size) float64 in the source's units; and bool, where it is new.
+        """The same on the stored grid: (*place.size) float64 in the source's units; bool, where it is new.
 
         On another grid than the network's it is the scan plus what painting changed: the scan's own noise and
         detail stay, and the change is averaged over voxels that are larger, such as thick slices.
