@@ -113,9 +113,11 @@ def fit(regions: Path, scores: Path | None, nodules: Path | None, output: Path) 
         find_cases(regions, LIDC.layout, regions / "test.txt", split) for split in ("train", "test")
     )
     table = of_regions(cases, scores) if scores else of_nodules(nodules, cases, test_cases)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_lesion_table(output, table)
     counts = np.bincount(table.texture, minlength=len(CLASSES))
+    if not counts.all():
+        name = list(CLASSES)[int(counts.argmin())]
+        raise UserError(f"{scores or nodules}: has no {name} lesion (scores {CLASSES[name]}) to draw from")
+    write_lesion_table(output, table)
     parts = ", ".join(f"{count} {name}" for count, name in zip(counts, CLASSES, strict=True))
     print(f"wrote {len(table.texture)} lesions ({parts}) to {output}")
 

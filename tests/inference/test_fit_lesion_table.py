@@ -45,9 +45,9 @@ def run(table, tmp_path, monkeypatch, capsys):
             nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
     (regions / "test.txt").write_text("P3_Vol_5\n")
 
-    def call(table):
+    def call(table, kind="--nodules"):
         table.to_csv(tmp_path / "t.csv", index=False)
-        arguments = [tmp_path / "t.csv", "--regions", regions, "--output", tmp_path / "new" / "out.json"]
+        arguments = [regions, kind, tmp_path / "t.csv", "--output", tmp_path / "new" / "out.json"]
         monkeypatch.setattr(sys, "argv", ["fit_lesion_table", *map(str, arguments)])
         code = 0
         try:
@@ -59,30 +59,39 @@ def run(table, tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_the_table_is_moved_onto_the_regions_and_holds_no_test_patient(run, table, tmp_path):
+def middles(histograms):
+    """Mean HU of histograms (N, 16)."""
+    return histograms @ (-1000 + 87.5 * (np.arange(16) + 0.5))
+
+
+def test_nodules_are_moved_onto_the_regions_without_patients_of_test_cases(run, table, tmp_path):
     code, out, error = run(table)
     assert code == 0, error
-    assert "3 nodules are in both" in out  # two of P1 and the one of P3 that is no test case
-    assert f"{SLOPE:.3f} x HU of the table {INTERCEPT:+.1f}" in out
-    assert "wrote 4 nodules of 2 patients" in out
+    assert "wrote 4 lesions (2 ground-glass, 1 part-solid, 1 solid)" in out
     lesions = read_lesion_table(tmp_path / "new" / "out.json")
     assert lesions.textures == ("ground-glass", "part-solid", "solid")
     assert lesions.texture.tolist() == [0, 1, 2, 0] and lesions.volume_mm3.tolist() == [100, 200, 300, 400]
-    middles = -1000 + 87.5 * (np.arange(16) + 0.5)
-    for number, histogram in enumerate(lesions.histograms):
-        wanted = SLOPE * middles[3 + 2 * number] + INTERCEPT
-        assert float(histogram @ middles) == pytest.approx(wanted, abs=20)
+    assert f"{SLOPE:.3f} {INTERCEPT:+.1f} (from 2 in both)" in lesions.voxels
+    wanted = SLOPE * middles(table[BINS].to_numpy()[:4]) + INTERCEPT
+    assert middles(lesions.histograms) == pytest.approx(wanted, abs=20)
+
+
+def test_the_regions_own_lesions_without_test_cases(run, table, tmp_path):
+    scores = table.assign(name=table["name"].str.replace("_R_", "_Vol_"), texture=[1, 3, 5, 2, 5, 5])
+    code, out, error = run(scores, "--scores")
+    assert code == 0, error
+    lesions = read_lesion_table(tmp_path / "new" / "out.json")
+    assert lesions.texture.tolist() == [0, 1, 2]
+    assert lesions.volume_mm3.tolist() == [1000] * 3
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
         (lambda table: table.drop(columns="h07"), ["t.csv", "h07"]),
-        (lambda table: table.assign(texture=6), ["t.csv", "texture", "1 to 5"]),
-        (lambda table: table.assign(volume_mm3=0), ["t.csv", "volume_mm3"]),
-        (lambda table: table.assign(h00=np.nan), ["t.csv", "h00"]),
-        (lambda table: table.assign(name="other"), ["regions", "none of the table's nodules"]),
-        (lambda table: table.assign(patient="P3"), ["t.csv", "test"]),
+        (lambda table: table.assign(texture=6), ["t.csv", "texture 6", "1 to 5"]),
+        (lambda table: table.assign(texture=5), ["t.csv", "no ground-glass lesion"]),
+        (lambda table: table.assign(name="other"), ["t.csv", "no nodule of it is one of the regions"]),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_in_one_line(run, table, tmp_path, change, words):
@@ -90,3 +99,8 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_line(run, table, tmp_path
     assert code == 1 and error.startswith("error: ") and error.count("\n") == 1, error
     assert all(word in error for word in words), error
     assert not (tmp_path / "new").exists()
+
+
+def test_a_region_without_score_is_named(run, table, tmp_path):
+    code, _, error = run(table[["name", "texture"]], "--scores")
+    assert code == 1 and error.startswith("error: ") and "has no row for P1_Vol_0" in error
