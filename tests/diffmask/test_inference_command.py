@@ -972,6 +972,25 @@ def test_windows_textures_and_bins_reach_the_painted_images(paint, save_network,
 
 
 @pytest.mark.usefixtures("quick", "spheres_are_masks")
+@pytest.mark.parametrize("margin", [2, 0])
+def test_edit_masks_of_made_lesions(paint, scans, save_network, tmp_path, margin):
+    network = save_network("rim.safetensors", edit_margin_mm=2)
+    result, (row,) = paint(
+        f"+painting.model_path={network}",
+        "+painting.save_edit_mask=true",
+        *(["+painting.edit_margin_mm=0"] if margin == 0 else []),
+    )
+    assert result[0] == 0, result[2]
+    image, label = stored(tmp_path / "out" / row["image"]), stored(tmp_path / "out" / row["label"])
+    edit = stored(next((tmp_path / "out" / "Painted" / "Image" / "Edit_1").glob("*.nii.gz")))
+    source = stored(scans / "Image" / f"{SCANS[0]}.nii.gz")
+    assert np.array_equal(image[edit == 0], source[edit == 0])
+    rim = (edit == 1) & (label == 0)
+    assert rim.any() == (image != source)[label == 0].any() == (margin > 0)
+    assert float(row["edit_margin_mm"]) == margin
+
+
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
 @pytest.mark.parametrize(
     "override, texts",
     [
@@ -979,6 +998,7 @@ def test_windows_textures_and_bins_reach_the_painted_images(paint, save_network,
         ("textures=mine.json", ["mine.json"]),
         ("histogram_bins=32", ["histogram_bins", "32"]),
         ("cond_dim=32", ["cond_dim", "32"]),
+        ("+painting.edit_margin_mm=2", ["edit_margin_mm=2 must be 0"]),
     ],
 )
 def test_what_does_not_fit_the_painter_is_refused(paint, override, texts):

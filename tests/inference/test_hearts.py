@@ -329,6 +329,31 @@ def test_resampled_hearts_are_painted_on_the_stored_grid(paint, hearts, donors, 
         assert_painted(hearts, tmp_path / "out", name, "1")
 
 
+@pytest.mark.parametrize("grid", [[], ["spacing_mm=[8,1,1]", "diffusion_img_size=40"]])
+@pytest.mark.parametrize("cases", ["Pathological", "Normal"])
+def test_two_classes_are_painted_with_a_rim(paint, hearts, donors, save_network, tmp_path, cases, grid):
+    trained = {"data_type": "emidec", "window": "minmax", "context": "clean", "edit_margin_mm": 1.5}
+    model = save_network("rim.safetensors", in_channels=5, out_channels=2, **trained)
+    lender = [donors] if cases == "Normal" else []
+    code, _, error = paint(
+        cases, *lender, TEXTURE, "types=1", f"model_path={model}", "save_edit_mask=true", *grid
+    )
+    assert code == 0, error
+    out, rims = tmp_path / "out", 0
+    for row in manifest_of(out):
+        image, labels = source(hearts, row["case"])
+        painted, now = stored(row["image"]), stored(row["label"])
+        edit = stored(out / "Image" / "Edit_1" / f"{row['case']}.nii.gz").astype(bool)
+        rim = edit & (now < 3)
+        assert np.array_equal(painted[~edit], image[~edit]) and edit[now >= 3].all()
+        assert np.array_equal(now == 1, labels == 1) and np.array_equal(now >= 2, labels >= 2)
+        assert (painted != image)[rim].mean() > 0.5
+        assert (painted != image)[now >= 3].mean() > 0.8
+        rims += rim.sum()
+        assert float(row["max_abs_difference_rim"]) > 0 == float(row["max_abs_difference_outside"])
+    assert rims > 0
+
+
 def assert_refused(result, *texts):
     """Exit code 1 and one line on stderr that holds these texts."""
     code, _, error = result

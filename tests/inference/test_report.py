@@ -27,6 +27,7 @@ def add(
         lesions=np.array([True, True, False]).reshape(1, 1, 1, 3),
         values=np.array([*values, 99.0]).reshape(1, 1, 3),
         source=np.array([5.0, 5.0, 99.0]).reshape(1, 1, 3),
+        max_rim=12.5,
         max_outside=0.0,
         seconds=seconds,
         files=(f"{case}.nii.gz", f"{case}_label.nii.gz"),
@@ -58,6 +59,7 @@ def test_a_row_by_hand(tmp_path):
         "lesion_sd": "1",
         "source_mean": "5",
         "source_sd": "0",
+        "max_abs_difference_rim": "12.5",
         "max_abs_difference_outside": "0",
         "seconds": "2.00",
         "requested_histogram": "1.00000 0.00000 0.00000 0.00000",
@@ -125,7 +127,7 @@ def test_two_lesion_labels_are_measured_together_and_each(tmp_path):
         "obtained": FLAT,
         "window": (0, 1),
     }
-    rest |= {"max_outside": 0.0, "seconds": None, "files": ("a", "b"), "source": source}
+    rest |= {"max_rim": 0.0, "max_outside": 0.0, "seconds": None, "files": ("a", "b"), "source": source}
     manifest.add("A", 1, lesions=lesions, values=values, **rest)
     row = manifest.rows["A", 1]
     names = ("lesion_mean", "lesion_mean_3", "lesion_sd_3", "lesion_mean_4", "source_mean_4")
