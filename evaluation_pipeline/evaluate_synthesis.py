@@ -36,9 +36,11 @@ from evaluation_pipeline.fidelity.lesions import (
     scale_of,
 )
 from evaluation_pipeline.fidelity.memorisation import memorisation
+from evaluation_pipeline.fidelity.profile import compare_profiles
 from evaluation_pipeline.fidelity.report import summary_rows, write_report
 from evaluation_pipeline.fidelity.seeds import address_generator
 from evaluation_pipeline.fidelity.texture import (
+    edit_margin_mm,
     names_requests,
     pooled,
     read_manifest,
@@ -64,7 +66,9 @@ def run(arguments: argparse.Namespace) -> dict:
     left_out_cases: list[str] = []
     training, held_out, real = _read_real(arguments, data_type, left_out_cases)
     painted = sorted({*layout.lesion_labels, *data_type.painted_labels})
-    synthetic, backgrounds = read_synthetic(files, data_type, painted, sources, left_out_cases)
+    synthetic, backgrounds = read_synthetic(
+        files, data_type, painted, sources, left_out_cases, edit_margin_mm(manifest) if manifest else 0.0
+    )
     for what, lesions, folder in (
         ("real", real, arguments.real_dir),
         ("synthetic", synthetic, arguments.synthetic_dir),
@@ -89,6 +93,7 @@ def run(arguments: argparse.Namespace) -> dict:
     section("requested_texture", lambda: _requested(synthetic, requested, data_type))
     section("texture", lambda: pooled(synthetic, real, scale, address_generator(seed, "texture")))
     section("seam", lambda: seam(synthetic, real))
+    section("profile", lambda: compare_profiles(real, synthetic, address_generator(seed, "profile")))
     section(
         "realism",
         lambda: (

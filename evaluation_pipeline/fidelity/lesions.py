@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from evaluation_pipeline.cases.patients import case_name, patient_of
 from LeFusion.data_types import DataType
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import NIFTI_ENDINGS
+from LeFusion.dataset.edit import edit_masks
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 from LeFusion.errors import MissingFileError, UserError
@@ -152,11 +154,13 @@ def read_synthetic(
     painted_labels: Sequence[int],
     sources: dict[str, Path] | None,
     left_out: list[str],
+    edit_margin_mm: float = 0.0,
 ) -> tuple[list[Lesion], list[Background]]:
     """Lesions of synthetic images, and what changed outside them where sources are given.
 
-    files: (case, type, image, mask). painted_labels: everything under these labels may differ from the
-    source. sources: the scan painted into, by its name. Raises ValueError for a case without source.
+    files: (case, type, image, mask). painted_labels: everything under these labels, and within edit_margin_mm
+    of them, may differ from the source. sources: the scan painted into, by its name. Raises ValueError for a
+    case without source.
     """
     lesions, backgrounds = [], []
     with tqdm(files, unit="image", desc="reading synthetic lesions") as progress:
@@ -172,7 +176,9 @@ def read_synthetic(
                     raise UserError(f"{image_path}: --source_dir has no image of this name; check the folder")
                 source = read_volume(sources[scan])
                 check_same_grid(volume, source)
-                painted = np.isin(labels, painted_labels)
+                painted = torch.from_numpy(np.isin(labels, painted_labels))[None]
+                spacing = np.linalg.norm(volume.affine[:3, :3], axis=0).tolist()
+                painted = edit_masks(painted, edit_margin_mm, spacing)[0].numpy()
                 backgrounds.append(background_difference(case, kind, volume.values, source.values, painted))
     return lesions, backgrounds
 

@@ -9,19 +9,20 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from evaluation_pipeline.fidelity.lesions import Lesion
+from evaluation_pipeline.fidelity.discriminator import roc_auc
+from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
 
 LAYERS = (-3, -2, -1, 1, 2, 3)  # from the border: inside below 0, outside above 0
 SURROUNDINGS_MM = (5.0, 10.0)  # where the lung, or other tissue around, is looked at
 CORE_MM = 2.5  # from the border inwards: what is deeper is the core
+RESAMPLES = 500
 GRAIN_SIGMA = 1.0  # voxels: grain is what a Gaussian of this width takes off
 
 
 def layer_profile(lesion: Lesion) -> np.ndarray:
     """(len(LAYERS),): share of the lesion's contrast in each layer of voxels, NaN where there is none.
 
-    0 is the median of the surroundings, 1 the median of the innermost layers. Voxels outside count only
-    where the surroundings are like their darker half, so that a wall beside the lesion is not taken for it.
+    0 is the median of the surroundings, 1 the median of the innermost layers.
     """
     depth = _layers(lesion.mask)
     image = lesion.image.astype(np.float64)
@@ -65,6 +66,50 @@ def grain_ratios(lesions: Sequence[Lesion]) -> np.ndarray:
     """(lesions,): grain of the core over that of the scan, NaN for lesions without a core."""
     found = np.array([grain(lesion) for lesion in lesions]).reshape(-1, 2)
     return found[:, 0] / found[:, 1]
+
+
+def compare_profiles(
+    real: Sequence[Lesion], synthetic: Sequence[Lesion], generator: np.random.Generator
+) -> dict:
+    """How well each layer, and the grain, alone tells synthetic lesions from real ones.
+
+    `layers`: for each, the median share of the contrast of both, and the AUC (of the better direction, so 0.5
+    at least) with 95 % over lesions drawn anew. `grain`: the same for the grain of the core over the scan's.
+    Raises TooLittleData without surroundings or contrast to measure.
+    """
+    shares = profiles(real), profiles(synthetic)
+    if any(np.isnan(part).all() for part in shares):
+        raise TooLittleData("no lesion has surroundings and contrast, so there is no profile")
+    rows = [
+        {"layer": layer} | _told_apart(shares[0][:, column], shares[1][:, column], generator)
+        for column, layer in enumerate(LAYERS)
+    ]
+    return {"layers": rows, "grain": _told_apart(grain_ratios(real), grain_ratios(synthetic), generator)}
+
+
+def _told_apart(real: np.ndarray, synthetic: np.ndarray, generator: np.random.Generator) -> dict:
+    """Medians of both and the AUC between them; None where one has no value."""
+    real, synthetic = real[~np.isnan(real)], synthetic[~np.isnan(synthetic)]
+    medians = {
+        name: float(np.median(part)) if part.size else None
+        for name, part in (("real", real), ("synthetic", synthetic))
+    }
+    if not real.size or not synthetic.size:
+        return medians | {"auc": None, "low": None, "high": None}
+    brighter = roc_auc(*_labelled(real, synthetic)) >= 0.5
+    aucs = [roc_auc(*_labelled(real, synthetic))]
+    for _ in range(RESAMPLES):
+        drawn = [generator.choice(part, part.size) for part in (real, synthetic)]
+        aucs.append(roc_auc(*_labelled(*drawn)))
+    found = np.array(aucs) if brighter else 1 - np.array(aucs)
+    low, high = (float(v) for v in np.percentile(found[1:], (2.5, 97.5)))
+    return medians | {"auc": float(found[0]), "low": low, "high": high}
+
+
+def _labelled(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which are synthetic, values) of both."""
+    values = np.concatenate([real, synthetic])
+    return np.arange(len(values)) >= len(real), values
 
 
 def _layers(mask: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -55,6 +55,11 @@ def summary_rows(report: dict) -> list[dict]:
             for who in ("synthetic", "real")
         ]
         add("seam", f"gradient magnitude at the border ({unit}/mm)", *cells, "as real")
+    if part := found["profile"]:
+        for row in part["layers"]:
+            where = f"layer {abs(row['layer'])} {'inside' if row['layer'] < 0 else 'outside'} the border"
+            _add_told_apart(add, f"{where}, share of the contrast", row)
+        _add_told_apart(add, "grain of the core over the scan's", part["grain"])
     if part := found["realism"]:
         for name, title in (("frechet", "Fréchet"), ("kernel", "kernel (MMD²)")):
             cells = [_spread(part[name][who]) for who in ("synthetic", "real")]
@@ -98,6 +103,14 @@ def summary_rows(report: dict) -> list[dict]:
                 cells = cells[0], f"{floor['mean']:.3f} [{floor['low']:.3f}, {floor['high']:.3f}]"
             add("discriminator", f"AUC, {name} features", *cells, "0.5")
     return rows
+
+
+def _add_told_apart(add: Callable, measure: str, row: dict) -> None:
+    """Two rows: the medians, and how well the value alone tells synthetic from real."""
+    add("profile", f"{measure}, median", _number(row["synthetic"]), _number(row["real"]), "as real")
+    if row["auc"] is not None:
+        text = f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        add("profile", f"{measure}, AUC", text, "", "0.5")
 
 
 def write_report(folder: Path, report: dict, figures: dict[str, Figure]) -> list[Path]:
@@ -164,7 +177,12 @@ def html(report: dict, rows: Sequence[dict], figures: dict[str, Figure]) -> str:
 
 
 SECTIONS = (
-    ("background", "Background", "Outside the masks a synthetic image should be its source, bit for bit."),
+    (
+        "background",
+        "Background",
+        "Outside of what was painted (the masks, and a rim where the manifest has an edit margin) "
+        "a synthetic image should be its source, bit for bit.",
+    ),
     (
         "requested_texture",
         "Texture: requested and obtained",
@@ -180,6 +198,12 @@ SECTIONS = (
         "seam",
         "Seam",
         "Means and quartiles over lesions. A visible seam is a gradient that real borders lack.",
+    ),
+    (
+        "profile",
+        "Profile and grain",
+        "Layers of voxels across the border (0: the surroundings, 1: the core), and the noise of the core "
+        "over that of the scan. A lesion that ends at its mask has nothing in the first layer outside.",
     ),
     (
         "realism",

@@ -72,6 +72,13 @@ def names_requests(path: Path) -> bool:
         return "requested_histogram" in next(csv.reader(file), [])
 
 
+def edit_margin_mm(path: str | Path) -> float:
+    """Width of the rim that was painted around the lesions, as the manifest says; 0 where it does not."""
+    with open(path, newline="") as file:
+        margins = [row.get("edit_margin_mm") for row in csv.DictReader(file)]
+    return max((float(margin) for margin in margins if margin), default=0.0)
+
+
 def read_manifest(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
     """The histograms that were asked for, (K * bins,), by case (without nnU-Net's _0000) and type.
 

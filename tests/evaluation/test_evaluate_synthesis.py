@@ -186,7 +186,10 @@ def test_the_page_needs_nothing_else(good):
     assert page.tags.count("img") == 9
     sections = re.split(r"<h2>(.*?)</h2>", text)
     shown = dict(zip(sections[1::2], sections[2::2], strict=True))
-    assert [title for title, part in shown.items() if "<img" not in part] == ["Background"]
+    assert [title for title, part in shown.items() if "<img" not in part] == [
+        "Background",
+        "Profile and grain",
+    ]
     assert all(link.startswith("data:image/png;base64,iVBORw0KGgo") for link in page.links)
     assert not re.search(r"https?://|url\(|@import", text)
 
@@ -196,7 +199,7 @@ def test_tables_hold_the_same_figures(good):
         rows = list(csv.DictReader(file))
     text, page = (" ".join((good[0] / name).read_text().split()) for name in ("report.md", "report.html"))
     assert {row["question"] for row in rows} == {
-        *("background", "texture", "seam", "realism", "diversity", "memorisation", "discriminator")
+        *("background", "texture", "seam", "profile", "realism", "diversity", "memorisation", "discriminator")
     }
     for row in rows:
         assert f"| {row['measure']} | {row['synthetic']} |" in text

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from evaluation_pipeline.fidelity.lesions import Lesion
-from evaluation_pipeline.fidelity.profile import LAYERS, grain, grain_ratios, layer_profile, profiles
+from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
+from evaluation_pipeline.fidelity.profile import (
+    LAYERS,
+    compare_profiles,
+    grain,
+    grain_ratios,
+    layer_profile,
+    profiles,
+)
 
 
 def ball(radius=6.0, size=33) -> np.ndarray:
@@ -47,3 +54,33 @@ def test_grain_is_the_noise_inside_against_the_noise_around():
 
 def test_a_lesion_without_core_has_no_grain():
     assert np.isnan(grain_ratios([lesion_of(np.ones((33, 33, 33)), ball(2))])).all()
+
+
+def test_a_sharp_rim_is_seen_in_its_layer_alone():
+    rng, mask = np.random.default_rng(0), ball()
+    scans = [-850 + rng.normal(0, 10, mask.shape) for _ in range(24)]
+    blurred = [lesion_of(scan + gaussian_filter(800.0 * mask, 1.0), mask) for scan in scans]
+    real, alike = blurred[:12], blurred[12:]
+    sharp = [
+        lesion_of(np.where(mask, one.image, scan), mask) for one, scan in zip(alike, scans[12:], strict=True)
+    ]
+    found = compare_profiles(real, sharp, np.random.default_rng(1))
+    by_layer = {row["layer"]: row["auc"] for row in found["layers"]}
+    assert by_layer[1] == 1 and by_layer[-1] < 0.85
+    same = compare_profiles(real, alike, np.random.default_rng(1))
+    assert all(row["low"] < 0.72 for row in same["layers"])
+
+
+def test_grain_that_is_not_the_scan_s_is_seen():
+    rng, mask = np.random.default_rng(0), ball(8)
+    noise = [rng.normal(0, 20, mask.shape) for _ in range(12)]
+    real = [lesion_of(n - 800 * ~mask, mask) for n in noise[:6]]
+    grainy = [lesion_of(np.where(mask, 2 * n, n - 800), mask) for n in noise[6:]]
+    found = compare_profiles(real, grainy, np.random.default_rng(1))["grain"]
+    assert found["auc"] == 1 and found["synthetic"] == pytest.approx(2 * found["real"], rel=0.2)
+
+
+def test_lesions_without_profile_are_too_little_data():
+    nothing = [lesion_of(np.zeros((9, 9, 9)), ball(2, 9))]
+    with pytest.raises(TooLittleData):
+        compare_profiles(nothing, nothing, np.random.default_rng(0))
