@@ -80,7 +80,7 @@ def prepare(
         if name.startswith("images"):
             write_volume_like(volume, volume.values, np.zeros(volume.raw.shape, bool), output_dir / name)
         else:
-            write_label_like(volume, volume.values.astype(np.uint8), output_dir / name)
+            write_label_like(volume, volume.labels.astype(np.uint8), output_dir / name)
     write_description(output_dir, content)  # last: without it the folder is not taken for a data set
     return len(due)
 

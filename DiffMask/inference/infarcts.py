@@ -9,8 +9,8 @@ from DiffMask.inference.plan import Draft, Scan, digest
 from DiffMask.placement.sectors import draw_sector, no_reflow_mask, sector_mask
 from DiffMask.placement.spheres import sphere_around
 from DiffMask.settings import MaskInferenceSettings
-from LeFusion.dataset.axes import Axes, paired
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.axes import Axes
+from LeFusion.dataset.nifti import on_grid_of, read_volume
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
 from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates
@@ -38,8 +38,8 @@ class SectorDrafts:
 
     def __call__(self, scan: Scan) -> list[Draft]:
         image = read_volume(scan.path)
-        axes, mask = Axes.of(image, self.layout), paired(read_volume(scan.mask_path), image, self.layout)
-        labels, values, spacing = axes.to_dhw(mask.values), axes.to_dhw(image.values), axes.spacing_mm(image)
+        axes, mask = Axes.of(image, self.layout), on_grid_of(read_volume(scan.mask_path), image)
+        labels, values, spacing = axes.to_dhw(mask.labels), axes.to_dhw(image.values), axes.spacing_mm(image)
         try:
             labels = self._check(labels)
             try:
@@ -57,7 +57,7 @@ class SectorDrafts:
         return drafts
 
     def _check(self, labels: np.ndarray) -> np.ndarray:
-        """The labels as uint8."""
+        """The labels as layout.label_dtype."""
         known = (0, *self.layout.lesion_labels, *self.layout.other_labels)
         unknown = sorted(set(np.unique(labels).tolist()) - set(known))
         if unknown:
@@ -69,7 +69,7 @@ class SectorDrafts:
             if not (labels == label).any():
                 raise UserError(f"no {part} found: no voxel has the label {label}")
         wall_coordinates(labels, self.anatomy, ())
-        return np.ascontiguousarray(labels, dtype=np.uint8)
+        return np.ascontiguousarray(labels, dtype=self.layout.label_dtype)
 
     def _draft(self, scan, number, spacing, labels: np.ndarray, angle: float | None) -> Draft:
         reason = None

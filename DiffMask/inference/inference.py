@@ -235,7 +235,7 @@ def _write(draft: Draft, labels: np.ndarray, source: Volume, layout: Layout, pat
     """The whole label map (hearts), or the lesion in an otherwise empty one, on the scan's grid."""
     axes = Axes.of(source, layout)
     if draft.box is not None:
-        whole = np.zeros(axes.to_dhw(source.raw).shape, np.uint8)
+        whole = np.zeros(axes.to_dhw(source.raw).shape, layout.label_dtype)
         whole[draft.box] = labels * layout.lesion_labels[0]
         labels = whole
     write_label_like(source, axes.to_stored(labels), path)

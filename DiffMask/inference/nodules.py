@@ -13,9 +13,9 @@ from DiffMask.inference.plan import Draft, Scan, beside, digest
 from DiffMask.placement.spheres import LungScene, Placement, place_lesions, sphere_around
 from DiffMask.postprocess import CORNERS
 from DiffMask.settings import FROM_MASKS, PLACED, MaskInferenceSettings
-from LeFusion.dataset.axes import Axes, paired, refuse_turned
+from LeFusion.dataset.axes import Axes, refuse_turned
 from LeFusion.dataset.cases import GENERATED
-from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import given_path
 
@@ -139,7 +139,7 @@ class SphereDrafts:
 
     def _mask(self, path: Path, volume: Volume, labels: Sequence[int] = ()) -> np.ndarray:
         """A mask (D, H, W) bool on the scan's grid: of these labels, or of all above 0."""
-        values = paired(read_volume(path), volume, self.layout).values
+        values = on_grid_of(read_volume(path), volume).labels
         mask = np.isin(self.layout.labels_of(values), labels) if labels else values > 0
         return np.ascontiguousarray(Axes.of(volume, self.layout).to_dhw(mask))
 

@@ -17,7 +17,7 @@ from DiffMask.placement.spheres import sphere_around
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Layout, find_cases
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.nifti import on_grid_of, read_volume
 from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates
 
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -50,12 +50,12 @@ def measure_lidc(nodules_dir: Path, regions_dir: Path) -> dict:
     for case in find_cases(nodules_dir / "Mask", Layout("Mask", "Mask", ()), split="all"):
         if case.name.replace("_Mask_", "_Vol_") in test_names(nodules_dir):
             continue
-        mask = read_volume(case.mask_path).raw > 0
+        mask = read_volume(case.mask_path).labels > 0
         diameters.append((6 * mask.sum() / np.pi) ** (1 / 3))
         spheres.append(sphere_around(mask, ISOTROPIC).diameter_mm)
     radii, depths, reach = [], [], []
     for case in find_cases(regions_dir, Layout(), regions_dir / "test.txt", "train"):
-        hu, lesion = read_volume(case.image_path).values, read_volume(case.mask_path).raw > 0
+        hu, lesion = read_volume(case.image_path).values, read_volume(case.mask_path).labels > 0
         lung = lung_mask(hu, ISOTROPIC, lesion)
         sphere = sphere_around(lesion, ISOTROPIC)
         radii.append(sphere.diameter_mm / 2)
@@ -128,7 +128,10 @@ def measure_emidec(root_dir: Path, test_txt: Path) -> dict:
     for case in find_cases(root_dir, EMIDEC, test_txt, "train"):
         scan = read_volume(case.image_path)
         axes = Axes.of(scan, EMIDEC)
-        labels, image = axes.to_dhw(read_volume(case.mask_path).raw), axes.to_dhw(scan.values)
+        labels, image = (
+            axes.to_dhw(on_grid_of(read_volume(case.mask_path), scan).labels),
+            axes.to_dhw(scan.values),
+        )
         septum = septal_angle(image, labels, HEART, EMIDEC.lesion_labels)
         infarcts.append(measure_infarct(labels, septum))
     infarcts.sort(key=lambda row: tuple(row.values()))

@@ -14,7 +14,7 @@ from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import Size
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.intensity import IntensityMap, Window
-from LeFusion.dataset.nifti import Volume, check_same_grid, on_grid_of, read_volume
+from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import lesion_histogram
 
@@ -122,7 +122,7 @@ def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
     if mask is None:
         return facts
     facts.mask_dtype = str(mask.raw.dtype)
-    if image is not None and layout.orientation is not None:
+    if image is not None and sorted(mask.raw.shape) == sorted(image.raw.shape):
         try:
             mask = on_grid_of(mask, image)
         except UserError as error:
@@ -131,7 +131,7 @@ def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
             where = f"{relative(mask.path, settings.root)} {reason}"
             facts.add("error", "mask and image differ in geometry (affine)", where, fix)
             return facts
-    labels = layout.labels_of(axes.to_dhw(mask.values))
+    labels = layout.labels_of(axes.to_dhw(mask.labels))
     _measure_labels(facts, labels, settings)
     lesion = np.isin(labels, layout.lesion_labels)
     if facts.spacing_mm is not None and lesion.any():
@@ -147,16 +147,6 @@ def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
             "export the mask again on the image's grid: one voxel of the mask for each of the image",
         )
         return facts
-    try:
-        check_same_grid(mask, image)
-    except UserError:
-        gap = np.abs(mask.affine - image.affine)
-        facts.add(
-            "warning",
-            "mask and image differ in geometry (affine), although the shapes agree",
-            f"{where} (by up to {gap.max():.3g})",
-            "look whether the mask lies on the lesion in check_dataset.png; voxels are matched by index",
-        )
     if facts.window is not None and lesion.any():
         _measure_lesion(facts, values[lesion], labels[lesion], layout, settings.bins)
     return facts

@@ -12,9 +12,9 @@ import numpy as np
 from LeFusion.check.facts import SAMPLE, CaseFacts, CheckSettings, Finding, relative, triple
 from LeFusion.check.files import patients_of
 from LeFusion.check.findings import bins_in_use, merged
-from LeFusion.dataset.axes import Axes, paired
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import crop, lesion_box
-from LeFusion.dataset.nifti import atomic_file, read_volume
+from LeFusion.dataset.nifti import atomic_file, on_grid_of, read_volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.runtime.tables import markdown_table
@@ -260,7 +260,7 @@ def _stored_arrays(case: CaseFacts, settings: CheckSettings) -> tuple[np.ndarray
     image = (case.window.to_network(axes.to_dhw(volume.values)) + 1) / 2
     if case.mask_dtype:
         with suppress(UserError):
-            return image, axes.to_dhw(paired(read_volume(case.mask_path), volume, settings.layout).values)
+            return image, axes.to_dhw(on_grid_of(read_volume(case.mask_path), volume).labels)
     return image, np.zeros(image.shape, np.float32)
 
 

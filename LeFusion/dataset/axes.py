@@ -8,7 +8,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from LeFusion.dataset.boxes import Box, Size
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.nifti import Volume, check_affine, on_grid_of
+from LeFusion.dataset.nifti import Volume
 from LeFusion.errors import UserError
 
 WHOLE = 3  # times the slices of the network's region: a volume with more of them is no region
@@ -24,14 +24,10 @@ class Axes:
 
     @classmethod
     def of(cls, volume: Volume, layout: Layout) -> "Axes":
-        """With a layout's orientation from the affine; without one the depth axis first, nothing reversed.
-
-        Raises UserError, naming the file, where an affine is needed and says nothing.
-        """
+        """With a layout's orientation from the affine; without one the depth axis first, nothing reversed."""
         if layout.orientation is None:
             others = [axis for axis in range(3) if axis != layout.depth_axis]
             return cls((layout.depth_axis, *others))
-        check_affine(volume)
         turn = ornt_transform(io_orientation(volume.affine), axcodes2ornt(layout.orientation))
         order = np.argsort(turn[:, 0])
         return cls(tuple(int(axis) for axis in order), tuple(bool(turn[axis, 1] < 0) for axis in order))
@@ -66,29 +62,13 @@ class Axes:
         )
 
     def spacing_mm(self, volume: Volume) -> tuple[float, float, float]:
-        """Distance of voxels along (depth, height, width). Raises UserError for an affine that has none."""
-        check_affine(volume)
+        """Distance of voxels along (depth, height, width)."""
         stored = np.linalg.norm(volume.affine[:3, :3], axis=0).tolist()
         return tuple(stored[axis] for axis in self.order)
 
     @property
     def _steps(self) -> tuple[slice, slice, slice]:
         return tuple(slice(None, None, -1 if flip else None) for flip in self.flips)
-
-
-def paired(mask: Volume, image: Volume, layout: Layout) -> Volume:
-    """A mask on its image's grid, in the same order. Without an orientation, voxels are matched by index.
-
-    Raises UserError, naming both files, where the mask has no voxel at the place of each of the image.
-    """
-    if layout.orientation is not None:
-        return on_grid_of(mask, image)
-    if mask.raw.shape != image.raw.shape:
-        raise UserError(
-            f"{mask.path}: has shape {mask.raw.shape} but its image {image.path} has {image.raw.shape}; a "
-            "mask needs one voxel per image voxel"
-        )
-    return mask
 
 
 def refuse_turned(volume: Volume, layout: Layout, region_depth: int, data_type: str) -> None:
@@ -100,7 +80,6 @@ def refuse_turned(volume: Volume, layout: Layout, region_depth: int, data_type: 
     """
     if layout.orientation is not None:
         return
-    check_affine(volume)
     axis = layout.depth_axis
     axial = int(np.abs(volume.affine[2, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)).argmax())
     rows, columns = np.delete(volume.raw.shape, axis)

@@ -14,6 +14,7 @@ from LeFusion.errors import MissingFileError, UserError
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SPLITS = ("all", "train", "test")
 GENERATED = "_GenMask_"  # <image name>_GenMask_<number>: a mask that DiffMask made for an image
+LABELS = frozenset(range(2**16))  # what a label map may hold, the background 0 among it
 # What separates the patient from the rest in the names of images, masks and generated masks
 CASE_PARTS = ("_Vol_", "_CVol_", "_Mask_", "_CMask_", GENERATED)
 
@@ -57,10 +58,10 @@ class Layout:
         object.__setattr__(self, "lesion_labels", tuple(self.lesion_labels))
         object.__setattr__(self, "other_labels", tuple(self.other_labels))
         labels = (0, *self.lesion_labels, *self.other_labels)
-        if not self.lesion_labels or len(set(labels)) < len(labels):
+        if not self.lesion_labels or len(set(labels)) < len(labels) or not set(labels) <= LABELS:
             raise UserError(
                 f"lesion_labels {self.lesion_labels} and other_labels {self.other_labels} must be different "
-                "numbers above 0, at least one of them a lesion"
+                f"whole numbers from 1 to {max(LABELS)}, at least one of them a lesion"
             )
         if self.instances and (len(self.lesion_labels) > 1 or self.other_labels):
             raise UserError(
@@ -96,6 +97,11 @@ class Layout:
                 f"mask_names {self.mask_names} must be pairs (part of an image's name, what stands in its "
                 "place in the mask's name); the former may not be empty"
             )
+
+    @property
+    def label_dtype(self) -> np.dtype:
+        """What holds each of the labels: uint8, or uint16 where one is above 255."""
+        return np.min_scalar_type(max(*self.lesion_labels, *self.other_labels, 0, 1))
 
     def labels_of(self, values: np.ndarray) -> np.ndarray:
         """What a mask holds, with all its instances as the one lesion label."""

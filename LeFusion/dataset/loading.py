@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from LeFusion.dataset.axes import Axes, paired
+from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import (
     AIR,
     Box,
@@ -26,7 +26,7 @@ from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.edit import edit_part
 from LeFusion.dataset.grid import resample_masks, resample_part
 from LeFusion.dataset.intensity import IntensityMap, Window
-from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
 from LeFusion.dataset.parts import Part, fits, grouped, numbered, union
 from LeFusion.errors import UserError
 
@@ -40,10 +40,10 @@ class LoadedCase:
     """A case as stored (volumes, labels), and any box of it as the network sees it.
 
     mask_volume: on the grid of `volume`, in the same order. axes: between them and what is depth first.
-    labels_dhw: (D', H', W') uint8, every label, on the stored grid. shape: of the network's grid, which is
-    the stored one or that of `spacing_mm`. reference_mean: mean network intensity over the layout's
-    reference_label; None without one. instances_dhw: (D', H', W') uint8, the number of each lesion where the
-    mask says it (layout.instances); None: connected voxels are a lesion.
+    labels_dhw: (D', H', W') of layout.label_dtype, every label, on the stored grid. shape: of the network's
+    grid, which is the stored one or that of `spacing_mm`. reference_mean: mean network intensity over the
+    layout's reference_label; None without one. instances_dhw: as labels_dhw, the number of each lesion where
+    the mask says it (layout.instances); None: connected voxels are a lesion.
     """
 
     case: Case
@@ -280,13 +280,15 @@ def load_case(
     files, shapes that differ, an empty mask, or a label that the layout does not know.
     """
     volume, mask_volume = read(case.image_path), read(case.mask_path)
-    axes, mask_volume = Axes.of(volume, layout), paired(mask_volume, volume, layout)
+    axes, mask_volume = Axes.of(volume, layout), on_grid_of(mask_volume, volume)
     _check_labels(case, mask_volume, layout, need_lesion=relabel is None)
-    stored = mask_volume.raw if _is_plain(mask_volume) else mask_volume.values.astype(np.uint8)
+    dtype = layout.label_dtype
+    plain = mask_volume.raw.dtype == dtype and mask_volume.slope == 1 and mask_volume.inter == 0
+    stored = mask_volume.raw if plain else mask_volume.labels.astype(dtype)
     labels, instances = axes.to_dhw(stored), None
     if layout.instances:
         instances = labels
-        labels = layout.labels_of(labels).astype(np.uint8)
+        labels = layout.labels_of(labels).astype(dtype)
     if relabel is not None:
         values = axes.to_dhw(volume.values)
         try:
@@ -328,10 +330,6 @@ def region_box(lesion: Box, organ: Box | None, shape: Size, size: Sequence[int])
     return box_around(lesion, shape, size)
 
 
-def _is_plain(mask: Volume) -> bool:
-    return mask.raw.dtype == np.uint8 and mask.slope == 1 and mask.inter == 0
-
-
 def _within(box: Box, shape: Size) -> Box:
     """The part of a box that lies in the volume."""
     start = tuple(max(s, 0) for s in box.start)
@@ -345,7 +343,7 @@ def _shifted(box: Box, origin: Box) -> Box:
 
 
 def _check_labels(case: Case, mask: Volume, layout: Layout, need_lesion: bool) -> None:
-    found = set((np.unique(mask.raw).astype(np.float64) * mask.slope + mask.inter).tolist())
+    found = set(mask.found_labels.tolist())
     if layout.instances:
         odd = sorted(value for value in found if not (value.is_integer() and 0 <= value <= MOST_INSTANCES))
         if odd:

@@ -6,7 +6,7 @@ import io
 import itertools
 import math
 import os
-import secrets
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +27,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 WHOLE = (slice(None),) * 3
 Piece = tuple[np.ndarray, np.ndarray, tuple[slice, slice, slice]]
 GRID_TOLERANCE = 0.1  # voxels by which the corners of two volumes on one grid may lie apart
+LABEL_TOLERANCE = 1e-3  # by which a label may differ from a whole number where a mask has a scale factor
 FLAT = 1e-3  # volume of a voxel whose edges are scaled to 1, below which its axes span no space
 GZIP_LEVEL = 4  # CT volumes shrink a few percent more at level 9, for several times the time
 
@@ -60,6 +61,17 @@ class Volume:
         """Voxel values in the file's units: float32, or float64 if float32 cannot hold each one exactly."""
         return self.part(WHOLE)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The same of a mask: whole numbers that a scale factor has moved a little are whole again."""
+        return self.values if self.slope == 1 and self.inter == 0 else whole_numbers(self.values)
+
+    @cached_property
+    def found_labels(self) -> np.ndarray:
+        """The different values of a mask, sorted, float64."""
+        found = np.unique(self.raw).astype(np.float64) * self.slope + self.inter
+        return np.unique(whole_numbers(found))
+
     def part(self, slices: tuple[slice, slice, slice]) -> np.ndarray:
         """The same of a part of the stored array."""
         raw = self.raw[slices]
@@ -71,11 +83,18 @@ class Volume:
         return narrow if np.array_equal(narrow, values) else values
 
 
+def whole_numbers(values: np.ndarray) -> np.ndarray:
+    """Values within LABEL_TOLERANCE of a whole number set to it: 255 stored with a slope of 1/255 is 1."""
+    whole = np.rint(values)
+    return np.where(np.abs(values - whole) <= LABEL_TOLERANCE, whole, values)
+
+
 def read_volume(path: str | os.PathLike) -> Volume:
     """Read a `.nii` or `.nii.gz` file (NIfTI-1 or NIfTI-2, either byte order) completely into memory.
 
     Raises FileNotFoundError when there is no such file and ValueError when it is damaged, is no NIfTI file,
-    is not 3D, or holds NaN or infinite values. The message is one line and names the file.
+    is not 3D, has an affine that does not say where voxels lie, or holds NaN or infinite values. The message
+    is one line and names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -94,6 +113,7 @@ def read_volume(path: str | os.PathLike) -> Volume:
         )
     raw = header.raw_data_from_fileobj(io.BytesIO(content))
     volume = Volume(path, raw, slope, inter, affine, header)
+    check_affine(volume)
     if not np.isfinite(np.array([raw.min(), raw.max()], np.float64) * slope + inter).all():
         bad = raw.size - np.count_nonzero(np.isfinite(volume.values))
         raise UserError(
@@ -110,8 +130,6 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
             f"{volume.path}: has shape {volume.raw.shape} but {other.path} has {other.raw.shape}; "
             "resample it to that grid"
         )
-    check_affine(volume)
-    check_affine(other)
     corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in volume.raw.shape))])
     apart = (volume.affine - other.affine) @ corners.T  # mm, at their largest in a corner
     if np.abs(np.linalg.solve(other.affine[:3, :3], apart[:3])).max() > GRID_TOLERANCE:
@@ -142,8 +160,6 @@ def on_grid_of(volume: Volume, other: Volume) -> Volume:
         check_same_grid(volume, other)
         return volume
     except UserError as error:
-        check_affine(volume)
-        check_affine(other)
         turn = ornt_transform(io_orientation(volume.affine), io_orientation(other.affine))
         affine = volume.affine @ inv_ornt_aff(turn, volume.raw.shape)
         turned = replace(volume, raw=apply_orientation(volume.raw, turn), affine=affine)
@@ -198,21 +214,23 @@ def write_volume_like(source: Volume, values: np.ndarray, mask: np.ndarray, path
 
 
 def write_label_like(source: Volume, labels: np.ndarray, path: str | os.PathLike) -> None:
-    """Write a uint8 label map (stored axis order, shape of `source`) in the geometry of `source`, unscaled.
+    """Write a label map (stored axis order, shape of `source`) in the geometry of `source`, unscaled.
 
-    Raises ValueError for another shape or type (uint8 and bool are taken), OSError when it cannot be written.
+    labels: uint8, bool (written as uint8) or uint16. Raises ValueError for another shape or type, OSError
+    when the file cannot be written.
     """
     if np.shape(labels) != source.raw.shape:
         raise UserError(
             f"{path}: labels {np.shape(labels)} must have the shape {source.raw.shape} of {source.path}"
         )
-    if not np.can_cast(labels.dtype, np.uint8):
-        raise UserError(f"{path}: labels must be uint8, not {labels.dtype}; convert them first")
+    if not np.can_cast(labels.dtype, np.uint16):
+        raise UserError(f"{path}: labels must be uint8 or uint16, not {labels.dtype}; convert them first")
+    stored = np.asarray(labels).astype(np.result_type(labels.dtype, np.uint8))
     header = source.header.copy()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(stored.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0  # the source's display window does not suit labels
-    _write(header, np.asarray(labels).astype(np.uint8), path)
+    _write(header, stored, path)
 
 
 @contextmanager
@@ -220,14 +238,16 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside `path`: what is written there appears at `path` complete or not at all.
 
     Makes missing folders. On a clean exit the file is synced and renamed; on any error or interrupt it is
-    removed. The temporary name starts with a dot (so no case finder takes it) and keeps the ending (so
-    np.save and others do not add one). An OSError, such as a full disk, becomes an OSError of one line that
+    removed; what a killed process left is removed by the next that writes to `path`. The temporary name
+    starts with a dot (so no case finder takes it) and keeps the ending (so np.save and others do not add
+    one). An OSError, such as a full disk, becomes an OSError of one line that
     names `path` and the reason.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    temporary = path.with_name(f".{os.getpid():08x}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
@@ -241,6 +261,31 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise StorageError(f"cannot write {path}: {error.strerror or _one_line(error)}") from error
         raise
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes the temporary files for `path` of processes that run no more, and those of this one."""
+    ending = f".{path.name}"
+    with os.scandir(path.parent) as entries:
+        found = [entry.name for entry in entries if entry.name.endswith(ending)]
+    for name in found:
+        process = re.fullmatch(r"\.([0-9a-f]{8})", name.removesuffix(ending))
+        if process and not _runs(int(process[1], 16)):
+            with suppress(OSError):
+                path.with_name(name).unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number runs on this machine."""
+    if process in (0, os.getpid()):
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _decompressed(path: Path) -> bytes:
@@ -271,6 +316,8 @@ def _parse_header(path: Path, content: bytes) -> tuple[Nifti1Header, np.ndarray,
         ) from error
     if not header["magic"].item().startswith(b"n+"):
         raise UserError(f"{path}: is the header of a .hdr/.img pair; save it as one .nii.gz file")
+    if np.isinf(header["scl_slope"]):
+        raise UserError(f"{path}: its scale factor is infinite; export it again")
     if slope is None:  # 0 or NaN: the standard says "no scaling"
         slope, inter = 1.0, 0.0
     return header, affine, slope, inter

@@ -28,7 +28,8 @@ COLUMNS = ("case", "type", "donor", "intensities_from", "image", "label")
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """An image with its labels, depth first. values: (D, H, W) in the image's units; labels: uint8."""
+    """An image with its labels, depth first. values: (D, H, W) in the image's units; labels: as read_pair
+    gives them."""
 
     case: Case
     volume: Volume

@@ -38,7 +38,9 @@ def paint(
         if not own.any():
             raise UserError("marks no place for a lesion")
         mask = deformed_ellipsoid(own, scan.spacing_mm, generator)
-        labels = np.where(mask, layout.lesion_labels[0], np.where(own, 0, scan.labels)).astype(np.uint8)
+        labels = np.where(mask, layout.lesion_labels[0], np.where(own, 0, scan.labels)).astype(
+            layout.label_dtype
+        )
     texture = mean + sd * smooth_noise(mask, scan.spacing_mm, generator)
     share = fade(mask, scan.spacing_mm, blend_mm)
     return Painted(scan.values + share * (texture - scan.values), labels, "", donor.case.name)

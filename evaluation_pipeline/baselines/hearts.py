@@ -70,7 +70,7 @@ def made_up_lesion(
     if not mask.any():  # between the slices of a heart with few of them: the voxel nearest to the middle
         mask = known & (outside == outside[known].min())
     healthy = np.where(np.isin(scan.labels, layout.lesion_labels), layout.myocardium_label, scan.labels)
-    return np.where(mask, layout.lesion_labels[0], healthy).astype(np.uint8), mask
+    return np.where(mask, layout.lesion_labels[0], healthy).astype(layout.label_dtype), mask
 
 
 def healthy_scale(scan: Scan, layout: Layout) -> tuple[float, float]:

@@ -125,14 +125,14 @@ def read_label_map(path: Path, scheme: LabelScheme) -> tuple[Volume, np.ndarray]
     Raises ValueError for values that are not whole or not of the scheme, besides what read_volume raises.
     """
     volume = read_volume(path)
-    values = np.unique(volume.values)
+    values = volume.found_labels
     allowed = frozenset(range(256)) if scheme.allowed is None else scheme.allowed
     bad = [float(value) for value in values if value not in allowed]
     if bad:
         expected = "whole numbers from 0 to 255" if scheme.allowed is None else _list(scheme.allowed)
         hint = "" if len(scheme.lesions) > 1 or scheme.wall else "; name the lesions with --lesion_labels"
         raise UserError(f"{path}: has label values {_list(bad[:5])} but expected {expected}{hint}")
-    return volume, volume.values.astype(np.int16)
+    return volume, volume.labels.astype(np.int16)
 
 
 def check_references(cases: Sequence[EvaluationCase], scheme: LabelScheme) -> None:

@@ -15,7 +15,7 @@ from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import NIFTI_ENDINGS
 from LeFusion.dataset.edit import edit_masks
 from LeFusion.dataset.intensity import IntensityMap
-from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
+from LeFusion.dataset.nifti import Volume, check_same_grid, on_grid_of, read_volume
 from LeFusion.errors import MissingFileError, UserError
 
 GENERATED_MASK = re.compile(r"_GenMask_\d+$")  # ends the name of an image painted into such a mask
@@ -88,10 +88,11 @@ def read_lesion(
 def read_pair(
     image_path: Path, mask_path: Path, data_type: DataType
 ) -> tuple[Volume, np.ndarray, np.ndarray]:
-    """(image, its labels (D, H, W) uint8, the same in stored axis order), after checks; see read_lesion."""
+    """(image, its labels (D, H, W) of layout.label_dtype, the same in stored axis order), after checks; see
+    read_lesion."""
     volume, mask_volume = read_volume(image_path), read_volume(mask_path)
-    check_same_grid(mask_volume, volume)
-    stored = data_type.layout.labels_of(mask_volume.values)
+    mask_volume = on_grid_of(mask_volume, volume)
+    stored = data_type.layout.labels_of(mask_volume.labels)
     found = np.unique(stored)
     unknown = [f"{v:g}" for v in found if v not in data_type.known_labels]
     if unknown:
@@ -101,7 +102,7 @@ def read_pair(
         )
     if not found.any():
         raise UserError(f"{mask_path}: is empty; a mask needs the lesion's voxels")
-    stored = stored.astype(np.uint8)
+    stored = stored.astype(data_type.layout.label_dtype)
     return volume, np.ascontiguousarray(Axes.of(volume, data_type.layout).to_dhw(stored)), stored
 
 

@@ -77,7 +77,7 @@ class Preprocessing:
 
     def label(self, volume: Volume) -> Tensor:
         """(1, *grid) float32 label map at the network's spacing, for training."""
-        values = torch.from_numpy(np.ascontiguousarray(volume.values, np.float32))[None]
+        values = torch.from_numpy(np.ascontiguousarray(volume.labels, np.float32))[None]
         return _resized(values, self.grid(volume), "nearest")
 
     def to_stored(self, values: Tensor, volume: Volume) -> Tensor:
@@ -107,7 +107,7 @@ def check_pair(
     """
     image, label = read_volume(image_path), read_volume(label_path)
     check_same_grid(label, image)
-    found = np.unique(label.values)
+    found = label.found_labels
     unknown = found[~np.isin(found, label_values)]
     if unknown.size:
         raise UserError(

@@ -244,7 +244,7 @@ def validate(
     scores = torch.zeros(len(cases), len(lesions), dtype=torch.float64, device=accelerator.device)
     for i in range(accelerator.process_index, len(cases), accelerator.num_processes):
         predicted = segmenter.predict(cases[i].image, overlap, mirror=False)
-        reference = read_volume(cases[i].label).values
+        reference = read_volume(cases[i].label).labels
         for k, value in enumerate(lesions.values()):
             scores[i, k] = dice(predicted == value, reference == value)
     means = accelerator.reduce(scores, reduction="sum").mean(dim=0).tolist()

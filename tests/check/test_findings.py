@@ -57,8 +57,8 @@ DEFECTS = {
     ),
     "geometry": (
         lambda s: shift(mask_of(s)),
-        "warning",
-        ["P-0002_Mask_1.nii.gz (by up to 5)", "look"],
+        "error",
+        ["P-0002_Mask_1.nii.gz", "up to 5 mm apart", "export the mask again"],
     ),
     "empty mask": (
         lambda s: rewrite(mask_of(s), lambda a: a * 0),
@@ -161,8 +161,9 @@ def test_errors_come_first_and_many_files_are_one_line(check, sick, case_writer,
         rewrite(mask, lambda a: a * 0, np.diag([2.5, 0.7, 0.8, 1]))
     shift(mask_of(sick, 1))
     code, out, _ = check()
-    errors, warnings = findings_in(out)
-    assert code == 1 and "7 errors, 1 warning" in out and errors.startswith("- **error**")
+    moved, errors = sorted(findings_in(out), key=lambda line: "(7)" in line)
+    assert "differ in geometry" in moved
+    assert code == 1 and "8 errors, 0 warnings" in out and errors.startswith("- **error**")
     assert "(7)" in errors and "P-0015_Mask_1" in errors and "P-0016_Mask_1" not in errors
     assert "and 2 more (check_dataset.csv)" in errors
     assert "no lesion" in rows_of(tmp_path / "out")["P-0017_Vol_1"]["problem"]

@@ -3,9 +3,11 @@
 import os
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 from LeFusion.dataset.cases import Layout, find_cases, find_images, output_mask_name, patient_of
+from LeFusion.errors import UserError
 
 LIDC = Layout()
 EMIDEC = Layout(
@@ -228,6 +230,16 @@ def test_output_mask_names():
     assert output_mask_name("liver_0000_0000.nii.gz", NNUNET) == "liver_0000.nii.gz"
     with pytest.raises(ValueError, match=r"'A\.nii\.gz'"):
         output_mask_name("A.nii.gz", LIDC)
+
+
+@pytest.mark.parametrize("labels", [[-1], [0], [65536], [1.5]])
+def test_a_layout_takes_labels_that_a_label_map_can_hold(labels):
+    with pytest.raises(UserError, match="whole numbers from 1 to 65535"):
+        Layout(lesion_labels=labels)
+    with pytest.raises(UserError, match="whole numbers from 1 to 65535"):
+        Layout(other_labels=labels)
+    assert Layout(other_labels=[255]).label_dtype == np.uint8
+    assert Layout(other_labels=[257]).label_dtype == np.uint16
 
 
 def test_layout_takes_lists_and_refuses_nonsense():

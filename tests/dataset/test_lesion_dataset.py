@@ -1,5 +1,7 @@
 """Items hold what the networks need, random draws depend on their address only, and bad cases are named."""
 
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -491,3 +493,36 @@ def test_matching_that_is_no_probability_is_refused():
     for wrong in (-0.1, 1.5):
         with pytest.raises(ValueError, match=f"histogram_matching={wrong}"):
             LesionDataset([], Layout(), histogram_matching=wrong)
+
+
+@pytest.mark.parametrize("label", [255, 256, 257, 65535])
+def test_labels_do_not_wrap(tmp_path, label):
+    case = make_case(tmp_path)
+    mask = nibabel.load(case.mask_path)
+    labels = np.asarray(mask.dataobj).astype(np.int32)
+    lesion = labels == 1
+    labels[:, 12:18, 12:20] = label
+    nibabel.save(nibabel.Nifti1Image(labels, mask.affine), case.mask_path)
+    loaded = load_case(case, Layout(other_labels=(label,)), (-1000, 400))
+    assert np.array_equal(loaded.stored_lesion(), lesion) and loaded.labels_dhw[0, 13, 14] == label
+    loaded = load_case(case, Layout(lesion_labels=(label,), other_labels=(1,)), (-1000, 400))
+    assert loaded.stored_lesion().sum() == (labels == label).sum()
+
+
+def test_a_mask_with_a_scale_factor_is_read_as_any_other(tmp_path):
+    case = make_case(tmp_path)
+    plain = load_case(case, Layout(), (-1000, 400))
+    mask = nibabel.load(case.mask_path)
+    mask.header.set_slope_inter(None, None)
+    nibabel.save(nibabel.Nifti1Image(mask.get_fdata(), mask.affine, mask.header), case.mask_path)
+    assert nibabel.load(case.mask_path).dataobj.slope == pytest.approx(1 / 255)
+    assert np.array_equal(load_case(case, Layout(), (-1000, 400)).labels_dhw, plain.labels_dhw)
+
+
+def test_a_mask_in_another_order_lies_where_it_lies_in_the_world(tmp_path):
+    case = make_case(tmp_path)
+    plain = load_case(case, Layout(), (-1000, 400))
+    mask = nibabel.Nifti1Image.from_bytes(gzip.decompress(case.mask_path.read_bytes()))
+    for turn in ([[0, -1], [1, -1], [2, 1]], [[2, 1], [0, -1], [1, 1]]):
+        nibabel.save(mask.as_reoriented(np.array(turn)), case.mask_path)
+        assert np.array_equal(load_case(case, Layout(), (-1000, 400)).labels_dhw, plain.labels_dhw)

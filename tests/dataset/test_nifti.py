@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import subprocess
 
 import nibabel
 import numpy as np
@@ -123,6 +124,32 @@ def test_label_map_has_the_sources_geometry_but_no_scaling(tmp_path):
     assert (image.header["sform_code"], image.header["qform_code"]) == (2, 1)
     assert image.header.get_xyzt_units() == ("mm", "sec")
     assert (read_volume(tmp_path / "b.nii.gz").slope, read_volume(tmp_path / "b.nii.gz").inter) == (1, 0)
+
+
+def test_labels_above_255_are_kept(tmp_path):
+    source = read_volume(save(tmp_path / "a.nii", np.zeros((2, 2, 2), np.int16)))
+    labels = np.array([0, 1, 255, 256, 257, 300, 65534, 65535], np.uint16).reshape(2, 2, 2)
+    write_label_like(source, labels, tmp_path / "b.nii")
+    assert np.array_equal(read_volume(tmp_path / "b.nii").raw, labels)
+
+
+@pytest.mark.parametrize(
+    "slope, stored, labels", [(1 / 255, 255, 1), (0.5, 4, 2), (2.0, 1, 2), (1 / 7, 21, 3)]
+)
+def test_a_scale_factor_leaves_labels_whole(tmp_path, slope, stored, labels):
+    volume = read_volume(save(tmp_path / "a.nii", np.array([[[0, stored]]], np.uint8), slope, 0))
+    assert volume.labels.tolist() == [[[0, labels]]] and volume.found_labels.tolist() == [0, labels]
+
+
+def test_what_is_no_whole_number_stays_for_the_message(tmp_path):
+    volume = read_volume(save(tmp_path / "a.nii", np.array([[[0, 1]]], np.uint8), 0.4, 0))
+    assert volume.found_labels.tolist() == pytest.approx([0, 0.4])
+
+
+def test_an_infinite_scale_factor_is_refused(tmp_path):
+    raw = np.zeros((2, 2, 2), np.uint8)
+    refused(save(tmp_path / "a.nii", raw, np.inf, 0), "scale factor is infinite")
+    refused(save(tmp_path / "b.nii", raw, 1, np.inf), "damaged NIfTI header")
 
 
 def test_same_voxels_give_the_same_bytes(tmp_path, monkeypatch):
@@ -267,3 +294,20 @@ def test_atomic_file_appears_only_when_complete(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "a,b\n" and len(list(path.parent.iterdir())) == 1
+
+
+def test_what_killed_processes_left_is_removed_by_the_next(tmp_path):
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        alive = tmp_path / f".{process.pid:08x}.a.nii.gz"
+        dead = [tmp_path / ".ffffff00.a.nii.gz", tmp_path / f".{os.getpid():08x}.a.nii.gz"]
+        others = [tmp_path / ".ffffff00.b.nii.gz", tmp_path / ".note.a.nii.gz"]
+        for path in (alive, *dead, *others):
+            path.write_bytes(b"half")
+        with atomic_file(tmp_path / "a.nii.gz") as temporary:
+            temporary.write_bytes(b"whole")
+    finally:
+        process.kill()
+        process.wait()
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.nii.gz", alive, *others])
+    assert (tmp_path / "a.nii.gz").read_bytes() == b"whole"
