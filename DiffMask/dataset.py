@@ -21,7 +21,15 @@ from DiffMask.sphere import (
 )
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import Box
-from LeFusion.dataset.cases import GENERATED, SPLITS, Layout, find_images, patient_of, read_names
+from LeFusion.dataset.cases import (
+    GENERATED,
+    SPLITS,
+    Layout,
+    check_listed,
+    find_images,
+    patient_of,
+    read_names,
+)
 from LeFusion.dataset.grid import resample_masks
 from LeFusion.dataset.nifti import read_volume
 from LeFusion.diffusion import address_seed
@@ -89,12 +97,7 @@ def find_masks(
     if test_txt is None:
         raise UserError(f"split {split!r} needs the list of test cases; give the path of test.txt")
     listed = {_mask_name(name, layout) for name in read_names(test_txt)}
-    absent = sorted(listed - set(masks))
-    if split == "test" and absent:
-        raise MissingFileError(
-            f"{test_txt}: lists cases whose masks are not in {folder}, such as {absent[0]}; add the masks or "
-            "remove the lines"
-        )
+    check_listed(test_txt, listed, masks, f"{len(masks)} masks in {folder}")
     chosen = {name: path for name, path in masks.items() if (name in listed) == (split == "test")}
     if not chosen:
         raise MissingFileError(

@@ -158,7 +158,7 @@ def run(arguments: argparse.Namespace) -> None:
     chosen |= {name: given_path(path) for name, path in chosen.items() if name in SOURCE_OPTIONS}
     written = prepare(**chosen)
     output = arguments.output_dir
-    counts = {split: len(list((output / SPLITS[split][0]).glob("*.nii.gz"))) for split in SPLITS}
+    counts = {split: len(list((output / SPLITS[split][0]).glob("[!.]*.nii.gz"))) for split in SPLITS}
     print(
         f"{output}: {counts['train']} training and {counts['test']} test cases, {written} files written now, "
         f"{output / DESCRIPTION}"

@@ -17,7 +17,7 @@ def refuse_others(output_dir: Path, names: set[str], starts: tuple[str, ...]) ->
     """
     for path in sorted((output_dir / "Mask").glob("*.nii*")):
         name = path.name.removesuffix(".gz").removesuffix(".nii")
-        if name not in names and not name.startswith(starts or "/"):
+        if name not in names and not name.startswith(".") and not name.startswith(starts or "/"):
             raise UserError(
                 f"{path} is not of this run and would be painted; move it away, or give another output_dir"
             )

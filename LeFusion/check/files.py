@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from LeFusion.check.facts import CaseFacts, CheckSettings, Finding, relative
-from LeFusion.dataset.cases import Layout, find_cases, index_by_name, stem
+from LeFusion.dataset.cases import Layout, find_cases, index_by_name, listed_name, stem
 from LeFusion.errors import MissingFileError, UserError
 
 
@@ -81,7 +81,7 @@ def assign_split(facts: Sequence[CaseFacts], test_txt: Path | None, layout: Layo
         reason = "is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         fix = "write the names of the test images into it, one a line; an empty file for none"
         return [Finding("error", "the list of test images cannot be read", f"{test_txt} ({reason})", fix)]
-    names = [stem(Path(line.strip()).name) for line in lines if line.strip()]
+    names = [listed_name(line) for line in lines if line.strip()]
     findings, alike = [], {name.casefold(): name for name in images}
     for name, times in Counter(names).items():
         if times > 1:

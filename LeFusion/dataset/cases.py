@@ -1,9 +1,10 @@
 """Find the images of a data set and the masks that belong to each."""
 
+import difflib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def find_cases(
     root_dir: the folder that holds the image and the mask folder, or the image folder itself. Images may lie
         in sub-folders; a mask lies in the same sub-folder of the mask folder, or has a name that occurs only
         once in it. With mask_dir also any folder of images, or one image.
-    test_txt: a text file with one image name per line.
+    test_txt: a text file with one image name per line; each must be an image of the data set.
     split: "all", "test" (those listed in test_txt) or "train" (the others).
     skipped: a list to which images without a mask are reported; None makes them an error.
     mask_dir: where the masks are, if not in the layout's mask folder.
@@ -227,20 +228,13 @@ def _choose(
     if split not in SPLITS:
         raise UserError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     listed = read_names(test_txt) if test_txt is not None else None
-    if split == "all":
+    if split == "all" or not images:
         chosen = set(images)
     elif listed is None:
         raise UserError(f"split {split!r} needs the list of test cases; give the path of test.txt")
-    elif split == "train":
-        chosen = set(images) - listed
     else:
-        absent = sorted(listed - set(images))
-        if absent:
-            raise MissingFileError(
-                f"{test_txt}: lists {_shorten(absent)}, not found among the {len(images)} images in "
-                f"{image_dir}; add the image or remove the line"
-            )
-        chosen = listed
+        check_listed(test_txt, listed, images, f"{len(images)} images in {image_dir}")
+        chosen = set(images) - listed if split == "train" else listed
     if not chosen:
         raise MissingFileError(
             f"{image_dir}: no case found (split {split}, {len(images)} images seen, "
@@ -250,7 +244,7 @@ def _choose(
 
 
 def read_names(test_txt: str | os.PathLike) -> set[str]:
-    """The names that a list of test images holds, one a line, without their ending.
+    """The names that a list of test images holds, one a line, see `listed_name`.
 
     Raises MissingFileError where there is no such file, UserError where it is no text.
     """
@@ -261,19 +255,54 @@ def read_names(test_txt: str | os.PathLike) -> set[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text; save it as plain text with one name per line") from error
-    return {stem(line.strip()) for line in lines if line.strip()}
+    return {listed_name(line) for line in lines if line.strip()}
+
+
+def listed_name(line: str) -> str:
+    """The name that a line of a list of images holds: without the folder before it and the ending."""
+    return stem(re.split(r"[/\\]", line.strip())[-1])
+
+
+def check_listed(test_txt: str | os.PathLike, listed: set[str], known: Iterable[str], where: str) -> None:
+    """Raises MissingFileError, with a name that is like it, where a listed name is none of those known.
+
+    It would change nothing, and what it was meant for would be trained on. where: what is known, in words.
+    """
+    known = list(known)
+    absent = sorted(listed.difference(known))
+    if absent:
+        like = {name.casefold(): name for name in known}
+        near = difflib.get_close_matches(absent[0].casefold(), like, 1, 0.7)
+        hint = f" (for {absent[0]} there is {like[near[0]]})" if near else ""
+        raise MissingFileError(
+            f"{test_txt}: lists {_shorten(absent)}, not found among the {where}{hint}; correct or remove the "
+            "line, or give another list"
+        )
 
 
 def index_by_name(folder: Path) -> dict[str, list[Path]]:
     """All NIfTI files at any depth below `folder`, by name without ending. Names with a leading dot are
     skipped."""
     found = defaultdict(list)
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.endswith(NIFTI_ENDINGS) and not name.startswith("."):
-                found[stem(name)].append(Path(parent, name))
+    for path in _files_below(folder):
+        if path.name.endswith(NIFTI_ENDINGS):
+            found[stem(path.name)].append(path)
     return found
+
+
+def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Links are followed, but not back to a folder that they lie in (above: real paths of these)."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files_below(path, (*above, real))
+        elif path.is_file():
+            yield path
 
 
 def _generated(masks: dict[str, list[Path]]) -> dict[str, list[Path]]:

@@ -108,7 +108,7 @@ def training_cases(
     if layout.image_folder == "imagesTr":
         train = find_cases(root, layout)
         held_out = replace(layout, image_folder="imagesTs", mask_folder="labelsTs")
-        test = find_cases(root, held_out) if any((root / "imagesTs").glob("*.nii*")) else []
+        test = find_cases(root, held_out) if any((root / "imagesTs").glob("[!.]*.nii*")) else []
         return train, test
     if test_txt_path is None:
         folder = root.parent if root.name == layout.image_folder else root

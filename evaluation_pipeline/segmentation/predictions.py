@@ -117,7 +117,9 @@ def fingerprint(path: Path) -> str:
         best = path / BEST_MODEL
         if best.is_file():
             return fingerprint(best)
-        parts = [f"{p.relative_to(path)} {fingerprint(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
+        parts = [
+            f"{p.relative_to(path)} {fingerprint(p)}" for p in sorted(path.rglob("[!.]*")) if p.is_file()
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return sha256_of_file(path)
 

@@ -156,6 +156,8 @@ def test_hidden_and_foreign_files_are_ignored(lidc):
         "B_Vol_2\r\nC_CVol_1",
         "\ufeffB_Vol_2\n\n  C_CVol_1  \n\n",
         "B_Vol_2.nii.gz\nC_CVol_1.nii\nB_Vol_2\n",
+        "Image/B_Vol_2.nii.gz\n/data/LIDC/Image/C_CVol_1\n",
+        "Image\\B_Vol_2.nii.gz\n..\\C_CVol_1",
     ],
 )
 def test_splits_follow_the_list(lidc, text):
@@ -181,15 +183,34 @@ def test_errors_name_the_place_and_the_value(lidc, tmp_path):
         with refused(FileNotFoundError, listing, "no such file"):
             find_cases(lidc, LIDC, listing, split)
     listing.write_text("A_Vol_1\nGone_Vol_1\nB_Vol_2\n")
-    with refused(FileNotFoundError, listing, "Gone_Vol_1", "3 images"):
-        find_cases(lidc, LIDC, listing, "test")
-    assert names(find_cases(lidc, LIDC, listing, "train")) == ["C_CVol_1"]
+    for split in ("test", "train"):  # an image meant for testing would be trained on
+        with refused(FileNotFoundError, listing, "Gone_Vol_1", "3 images"):
+            find_cases(lidc, LIDC, listing, split)
     listing.write_text("")
     with refused(FileNotFoundError, lidc / "Image", "split test", "3 images", "0 names"):
         find_cases(lidc, LIDC, listing, "test")
     listing.write_bytes("A_Vol_1\n".encode("utf-16"))
     with refused(ValueError, listing, "UTF-8"):
         find_cases(lidc, LIDC, listing, "test")
+
+
+@pytest.mark.parametrize("line", ["a_vol_1", "A_Vol_l", "A_Vol_1.mha", "A_Vol_1_"])
+def test_a_listed_name_that_is_no_image_is_refused_with_the_nearest(lidc, line):
+    (lidc / "test.txt").write_text(line)
+    with refused(FileNotFoundError, lidc / "test.txt", line, "there is A_Vol_1)"):
+        find_cases(lidc, LIDC, lidc / "test.txt", "train")
+
+
+def test_links_in_a_circle_end(lidc):
+    other = lidc.parent / "other"
+    make(other, "D_Vol_1.nii.gz")
+    for link, target in (
+        (lidc / "Image" / "again", lidc / "Image"),
+        (lidc / "Image" / "o", other),
+        (other / "l", lidc / "Image"),
+    ):
+        link.symlink_to(target)
+    assert {path.name for path in find_images(lidc / "Image").values()} > {"D_Vol_1.nii.gz"}
 
 
 def test_missing_masks_are_named(lidc):
