@@ -15,6 +15,7 @@ from DiffMask.postprocess import CORNERS
 from DiffMask.settings import FROM_MASKS, PLACED, MaskInferenceSettings
 from LeFusion.dataset.axes import Axes, refuse_turned
 from LeFusion.dataset.cases import GENERATED
+from LeFusion.dataset.hounsfield import refuse_other_units
 from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import given_path
@@ -48,7 +49,7 @@ class SphereDrafts:
         self.options = settings.model_dump(
             include={"diameter_mm", "border_mm", "inside_share", "vessel_share"}
         )
-        self.separate = settings.separate
+        self.separate, self.window = settings.separate, settings.window
         self.region_depth, self.data_type = settings.diffusion_depth_size, settings.data_type
         self.organs = beside(given_path(settings.organ_masks), "organ_masks", len(scans))
         self.lesions = beside(given_path(settings.lesion_masks), "lesion_masks", len(scans))
@@ -62,6 +63,7 @@ class SphereDrafts:
     def __call__(self, scan: Scan) -> list[Draft]:
         volume = read_volume(scan.path)
         refuse_turned(volume, self.layout, self.region_depth, self.data_type)
+        refuse_other_units(volume, self.window)
         axes = Axes.of(volume, self.layout)
         spacing, image = axes.spacing_mm(volume), np.ascontiguousarray(axes.to_dhw(volume.values))
         organ, lesions = (

@@ -13,6 +13,7 @@ from nibabel.orientations import aff2axcodes
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import Size
 from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.hounsfield import refuse_other_units
 from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
 from LeFusion.errors import UserError
@@ -118,6 +119,12 @@ def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
     if image is not None:
         values = axes.to_dhw(image.values)
         _measure_intensities(facts, values, settings)
+        try:
+            refuse_other_units(image, settings.window)
+        except UserError as error:
+            reason, _, fix = str(error).removeprefix(f"{image.path}: ").rpartition("; ")
+            where = f"{relative(image.path, settings.root)} {reason}"
+            facts.add("error", "the image is not in HU", where, fix)
         facts.dtype = str(image.raw.dtype)
     if mask is None:
         return facts

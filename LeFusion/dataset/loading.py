@@ -25,6 +25,7 @@ from LeFusion.dataset.boxes import (
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.edit import edit_part
 from LeFusion.dataset.grid import resample_masks, resample_part
+from LeFusion.dataset.hounsfield import refuse_other_units
 from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
 from LeFusion.dataset.parts import Part, fits, grouped, numbered, union
@@ -281,6 +282,7 @@ def load_case(
     """
     volume, mask_volume = read(case.image_path), read(case.mask_path)
     axes, mask_volume = Axes.of(volume, layout), on_grid_of(mask_volume, volume)
+    refuse_other_units(volume, window)
     _check_labels(case, mask_volume, layout, need_lesion=relabel is None)
     dtype = layout.label_dtype
     plain = mask_volume.raw.dtype == dtype and mask_volume.slope == 1 and mask_volume.inter == 0

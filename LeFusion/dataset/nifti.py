@@ -175,10 +175,11 @@ def with_values(source: Volume, pieces: Sequence[Piece], path: str | os.PathLike
 
     pieces: (values, mask, part) each. values: in the source's units and stored axis order, of the shape of
     the part of the source; read only where mask is True. mask: bool, same shape. Inside it values are
-    converted to the stored data type (rounded and clipped for integers); every voxel outside is the stored
+    converted to the stored data type (rounded for integers); every voxel outside is the stored
     number itself, so bit-identical. Header, geometry and scaling are the source's.
 
-    Raises ValueError for another shape, a mask that is not bool or values in it that are not finite.
+    Raises ValueError for another shape, a mask that is not bool or values in it that are not finite or that
+    the data type cannot hold.
     """
     raw = source.raw.copy()
     for values, mask, part in pieces:
@@ -198,7 +199,16 @@ def with_values(source: Volume, pieces: Sequence[Piece], path: str | os.PathLike
             raise UserError(
                 f"{path}: {bad} of {new_values.size} new voxels are NaN or infinite; nothing was written"
             )
-        raw[part][mask] = _to_stored((new_values - source.inter) / source.slope, raw.dtype)
+        scaled = (new_values - source.inter) / source.slope
+        stored = _to_stored(scaled, raw.dtype)
+        beyond = np.abs(stored - scaled) > np.maximum(0.51, 1e-6 * np.abs(scaled))
+        if beyond.any():
+            raise UserError(
+                f"{path}: {np.count_nonzero(beyond)} of {new_values.size} new voxels, such as "
+                f"{new_values[beyond][0]:g}, do not fit into {raw.dtype}, the type of {source.path}; nothing "
+                "was written. Save the source as int16 or float32"
+            )
+        raw[part][mask] = stored
     return replace(source, path=Path(path), raw=raw)
 
 

@@ -90,16 +90,21 @@ def test_values_are_the_scaled_numbers_and_as_wide_as_needed(tmp_path):
     assert fine.dtype == np.float64 and fine.item() == 2**24 + 1
 
 
-def test_new_values_are_rounded_and_clipped_to_integer_types(tmp_path):
+def test_new_values_are_rounded_to_integer_types(tmp_path):
     source = read_volume(save(tmp_path / "a.nii", np.zeros((1, 1, 5), np.uint8), 2, 10))
-    values = np.array([[[-500.0, 10.9, 11.1, 14, 9000]]])
+    values = np.array([[[9.1, 10.9, 11.1, 14, 520.9]]])
     write_volume_like(source, values, np.ones((1, 1, 5), bool), tmp_path / "b.nii")
     assert read_volume(tmp_path / "b.nii").raw.tolist() == [[[0, 0, 1, 2, 255]]]
 
-    source = read_volume(save(tmp_path / "a.nii", np.zeros((1, 1, 2), np.int64)))
-    write_volume_like(source, np.array([[[-1e30, 1e30]]]), np.ones((1, 1, 2), bool), tmp_path / "b.nii")
-    low, high = read_volume(tmp_path / "b.nii").raw.ravel().tolist()
-    assert low == -(2**63) and high > 2**62
+
+@pytest.mark.parametrize(
+    "dtype, value", [("uint8", -1), ("uint8", 256), ("uint16", -1000), ("int16", 40000), ("int64", 1e30)]
+)
+def test_values_that_the_stored_type_cannot_hold_are_refused(tmp_path, dtype, value):
+    source = read_volume(save(tmp_path / "a.nii", np.zeros((1, 1, 2), dtype)))
+    with pytest.raises(ValueError, match=f"1 of 2 new voxels, such as .* do not fit into {dtype}"):
+        write_volume_like(source, np.array([[[0.0, value]]]), np.ones((1, 1, 2), bool), tmp_path / "b.nii")
+    assert not (tmp_path / "b.nii").exists()
 
 
 def test_header_extensions_survive(tmp_path):

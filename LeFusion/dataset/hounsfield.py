@@ -1,0 +1,41 @@
+"""Whether the numbers of a CT are Hounsfield units; files often hold raw scanner values instead."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from LeFusion.dataset.intensity import Window
+from LeFusion.dataset.nifti import Volume
+from LeFusion.errors import UserError
+
+LUNG = -500  # HU; a window that begins below shows lung
+FAT_TO_AIR = (-1100, -200)  # HU; what nearly every CT has, noise included
+BONE = 700  # HU; not a tenth of a CT is above
+NORMALISED = 10  # a range from minus this to this is no CT
+
+
+def refuse_other_units(image: Volume, window: Window) -> None:
+    """Raises UserError, naming the file, for a CT whose values are not in HU: raw scanner values
+    (HU + 1024), a rescale intercept taken twice, values brought to [-1, 1], a picture.
+
+    window: of the network; without a fixed one that begins below 0 the image is no CT, and all pass.
+    """
+    if not isinstance(window, Sequence) or isinstance(window, str) or not window[0] < 0:
+        return
+    values, low = image.values, window[0]
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest == highest:
+        return  # it says nothing
+    reason = ""
+    if -NORMALISED <= lowest and highest <= NORMALISED:
+        reason = "that is a normalised image"
+    elif highest < low or highest < 300 and float(np.median(values)) < min(low, LUNG) - 400:
+        reason = "that is too dark; was the rescale intercept applied twice?"
+    elif not ((values > FAT_TO_AIR[0]) & (values < FAT_TO_AIR[1])).any():
+        if low <= LUNG or float(np.percentile(values, 90)) > BONE:
+            reason = "nothing is as dark as air; raw scanner values are HU + 1024"
+    if reason:
+        raise UserError(
+            f"{image.path}: its values, {lowest:g} to {highest:g}, are not in HU ({reason}); convert it to "
+            "HU (air -1000, water 0) and store it as int16"
+        )
