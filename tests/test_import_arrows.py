@@ -158,7 +158,12 @@ def test_sources_keep_the_rules(path):
 @pytest.mark.parametrize("path", sources(), ids=module_name)
 def test_only_commands_see_a_configuration(path):
     module, source = module_name(path), path.read_text()
-    readers = ("LeFusion.runtime.commandline", "LeFusion.data_types", "benchmarks.painted")
+    readers = (
+        "LeFusion.runtime.commandline",
+        "LeFusion.runtime.overrides",
+        "LeFusion.data_types",
+        "benchmarks.painted",
+    )
     if not is_command(source) and module not in readers:
         roots = {name.split(".")[0] for name, _ in imports_of(module, source)}
         assert not roots & {"hydra", "omegaconf"}

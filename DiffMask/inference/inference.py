@@ -52,6 +52,7 @@ from LeFusion.runtime.commandline import (
     run_command,
     say,
 )
+from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.processes import Share, find_share
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import choose_conditions
@@ -241,6 +242,7 @@ def _write(draft: Draft, labels: np.ndarray, source: Volume, layout: Layout, pat
     write_label_like(source, axes.to_stored(labels), path)
 
 
+@any_path
 @hydra.main(version_base=None, config_path="../../LeFusion/configs", config_name="diffmask_inference")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(*read(plain(config))))

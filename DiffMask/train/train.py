@@ -22,6 +22,7 @@ from DiffMask.shapes.validation import SAMPLER, ShapeValidation
 from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import git_commit, given_path, output_folder, plain, run_command, say
+from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.training.settings import TrainingSettings
 from LeFusion.training.trainer import train
@@ -135,6 +136,7 @@ def _sample_sheet(
     return draw
 
 
+@any_path
 @hydra.main(version_base=None, config_path="../../LeFusion/configs", config_name="diffmask_train")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(MaskTrainSettings.of(plain(config))))

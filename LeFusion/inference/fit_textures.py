@@ -21,6 +21,7 @@ from LeFusion.dataset.dataset import LesionDataset
 from LeFusion.dataset.nifti import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import absolute_path, given_path, output_folder, plain, run_command
+from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.tables import markdown_table
 from LeFusion.settings import FitTexturesSettings
 from LeFusion.textures.fitted import Fit, Textures, describe, fit_textures, write_textures
@@ -160,6 +161,7 @@ def _report(textures: Textures, fit: Fit, lesions: int, unit: str) -> None:
         print(f"mean silhouette by number of types: {scores}")
 
 
+@any_path
 @hydra.main(version_base=None, config_path="../configs", config_name="fit_textures")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(FitTexturesSettings.of(plain(config))))

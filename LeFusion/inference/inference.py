@@ -41,6 +41,7 @@ from LeFusion.runtime.commandline import (
 )
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.memory import BatchSize, largest_batch
+from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.processes import find_share
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.histograms import lesion_histogram
@@ -373,6 +374,7 @@ def _largest_change_outside(case: LoadedCase, written: Volume, inside: np.ndarra
     return float(np.abs(values - source).max())
 
 
+@any_path
 @hydra.main(version_base=None, config_path="../configs", config_name="inference")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(InferenceSettings.of(plain(config))))

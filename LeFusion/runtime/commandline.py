@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
@@ -43,6 +44,17 @@ def project_path(path: str) -> str:
 OmegaConf.register_new_resolver("project", project_path, replace=True)
 if hasattr(sys, "set_int_max_str_digits"):
     sys.set_int_max_str_digits(0)  # or 5,000 digits stop Hydra with a traceback; settings refuse them
+
+
+def _say_what_ends(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """For sys.excepthook: Ctrl-C is no defect and needs no traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("\nstopped; what was written so far is complete", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _say_what_ends
 
 
 def first_existing(*paths: str) -> str:

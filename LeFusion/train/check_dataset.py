@@ -21,6 +21,7 @@ from LeFusion.check.files import assign_split, list_cases
 from LeFusion.check.findings import find_common_faults
 from LeFusion.check.report import findings_text, overview, save_picture, write_csv, write_text
 from LeFusion.runtime.commandline import given_path, output_folder, plain, run_command
+from LeFusion.runtime.overrides import any_path
 from LeFusion.settings import CheckDatasetSettings
 
 
@@ -66,6 +67,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+@any_path
 @hydra.main(version_base=None, config_path="../configs", config_name="check_dataset")
 def main(config: DictConfig) -> None:
     def command() -> None:

@@ -20,6 +20,7 @@ from LeFusion.errors import UserError
 from LeFusion.losses import LesionLoss
 from LeFusion.painting import SamplerSettings, paint
 from LeFusion.runtime.commandline import git_commit, given_path, output_folder, plain, run_command, say
+from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.settings import TrainSettings
 from LeFusion.textures.conditions import load_palette
@@ -163,6 +164,7 @@ def _sample_sheet(
     return draw
 
 
+@any_path
 @hydra.main(version_base=None, config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
     run_command(lambda: run(TrainSettings.of(plain(config))))

@@ -1,6 +1,9 @@
 """Errors become one line, paths are relative to where the command starts, outputs are checked early."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,17 @@ def test_a_stop_is_no_defect(stop, capsys):
     with pytest.raises(stop):
         run_command(end)
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_prints_no_traceback(tmp_path):
+    code = """
+import os, signal
+from LeFusion.runtime.commandline import run_command
+run_command(lambda: os.kill(os.getpid(), signal.SIGINT) or signal.pause())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT and done.stdout == ""
+    assert done.stderr.strip() == "stopped; what was written so far is complete"
 
 
 def test_paths(tmp_path, monkeypatch):

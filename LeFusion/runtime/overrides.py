@@ -1,0 +1,63 @@
+"""The arguments key=value of a command line, before Hydra reads them: a path may hold any character."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from LeFusion.errors import UserError
+
+SWEEPS = ("-m", "--multirun")  # only then a comma separates values
+
+
+def any_path(main: Callable) -> Callable:
+    """A Hydra command that also takes values which Hydra's grammar has no room for, see `quoted`."""
+
+    @wraps(main)
+    def run(*config):
+        if not config:
+            try:
+                sys.argv[1:] = quoted(sys.argv[1:])
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(1)
+        return main(*config)
+
+    return run
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """The arguments with quotes around values that Hydra cannot read without: those with =, (, [, #, ', ...
+    and, where it is no sweep, with commas.
+
+    Raises UserError for what is no key=value.
+    """
+    sweep = any(argument in SWEEPS for argument in arguments)
+    return [argument if argument.startswith("-") else _quoted(argument, sweep) for argument in arguments]
+
+
+def _quoted(argument: str, sweep: bool) -> str:
+    if _is_read(argument, sweep):
+        return argument
+    key, _, value = argument.partition("=")
+    # In quotes a backslash counts only before a quote
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    inside = f"{key}='{escaped}'"
+    if "=" not in argument or not _is_read(inside, sweep):
+        raise UserError(
+            f"cannot read the argument {argument}; write key=value, and a value with special characters in "
+            "two kinds of quotes: \"key='value'\""
+        )
+    return inside
+
+
+def _is_read(argument: str, sweep: bool) -> bool:
+    """Whether Hydra can read it, and as one value unless this is a sweep."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        return sweep or not override.is_sweep_override()
+    except HydraException:
+        return False
