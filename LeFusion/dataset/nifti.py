@@ -40,6 +40,8 @@ class Volume:
     slope, inter: a voxel's value is raw * slope + inter.
     affine: (4, 4) voxel index to mm.
     header: the file's header with its extensions, scl_slope as stored.
+
+    Raises UserError, naming the file, for an affine that does not say where voxels lie.
     """
 
     path: Path
@@ -48,6 +50,16 @@ class Volume:
     inter: float
     affine: np.ndarray
     header: Nifti1Header  # a Nifti2Header is one, too
+
+    def __post_init__(self):
+        axes = self.affine[:3, :3]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            space = abs(np.linalg.det(axes / np.linalg.norm(axes, axis=0)))
+        if not (np.isfinite(self.affine).all() and space > FLAT):
+            raise UserError(
+                f"{self.path}: its affine {np.round(self.affine[:3], 3).tolist()} does not say where voxels "
+                "lie; write the file again with its geometry"
+            )
 
     @cached_property
     def sha256(self) -> str:
@@ -113,7 +125,6 @@ def read_volume(path: str | os.PathLike) -> Volume:
         )
     raw = header.raw_data_from_fileobj(io.BytesIO(content))
     volume = Volume(path, raw, slope, inter, affine, header)
-    check_affine(volume)
     if not np.isfinite(np.array([raw.min(), raw.max()], np.float64) * slope + inter).all():
         bad = raw.size - np.count_nonzero(np.isfinite(volume.values))
         raise UserError(
@@ -136,18 +147,6 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
         raise UserError(
             f"{volume.path}: its affine differs from that of {other.path}: voxels lie up to "
             f"{np.abs(apart).max():.4g} mm apart; resample it to that grid"
-        )
-
-
-def check_affine(volume: Volume) -> None:
-    """Raises UserError, naming the file, for an affine that does not say where voxels lie."""
-    axes = volume.affine[:3, :3]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        space = abs(np.linalg.det(axes / np.linalg.norm(axes, axis=0)))
-    if not (np.isfinite(volume.affine).all() and space > FLAT):
-        raise UserError(
-            f"{volume.path}: its affine {np.round(volume.affine[:3], 3).tolist()} does not say where voxels "
-            "lie; write the file again with its geometry"
         )
 
 

@@ -275,7 +275,7 @@ def test_a_scan_without_lung_is_refused(scans, tmp_path, plan, spheres):
     path = save(scans / "sub" / "B.nii.gz", lung_hu(SHAPE[2]))
     for name in ("A", "B"):
         save(tmp_path / "own" / f"{name}.nii.gz", ball((12, 20, 27), 4).astype(np.uint8))
-    with refused(ValueError, path, "no lung found"):
+    with refused(ValueError, path, "nothing is as dark as air"):
         plan(
             scans,
             Layout(mask_names=()),
@@ -311,7 +311,7 @@ def test_the_sphere_of_one_voxel_is_two_voxels_wide(tmp_path, plan):
     save(tmp_path / "Image" / "A_Vol_1.nii.gz", lung_hu(), np.diag([2, 1.1, 0.8, 1]))
     lesion = np.zeros(SHAPE, np.uint8)
     lesion[12, 15, 25] = 1
-    save(tmp_path / "Mask" / "A_Mask_1.nii.gz", lesion)
+    save(tmp_path / "Mask" / "A_Mask_1.nii.gz", lesion, np.diag([2, 1.1, 0.8, 1]))
     (draft,) = plan(tmp_path, spheres="masks")
     assert draft.placement.centre_dhw == (12, 15, 25) and draft.placement.diameter_mm == pytest.approx(1.6)
 
