@@ -14,6 +14,9 @@ import torch
 # Tiny tensors: threads would only wait for each other, and a process that has some cannot fork safely
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
+# A suite that a script started in the background ignores SIGINT, and so would the commands that it stops
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # What only some tests need is imported in their fixtures, so that the core's tests start quickly.
 
 # Turned and sheared against the scanner's axes, so that an exchange of axes or a lost shear shows.
