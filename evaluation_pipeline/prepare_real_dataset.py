@@ -28,7 +28,7 @@ from evaluation_pipeline.cases.nnunet_layout import (
 from evaluation_pipeline.cases.patients import case_name, patient_of
 from evaluation_pipeline.segmentation.preprocessing import check_pair
 from LeFusion.data_types import load_data_type
-from LeFusion.dataset.cases import Case, Layout, find_cases
+from LeFusion.dataset.cases import Case, Layout, find_cases, refuse_among_sources
 from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
@@ -61,6 +61,7 @@ def prepare(
     for folder, option in ((source_image_dir, "--source_image_dir"), (source_mask_dir, "--source_mask_dir")):
         if not folder.is_dir():
             raise MissingFileError(f"{option} {folder}: no such folder")
+    refuse_among_sources({"--output_dir": output_dir}, (source_image_dir, source_mask_dir))
     layout = Layout(str(source_image_dir.absolute()), str(source_mask_dir.absolute()), kind.layout.mask_names)
     splits = {}
     for split in SPLITS:

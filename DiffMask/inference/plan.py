@@ -12,7 +12,13 @@ from DiffMask.grid import MaskGrid
 from DiffMask.placement.sectors import Sector
 from DiffMask.placement.spheres import Placement
 from DiffMask.settings import FROM_MASKS, MaskInferenceSettings
-from LeFusion.dataset.cases import GENERATED, find_cases, find_images
+from LeFusion.dataset.cases import (
+    GENERATED,
+    find_cases,
+    find_images,
+    locate_folders,
+    refuse_among_sources,
+)
 from LeFusion.dataset.nifti import Volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import absolute_path, given_path
@@ -70,16 +76,18 @@ def find_scans(settings: MaskInferenceSettings) -> list[Scan]:
     """The scans of dataset_root_dir: a folder with the layout's image folder in it, of images, or one image.
 
     A mask is looked for where the settings need one: a heart's labels, the masks of spheres=masks. Raises
-    ValueError when what is to be written lies among the scans, where it would be taken for one later.
+    ValueError when what is to be written lies among the scans or the masks that are read.
     """
     layout, root = settings.layout, given_path(settings.dataset_root_dir)
     folder = root / layout.image_folder
     folder = folder if folder.is_dir() else root
-    output_dir = absolute_path(settings.output_dir).resolve()
-    if output_dir.is_relative_to(folder.resolve()):
-        raise UserError(f"output_dir={output_dir} lies in the folder of the scans, {folder}; choose another")
+    output_dir = absolute_path(settings.output_dir)
+    others = (given_path(masks) for masks in (settings.organ_masks, settings.lesion_masks))
+    refuse_among_sources({"output_dir": output_dir}, (folder, *others))
     if settings.hearts or settings.spheres == FROM_MASKS:
-        cases = find_cases(root, layout, mask_dir=given_path(settings.masks_from))
+        masks_from = given_path(settings.masks_from)
+        cases = find_cases(root, layout, mask_dir=masks_from)
+        refuse_among_sources({"output_dir": output_dir / "Mask"}, locate_folders(root, layout, masks_from))
         return [Scan(case.name, case.image_path, case.mask_path) for case in cases]
     images = find_images(folder)
     if not images:

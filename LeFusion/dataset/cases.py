@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def find_cases(
     Raises FileNotFoundError for a missing folder, file, image or mask, ValueError for anything else. Each
     message is one line.
     """
-    image_dir, mask_dir = _locate_folders(root_dir, layout, mask_dir)
+    image_dir, mask_dir = locate_folders(root_dir, layout, mask_dir)
     images = _choose(find_images(image_dir), image_dir, test_txt, split)
     image_dir = image_dir if image_dir.is_dir() else image_dir.parent
     masks = index_by_name(mask_dir)
@@ -198,9 +198,13 @@ def output_mask_name(case_file_name: str, layout: Layout) -> str:
     )
 
 
-def _locate_folders(
-    root_dir: str | os.PathLike, layout: Layout, mask_dir: str | os.PathLike | None
+def locate_folders(
+    root_dir: str | os.PathLike, layout: Layout, mask_dir: str | os.PathLike | None = None
 ) -> tuple[Path, Path]:
+    """The folders (or the one image) that `find_cases` reads: of the images, and of the masks.
+
+    Raises FileNotFoundError for a missing one.
+    """
     root = Path(os.path.abspath(root_dir))
     if mask_dir is not None:
         images = root / layout.image_folder
@@ -219,6 +223,22 @@ def _locate_folders(
     if not mask_dir.is_dir():
         raise MissingFileError(f"{mask_dir}: no such folder; every image needs a mask there")
     return image_dir, mask_dir
+
+
+def refuse_among_sources(outputs: Mapping[str, str | os.PathLike], sources: Iterable[Path | None]) -> None:
+    """Raises UserError where a folder that is written to lies in one that is read, or is it: the next run
+    would take what is written there for images or masks.
+
+    outputs: by the key or flag that names them. sources: folders; files and None are passed over.
+    """
+    read = [source for source in sources if source is not None and source.is_dir()]
+    for key, output in outputs.items():
+        for source in read:
+            if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source)):
+                raise UserError(
+                    f"{key}={output} lies in {source}, where all files are read as sources: the next run "
+                    f"would take what this one writes for one of them; choose another {key}"
+                )
 
 
 def _choose(

@@ -21,7 +21,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from LeFusion.dataset.boxes import Box
-from LeFusion.dataset.cases import Case, find_cases, output_mask_name
+from LeFusion.dataset.cases import (
+    Case,
+    find_cases,
+    locate_folders,
+    output_mask_name,
+    refuse_among_sources,
+)
 from LeFusion.dataset.loading import LoadedCase
 from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume
 from LeFusion.diffusion import load_checkpoint
@@ -85,6 +91,10 @@ def run(settings: InferenceSettings) -> Path:
     skipped = [] if settings.skip_bad_cases else None  # reasons, where the user asked for skipping
     root, mask_dir = given_path(settings.dataset_root_dir), given_path(settings.mask_dir)
     cases = find_cases(root, job.layout, test_txt, split, skipped, mask_dir, generated=True)
+    sources = [*locate_folders(root, job.layout, mask_dir)]
+    if settings.lesions_from:
+        sources += locate_folders(given_path(settings.lesions_from), job.layout)
+    refuse_among_sources({"target_img_path": image_root, "target_label_path": label_root}, sources)
     _check_names(cases, job)
     recorded = {
         "seed": job.seed,

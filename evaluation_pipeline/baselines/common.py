@@ -18,7 +18,14 @@ from evaluation_pipeline.fidelity.seeds import address_generator
 from evaluation_pipeline.tables import write_csv
 from LeFusion.data_types import DataType
 from LeFusion.dataset.axes import Axes
-from LeFusion.dataset.cases import Case, Layout, find_cases, output_mask_name
+from LeFusion.dataset.cases import (
+    Case,
+    Layout,
+    find_cases,
+    locate_folders,
+    output_mask_name,
+    refuse_among_sources,
+)
 from LeFusion.dataset.nifti import Volume, write_label_like, write_volume_like
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser
@@ -102,6 +109,9 @@ def run(arguments: argparse.Namespace, paint: Painter) -> None:
         raise UserError(f"{arguments.dataset_root_dir}: all {len(found)} scans are of test patients")
     if len(cases) < len(found):
         print(f"{len(found) - len(cases)} of {len(found)} scans left out: they are of test patients")
+    targets = {f"--{key}": Path(getattr(arguments, key)) for key in ("target_img_path", "target_label_path")}
+    read = (arguments.dataset_root_dir, data_type.layout), (arguments.lesions_from, donor_type.layout)
+    refuse_among_sources(targets, [folder for pair in read for folder in locate_folders(*pair)])
     outputs = _plan(cases, arguments, data_type.layout)
     _check_targets(arguments, outputs)
     lesions = _read_scans(donors, donor_type, "reading lesions")

@@ -1121,6 +1121,13 @@ def test_a_network_that_wants_ellipsoids_gets_those_of_its_training(
 def test_nothing_is_written_among_the_scans(make, scans):
     for folder in (scans / "Image", scans / "Image" / "out"):
         assert_refused(make(f"output_dir={folder}"), folder, "output_dir", "choose another")
+    for name in SCANS:
+        write(scans / "Mask" / f"{name.replace('_CVol_', '_CMask_')}.nii.gz", np.ones(SHAPE, np.uint8))
+    refused = make("spheres=masks", f"output_dir={scans}")
+    assert_refused(refused, f"output_dir={scans / 'Mask'} lies in {scans / 'Mask'}", "choose another")
+    refused = make(f"lesion_masks={scans / 'Mask'}", f"output_dir={scans / 'Mask' / 'new'}")
+    assert_refused(refused, f"lies in {scans / 'Mask'}", "choose another")
+    assert len(list((scans / "Mask").iterdir())) == len(SCANS)
     assert sorted(path.name for path in (scans / "Image").iterdir()) == [f"{name}.nii.gz" for name in SCANS]
 
 

@@ -171,3 +171,11 @@ def test_bad_sources_are_one_error_and_nothing_is_written(prepare, what, message
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ") and message in last
     assert not prepare.output.exists()
+
+
+@pytest.mark.parametrize("place", ["Image", "Mask/real"])
+def test_a_data_set_among_its_sources_is_refused(prepare, files, place):
+    before = files(prepare.source)
+    code, _, err = prepare(output_dir=prepare.source / place)
+    assert code == 1 and "error: --output_dir=" in err and "read as sources" in err
+    assert files(prepare.source) == before

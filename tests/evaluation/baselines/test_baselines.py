@@ -255,7 +255,14 @@ def test_sources_are_never_overwritten(lidc, tmp_path, capsys):
     argv = arguments(lidc, tmp_path / "out", "--target_img_path", str(folder / "Image"))
     with pytest.raises(SystemExit):
         copy_paste.main(argv)
-    assert "is a source file" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"--target_img_path={folder / 'Image'} lies in {folder / 'Image'}" in error
+    argv = arguments(lidc, tmp_path / "out", "--target_label_path", str(lidc / "Pathological/Mask/new"))
+    with pytest.raises(SystemExit):
+        copy_paste.main(argv)
+    error = capsys.readouterr().err
+    assert "error: --target_label_path=" in error and error.count("\n") == 1
+    assert not (lidc / "Pathological/Mask/new").exists() and not (tmp_path / "out").exists()
 
 
 @BOTH
