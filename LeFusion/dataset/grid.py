@@ -66,15 +66,21 @@ def resample_masks(
 
 
 def _axis_weights(n: int, m: int, start: int, end: int) -> tuple[int, torch.Tensor]:
-    """Voxels start..end of m are means (m < n) or linear blends (m > n) of voxels of n: the first of these
-    that is needed, and the weights (end - start, needed) float64."""
+    """Voxels start..end of m are means of the voxels of n that they cover, each by the share of it that lies
+    inside (m < n), or linear blends of them (m > n): the first of these that is needed, and the weights
+    (end - start, needed) float64."""
     index = np.arange(start, end)
     if m == n:
         return start, torch.eye(end - start, dtype=torch.float64)
     if m < n:
         lows = index * n // m
         highs = -((-(index + 1) * n) // m)
-        weights = [(low, [1 / (high - low)] * (high - low)) for low, high in zip(lows, highs, strict=True)]
+        covered = [np.arange(low, high) for low, high in zip(lows, highs, strict=True)]
+        shares = [
+            np.minimum((i + 1) * n, (voxels + 1) * m) - np.maximum(i * n, voxels * m)  # in 1/m voxels of n
+            for i, voxels in zip(index, covered, strict=True)
+        ]
+        weights = [(low, share / n) for low, share in zip(lows, shares, strict=True)]
     else:
         places = np.maximum((index + 0.5) * n / m - 0.5, 0)
         lows = np.minimum(places.astype(int), n - 1)
@@ -86,5 +92,5 @@ def _axis_weights(n: int, m: int, start: int, end: int) -> tuple[int, torch.Tens
     first = int(lows.min())
     matrix = torch.zeros(len(index), int(highs.max()) - first, dtype=torch.float64)
     for row, (low, values) in enumerate(weights):
-        matrix[row, low - first : low - first + len(values)] = torch.tensor(values, dtype=torch.float64)
+        matrix[row, low - first : low - first + len(values)] = torch.as_tensor(values, dtype=torch.float64)
     return first, matrix

@@ -5,7 +5,7 @@ training), so that it depends neither on workers nor on where a training was sto
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ from monai.transforms import (
     RandFlipd,
     RandGaussianNoised,
     RandScaleIntensityd,
-    Resize,
     ScaleIntensityRange,
     SpatialPadd,
 )
 from nibabel.affines import voxel_sizes
+from scipy import ndimage
 from torch import Tensor
 
 from evaluation_pipeline.cases.nnunet_layout import CT_WINDOW
+from evaluation_pipeline.judging.metrics import ANY_NEIGHBOUR
+from LeFusion.dataset.boxes import Box
+from LeFusion.dataset.grid import resample_masks, resample_part
 from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
 from LeFusion.errors import UserError
 
@@ -73,16 +76,24 @@ class Preprocessing:
             values = ScaleIntensityRange(*self.window, 0.0, 1.0, clip=True)(values)
         else:
             values = NormalizeIntensity()(values)
-        return _resized(values, self.grid(volume), "trilinear")
+        return resample(values, self.grid(volume))
 
     def label(self, volume: Volume) -> Tensor:
-        """(1, *grid) float32 label map at the network's spacing, for training."""
-        values = torch.from_numpy(np.ascontiguousarray(volume.labels, np.float32))[None]
-        return _resized(values, self.grid(volume), "nearest")
+        """(1, *grid) float32 label map at the network's spacing, for training; see `resample_labels`."""
+        labels = np.asarray(volume.labels, np.float32)
+        if labels.shape != self.grid(volume):
+            values = np.unique(labels)
+            shares = (torch.from_numpy(labels == value).float() for value in values)
+            labels = values[resample_labels(np.searchsorted(values, labels), shares, self.grid(volume))]
+        return torch.from_numpy(np.ascontiguousarray(labels))[None]
 
-    def to_stored(self, values: Tensor, volume: Volume) -> Tensor:
-        """(C, *grid) -> (C, *stored shape): the way back for a prediction."""
-        return _resized(values, volume.raw.shape, "trilinear")
+    def to_stored(self, probabilities: Tensor, volume: Volume) -> np.ndarray:
+        """(C, *grid) probabilities of the classes -> (*stored shape) uint8 labels: the way back for a
+        prediction."""
+        labels = probabilities.argmax(dim=0).numpy()
+        if labels.shape != volume.raw.shape:
+            labels = resample_labels(labels, probabilities, volume.raw.shape)
+        return labels.astype(np.uint8)
 
     def grid(self, volume: Volume) -> tuple[int, ...]:
         """The shape of the volume at the network's spacing."""
@@ -213,7 +224,33 @@ def address_seed(*address: str | int) -> int:
     return int.from_bytes(digest[:4], "little")
 
 
-def _resized(values: Tensor, grid: Sequence[int], mode: str) -> Tensor:
-    if tuple(values.shape[1:]) == tuple(grid):
-        return values
-    return torch.as_tensor(Resize(tuple(grid), mode=mode, align_corners=None)(values))
+def resample(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """(C, D, H, W) -> (C, *shape) over the same extent: means along axes that get coarser, else linear."""
+    whole = Box((0, 0, 0), tuple(shape))
+    return resample_part(lambda box: values[(slice(None), *box.slices)], values.shape[1:], shape, whole)
+
+
+def resample_labels(labels: np.ndarray, classes: Iterable[Tensor], shape: Sequence[int]) -> np.ndarray:
+    """Labels 0, 1, ... on a grid of another shape over the same extent: (D, H, W) -> shape, uint8.
+
+    classes: how much each voxel belongs to class 0, 1, ..., (D, H, W) each; a voxel gets the class with the
+    largest share in it. A connected region of a label that has the largest share nowhere, such as a small
+    lesion on thick slices, is where half as much of it is as in the voxel that has most of it.
+    """
+    most, found = None, np.zeros(tuple(shape), np.uint8)
+    for value, belongs in enumerate(classes):
+        share = resample(belongs[None], shape)[0]
+        more = torch.ones_like(share, dtype=torch.bool) if most is None else share > most
+        found[more.numpy()] = value
+        most = share if most is None else torch.maximum(most, share)
+    kept = found.copy()
+    for value in range(1, int(labels.max()) + 1):
+        regions, _ = ndimage.label(labels == value, ANY_NEIGHBOUR)
+        for number, place in enumerate(ndimage.find_objects(regions), start=1):
+            region = torch.from_numpy(regions[place] == number)[None]
+            start, size = tuple(cut.start for cut in place), region.shape[1:]
+            masks, box = resample_masks(region, Box(start, size), labels.shape, shape)
+            mask = masks[0].numpy()
+            if not (found[box.slices][mask] == value).any():
+                kept[box.slices][mask] = value
+    return kept

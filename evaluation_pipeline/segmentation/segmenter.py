@@ -65,8 +65,7 @@ class Segmenter:
         for axes in choices:
             logits = self._logits(image.flip(axes), overlap).flip(axes)
             total = total + logits.softmax(dim=1).cpu()
-        probabilities = self.preprocessing.to_stored(total[0] / len(choices), volume)
-        return probabilities.argmax(dim=0).numpy().astype(np.uint8)
+        return self.preprocessing.to_stored(total[0] / len(choices), volume)
 
     def _logits(self, image: Tensor, overlap: float) -> Tensor:
         return sliding_window_inference(

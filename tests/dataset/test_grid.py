@@ -40,12 +40,16 @@ def test_resampling_covers_the_same_extent():
 
 
 @pytest.mark.parametrize("shape", [(9, 12, 14), (5, 6, 7), (5, 3, 7), (3, 9, 4), (2, 3, 3), (1, 1, 1)])
-def test_a_part_is_what_torch_makes_of_the_whole(shape):
-    """Means along axes that get coarser, linear interpolation along others; no more is read than needed."""
+def test_a_part_is_that_part_of_the_whole(shape):
+    """Means of what a voxel covers along axes that get coarser, linear interpolation along others; no more
+    is read than needed."""
     image = torch.as_tensor(np.random.default_rng(1).normal(size=(2, 5, 6, 7)))
     coarser = tuple(min(n, m) for n, m in zip((5, 6, 7), shape, strict=True))
-    whole = torch.nn.functional.interpolate(image[None], coarser, mode="area")
-    whole = torch.nn.functional.interpolate(whole, shape, mode="trilinear")[0]
+    means = image
+    for axis, (n, m) in enumerate(zip((5, 6, 7), coarser, strict=True), start=1):
+        pieces = means.movedim(axis, -1).repeat_interleave(m, -1)  # n * m pieces: m voxels of n pieces each
+        means = pieces.unflatten(-1, (m, n)).mean(-1).movedim(-1, axis)
+    whole = torch.nn.functional.interpolate(means[None], shape, mode="trilinear")[0]
     assert torch.allclose(resample(image, shape), whole, atol=1e-12)
     box = Box(tuple(n // 3 for n in shape), tuple(n - n // 3 - n // 4 for n in shape))
     read = []
@@ -59,6 +63,14 @@ def test_a_part_is_what_torch_makes_of_the_whole(shape):
     assert all(0 <= s and e <= n for s, e, n in zip(read[0].start, read[0].end, (5, 6, 7), strict=True))
     if shape == (9, 12, 14):
         assert read[0].size < (5, 6, 7)
+
+
+@pytest.mark.parametrize("size", [59, 40, 33, 20, 7])
+def test_nothing_moves_on_a_coarser_grid(size):
+    """Every voxel of a ramp is the place of the coarse voxel's centre, to a tenth of it."""
+    ramp = (torch.arange(60, dtype=torch.float64) + 0.5).reshape(1, 1, 1, 60)
+    centres = (torch.arange(size) + 0.5) * 60 / size
+    assert torch.allclose(resample(ramp, (1, 1, size))[0, 0, 0], centres.double(), atol=0.1 * 60 / size)
 
 
 @pytest.mark.parametrize("shape", [(9, 12, 14), (5, 6, 7), (5, 3, 7), (3, 9, 4), (2, 3, 3)])

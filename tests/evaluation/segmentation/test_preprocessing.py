@@ -4,6 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from evaluation_pipeline.segmentation.preprocessing import (
     AddressedDataset,
@@ -49,13 +50,70 @@ def test_other_spacings_are_resampled_and_the_way_back_has_the_stored_shape(tmp_
     assert fine.shape == (1, 20, 16, 24)
     steps = np.diff(fine[0, 5, 5].numpy())[2:-2]
     np.testing.assert_allclose(steps, 25 / 1400, rtol=1e-3)
-    back = preprocessing.to_stored(fine, volume)
-    assert back.shape == (1, 10, 16, 12)
-    np.testing.assert_allclose(back[0, :, :, 2:-2], ((ramp + 1000) / 1400)[:, :, 2:-2], atol=1e-3)
+    dark = torch.from_numpy(np.tile(np.linspace(1, 0, 24, dtype=np.float32), (1, 20, 16, 1)))
+    back = preprocessing.to_stored(torch.cat([dark, 1 - dark]), volume)
+    assert back.dtype == np.uint8 and np.array_equal(back, x > 5)
     labels = preprocessing.label(
         read_volume(write(tmp_path / "b.nii.gz", (x > 5).astype(np.uint8), (2, 1, 1.5)))
     )
     assert set(labels.unique().tolist()) == {0, 1} and labels.shape == fine.shape
+
+
+def centre_mm(weights, spacing_mm):
+    """Centre of gravity, mm from the corner of the volume."""
+    places = np.stack(np.indices(weights.shape), axis=-1) + 0.5
+    return (places * weights[..., None]).sum((0, 1, 2)) / weights.sum() * spacing_mm
+
+
+@pytest.mark.parametrize("mm", [0.7, 1.5, 2.0, 3.0, 5.0])
+def test_image_and_label_stay_at_one_place_at_every_spacing(tmp_path, mm):
+    """Of a ball in the middle, and in the mean of balls anywhere: one alone is as exact as its voxels allow."""
+    network = Preprocessing("CT", (mm, mm, mm), True, (16, 16, 16))
+    middle, others = np.full((1, 3), 19.5), np.random.default_rng(0).uniform(16, 23, (12, 3))
+    for centres in (middle, others):
+        shifts = []
+        for centre in centres:
+            ball = sum((g - c) ** 2 for g, c in zip(np.ogrid[:40, :40, :40], centre, strict=True)) <= 9.0**2
+            scan = read_volume(write(tmp_path / "i.nii.gz", np.where(ball, 50, -850).astype(np.int16)))
+            label = read_volume(write(tmp_path / "l.nii.gz", ball.astype(np.uint8)))
+            values, labels = network.image(scan)[0].double().numpy(), network.label(label)[0].numpy()
+            back = network.to_stored(torch.from_numpy(np.stack([1 - labels, labels])), scan)
+            size, true = 40 / np.array(labels.shape), centre_mm(ball, 1)
+            np.testing.assert_allclose(centre_mm(values - values.min(), size), true, atol=0.05 * mm)
+            shifts.append([centre_mm(labels, size) - true, centre_mm(back, 1) - true])
+            assert 0.7 < back.sum() / ball.sum() < 1.4
+        assert np.abs(np.mean(shifts, axis=0)).max() < 0.1 * mm
+
+
+def test_no_small_lesion_is_lost_at_thick_slices_nor_on_the_way_back(tmp_path):
+    """Ten nodules of 3 mm, at all heights within a slice of 5 mm."""
+    grid, nodules = np.ogrid[:60, :100, :24], np.zeros((60, 100, 24), np.uint8)
+    places = [(10.3 + 4.1 * number, 5 + 9 * number, 12) for number in range(10)]
+    for number, place in enumerate(places):
+        nodules[sum((g - c) ** 2 for g, c in zip(grid, place, strict=True)) <= 1.5**2] = 1 + number % 2
+
+    def check(found, spacing_mm, tolerance_mm):
+        for number, place in enumerate(places):
+            regions, _ = ndimage.label(found == 1 + number % 2, np.ones((3, 3, 3)))
+            centres = [centre_mm(regions == n, spacing_mm) for n in range(1, regions.max() + 1)]
+            assert len(centres) == 5
+            assert min(np.abs(at - place - 0.5).max() for at in centres) < tolerance_mm
+
+    label = read_volume(write(tmp_path / "l.nii.gz", nodules))
+    network = Preprocessing("CT", (5, 1.3, 1.3), True, (16, 16, 16))
+    coarse = network.label(label)[0].numpy()
+    check(coarse, (5, 100 / coarse.shape[1], 24 / coarse.shape[2]), 2.6)
+    for spacing_mm in ((5, 1.3, 1.3), (0.6, 0.6, 0.6), (7, 4, 4)):  # of a scan that is predicted
+        shape = tuple(round(n / s) for n, s in zip(nodules.shape, spacing_mm, strict=True))
+        scan = read_volume(write(tmp_path / "s.nii.gz", np.zeros(shape, np.int16), spacing_mm))
+        belongs = torch.stack([torch.from_numpy(coarse == value) * 0.9 for value in range(3)])
+        check(network.to_stored(belongs, scan), spacing_mm, 2.6 + max(spacing_mm) / 2)
+
+
+def test_labels_are_kept_where_nothing_is_resampled(pair):
+    label = read_volume(pair[1])
+    same = Preprocessing("CT", (1, 1, 1), True, (8, 8, 8))
+    assert np.array_equal(same.label(label)[0], label.raw)
 
 
 def test_the_fingerprint_is_the_median_and_says_whether_spacings_differ():
