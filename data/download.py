@@ -239,6 +239,12 @@ def _files(path: Path) -> list[Path]:
     return [file for file in files if file.is_file() and not file.name.startswith(".")]
 
 
+def default_root() -> Path:
+    """The clone; where there is none (an installed package), the folder that the command starts in."""
+    clone = Path(__file__).resolve().parents[1]
+    return clone if (clone / "pyproject.toml").is_file() else Path.cwd()
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     table = "\n".join(
         f"  {name:8} {release.filename:26}  ->  {release.target}"
@@ -266,9 +272,10 @@ environment:
     parser.add_argument(
         "--root",
         type=Path,
-        default=Path(__file__).resolve().parents[1],
+        default=default_root(),
         metavar="DIR",
-        help="the folder that holds data/, LeFusion/ and DiffMask/ (default: this project, %(default)s)",
+        help="the folder that holds data/, LeFusion/ and DiffMask/ (default: this project, or where this "
+        "starts if it was installed by pip: %(default)s)",
     )
     parser.add_argument("--revision", help="branch, tag or commit of the repositories (default: main)")
     parser.add_argument(

@@ -30,14 +30,17 @@ OTHER_NAMES = {"LIDC": "LIDC-IDRI", "LIDC-IDRI": "LIDC"}  # the released data se
 CONFIGS = (
     PROJECT_ROOT / "LeFusion" / "configs"
 )  # a link to configs/ in a clone, a copy in an installed package
+DEMO_DATA = PROJECT_ROOT / "LeFusion" / "demo_data"  # likewise, of data/demo
 CLONE = (PROJECT_ROOT / "pyproject.toml").is_file()
 
 
 def project_path(path: str) -> str:
-    """Where a path of the defaults in configs/ lies: in the clone. Without one, configs and bundled weights
-    are in the installed package, everything else is below the folder that the command starts in."""
+    """Where a path of the defaults in configs/ lies: in the clone. Without one, configs, bundled weights and
+    demo data are in the installed package, everything else is below the folder that the command starts in."""
     if path.startswith("configs/"):
         return str(CONFIGS.parent / path)
+    if path.startswith("data/demo/") and not CLONE:
+        return str(DEMO_DATA / path.removeprefix("data/demo/"))
     return str(PROJECT_ROOT / path if CLONE or (PROJECT_ROOT / path).is_file() else Path(path).absolute())
 
 

@@ -1,31 +1,51 @@
-"""The command `lefusion`: `lefusion inference data_type=lidc ...` runs LeFusion/inference/inference.py.
+"""The command `lefusion`: `lefusion paint data_type=lidc ...` runs LeFusion/inference/inference.py.
 
-What the scripts do in a clone it does where the project is installed: configs and bundled weights come from
-the package, outputs go below the folder that the command starts in.
+What the scripts do in a clone it does where the project is installed: configs, bundled weights and demo data
+come from the package, outputs go below the folder that the command starts in. Imports nothing but the
+standard library, so that the list of commands is there at once.
 """
 
 import runpy
 import sys
+from pathlib import Path
 
-from LeFusion.runtime.commandline import PROJECT_ROOT
+ROOT = Path(__file__).resolve().parents[2]
 
+# name: (script, what it does)
 COMMANDS = {
-    "train": "LeFusion/train/train.py",
-    "check-dataset": "LeFusion/train/check_dataset.py",
-    "inference": "LeFusion/inference/inference.py",
-    "fit-textures": "LeFusion/inference/fit_textures.py",
-    "diffmask-train": "DiffMask/train/train.py",
-    "diffmask-inference": "DiffMask/inference/inference.py",
+    "paint": ("LeFusion/inference/inference.py", "paint lesions into images, under their masks"),
+    "masks": ("DiffMask/inference/inference.py", "make lesion masks for scans; paint=true paints them, too"),
+    "train": ("LeFusion/train/train.py", "train the network that paints"),
+    "train-masks": ("DiffMask/train/train.py", "train the network that makes masks"),
+    "check": ("LeFusion/train/check_dataset.py", "is a data set fit for training? a report"),
+    "textures": ("LeFusion/inference/fit_textures.py", "find the texture types of a data set"),
+    "report": ("evaluation_pipeline/evaluate_synthesis.py", "how real painted lesions look, measured"),
+    "prepare": ("evaluation_pipeline/prepare_real_dataset.py", "a real data set in nnU-Net's raw layout"),
+    "train-segmenter": ("evaluation_pipeline/run_segmentation_training.py", "train a segmentation network"),
+    "evaluate": ("evaluation_pipeline/run_segmentation_evaluation.py", "judge a segmentation on test cases"),
+    "compare": ("evaluation_pipeline/compare.py", "compare experiments that were evaluated"),
+    "download": ("LeFusion/runtime/download.py", "fetch the released data sets and weights"),
+    "demo": ("LeFusion/inference/demo.py", "paint the bundled lung regions and hearts"),
+    "version": ("LeFusion/runtime/version.py", "the version; --report: all that a bug report needs, as JSON"),
 }
 
 
 def main() -> None:
     """Run the script of the first argument with the others, as if it had been started itself."""
     name, *arguments = sys.argv[1:] or [""]
+    name = "version" if name == "--version" else name
     if name not in COMMANDS:
-        lines = "\n".join(f"  {command:20} {script}" for command, script in COMMANDS.items())
-        print(f"usage: lefusion COMMAND key=value ... (--help after the command says more)\n{lines}")
-        sys.exit(0 if name in ("-h", "--help") else 2)
-    script = str(PROJECT_ROOT / COMMANDS[name])
+        lines = "\n".join(f"  {command:16} {purpose}" for command, (_, purpose) in COMMANDS.items())
+        usage = f"usage: lefusion COMMAND ... (--help after the command says more)\n{lines}"
+        if name in ("", "-h", "--help"):
+            print(usage)
+            sys.exit(0 if name else 2)
+        print(f"error: lefusion has no command {name!r}\n{usage}", file=sys.stderr)
+        sys.exit(2)
+    script = str(ROOT / COMMANDS[name][0])
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,9 @@ from hydra.errors import HydraException
 from LeFusion.errors import UserError
 
 SWEEPS = ("-m", "--multirun")  # only then a comma separates values
+# Flags of Hydra that the next argument belongs to
+WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c")
+WITH_VALUE += ("--package", "-p", "--info", "-i", "--experimental-rerun")
 
 
 def any_path(main: Callable) -> Callable:
@@ -36,7 +39,11 @@ def quoted(arguments: Sequence[str]) -> list[str]:
     Raises UserError for what is no key=value.
     """
     sweep = any(argument in SWEEPS for argument in arguments)
-    return [argument if argument.startswith("-") else _quoted(argument, sweep) for argument in arguments]
+    before = ("", *arguments)
+    return [
+        argument if argument.startswith("-") or flag in WITH_VALUE else _quoted(argument, sweep)
+        for flag, argument in zip(before, arguments, strict=False)
+    ]
 
 
 def _quoted(argument: str, sweep: bool) -> str:

@@ -1,5 +1,6 @@
 """The command `lefusion`."""
 
+import subprocess
 import sys
 
 import pytest
@@ -9,8 +10,9 @@ from LeFusion.runtime.commandline import PROJECT_ROOT
 
 
 def test_every_command_is_a_script():
-    for script in command.COMMANDS.values():
+    for script, purpose in command.COMMANDS.values():
         assert 'if __name__ == "__main__"' in (PROJECT_ROOT / script).read_text()
+        assert purpose
 
 
 def test_the_script_gets_the_arguments(monkeypatch):
@@ -18,15 +20,36 @@ def test_the_script_gets_the_arguments(monkeypatch):
     monkeypatch.setattr(
         command.runpy, "run_path", lambda *args, **names: started.append((args, names, sys.argv))
     )
-    monkeypatch.setattr(sys, "argv", ["lefusion", "inference", "data_type=lidc", "seed=1"])
+    monkeypatch.setattr(sys, "argv", ["lefusion", "paint", "data_type=lidc", "seed=1"])
     command.main()
     script = str(PROJECT_ROOT / "LeFusion" / "inference" / "inference.py")
     assert started == [((script,), {"run_name": "__main__"}, [script, "data_type=lidc", "seed=1"])]
 
 
-@pytest.mark.parametrize("arguments, code", [([], 2), (["paint"], 2), (["--help"], 0)])
-def test_anything_else_lists_the_commands(monkeypatch, capsys, arguments, code):
+@pytest.mark.parametrize("arguments, code", [([], 2), (["--help"], 0), (["-h"], 0)])
+def test_help_lists_the_commands(monkeypatch, capsys, arguments, code):
     monkeypatch.setattr(sys, "argv", ["lefusion", *arguments])
     with pytest.raises(SystemExit) as stop:
         command.main()
-    assert stop.value.code == code and "diffmask-inference" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert stop.value.code == code and all(name in shown for name in command.COMMANDS)
+
+
+def test_an_unknown_command_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lefusion", "pant"])
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith("error: lefusion has no command 'pant'")
+    assert "masks" in said
+
+
+def test_help_imports_nothing_but_the_standard_library():
+    program = (
+        "import sys\nsys.argv = ['lefusion', '--help']\nbefore = set(sys.modules)\n"
+        "from LeFusion.runtime.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new - set(sys.stdlib_module_names)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "['LeFusion']", run.stderr

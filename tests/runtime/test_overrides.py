@@ -45,6 +45,11 @@ def test_what_can_be_read_stays(argument):
     assert quoted([argument]) == [argument]
 
 
+@pytest.mark.parametrize("flag", ["--config-dir", "-cd", "--cfg", "-c"])
+def test_the_value_of_a_flag_is_the_flag_s(flag):
+    assert quoted([flag, "my configs/[1]", "seed=1,2"]) == [flag, "my configs/[1]", "seed='1,2'"]
+
+
 def test_commas_separate_in_a_sweep_only():
     assert quoted(["-m", "seed=1,2"]) == ["-m", "seed=1,2"]
     assert quoted(["seed=1,2"]) == ["seed='1,2'"]
