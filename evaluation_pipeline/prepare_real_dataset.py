@@ -11,6 +11,7 @@ nnU-Net's own check, where nnunetv2 is installed: nnUNetv2_plan_and_preprocess -
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from evaluation_pipeline.cases.patients import case_name, patient_of
 from evaluation_pipeline.segmentation.preprocessing import check_pair
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Case, Layout, find_cases, refuse_among_sources
-from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
+from LeFusion.dataset.nifti import Volume, atomic_file, read_volume, write_label_like, write_volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
 from LeFusion.runtime.hashing import sha256_of_file
@@ -75,15 +76,32 @@ def prepare(
     sources = {name: sha256_of_file(source) for name, source in planned.items()}
     _claim(output_dir, {"description": content, "files": sources}, overwrite)
 
-    due = {name: source for name, source in planned.items() if not (output_dir / name).exists()}
-    for name, source in tqdm(due.items(), unit="file", desc="writing"):
-        volume = read_volume(source)
-        if name.startswith("images"):
-            write_volume_like(volume, volume.values, np.zeros(volume.raw.shape, bool), output_dir / name)
-        else:
-            write_label_like(volume, volume.labels.astype(np.uint8), output_dir / name)
+    written = sum(
+        _bring(read_volume(source), output_dir / name, labels=not name.startswith("images"))
+        for name, source in tqdm(planned.items(), unit="file", desc="writing")
+    )
     write_description(output_dir, content)  # last: without it the folder is not taken for a data set
-    return len(due)
+    return written
+
+
+def _bring(source: Volume, target: Path, labels: bool) -> bool:
+    """Writes a copy, of masks one without scale factor, unless just that is there; whether it wrote."""
+    stored = source.labels.astype(np.uint8) if labels else source.raw
+    if target.exists():
+        try:
+            there = read_volume(target)
+        except UserError:
+            print(f"{target}: is damaged and is written again")
+        else:
+            same = there.raw.dtype == stored.dtype and np.array_equal(there.raw, stored)
+            if same and np.array_equal(there.affine, source.affine):
+                return False
+            print(f"{target}: is not what was written there and is written again")
+    if labels:
+        write_label_like(source, stored, target)
+    else:
+        write_volume(replace(source, path=target))
+    return True
 
 
 def _check_patients(splits: dict[str, list[Case]], test_txt_path: Path) -> None:

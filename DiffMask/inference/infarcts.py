@@ -53,7 +53,7 @@ class SectorDrafts:
             raise UserError(f"{scan.mask_path}: {error}") from None
         inputs = digest(image, labels)
         for draft in drafts:
-            draft.inputs = inputs
+            draft.inputs, draft.stored_shape = inputs, image.raw.shape
         return drafts
 
     def _check(self, labels: np.ndarray) -> np.ndarray:

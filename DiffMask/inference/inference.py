@@ -52,6 +52,8 @@ from LeFusion.runtime.commandline import (
     run_command,
     say,
 )
+from LeFusion.runtime.hashing import sha256_of_file
+from LeFusion.runtime.kept import is_whole
 from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.processes import Share, find_share
 from LeFusion.settings import InferenceSettings
@@ -164,8 +166,15 @@ def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, m
         if draft.type is not None:
             origins[draft.name]["type"] = str(draft.type)
     there = [d for d in drafts if paths[d.name].exists() and table.has(d.name) and not given.overwrite]
-    kept = {d.name for d in there if table.has_of(d.name, origins[d.name])}
-    stale = [draft.name for draft in there if draft.name not in kept]
+    same = {d.name: d for d in there if table.has_of(d.name, origins[d.name])}
+    kept = {name for name, d in same.items() if is_whole(paths[name], table.sha256(name), d.stored_shape)}
+    damaged = [name for name in same if name not in kept]
+    if damaged:
+        say(
+            f"{len(damaged)} masks are damaged or were changed and are made again, such as "
+            f"{paths[damaged[0]]}: it is not the file that was written"
+        )
+    stale = [draft.name for draft in there if draft.name not in same]
     if stale:
         say(
             f"stale: {len(stale)} masks were made from another scan, sphere or organ, with other weights or "
@@ -196,7 +205,8 @@ def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, m
                 if hearts
                 else lung_facts(draft, labels, source(draft.scan.path), layout)
             )
-            table.add(draft.name, draft.scan.name, draft.number, attempt, facts, origins[draft.name])
+            names, sha256 = (draft.name, draft.scan.name, draft.number), sha256_of_file(paths[draft.name])
+            table.add(*names, attempt, facts, origins[draft.name], sha256)
             table.write()
     skipped = share.gather(skipped)
     written, kept = (sum(share.gather([number])) for number in (written, len(kept)))

@@ -82,6 +82,7 @@ class SphereDrafts:
                 site = repr(placement) if self.table else ""  # drawn ones follow from the settings
                 inputs = digest(volume, organ, lesions, own, site)
                 drafts.append(self._draft(scan, number, spacing, placement, scene.lung, inputs))
+                drafts[-1].stored_shape = volume.raw.shape
             for draft, site in zip(drafts, self._sites(scan), strict=False):
                 draft.type = site.type
             return drafts

@@ -39,7 +39,8 @@ class Draft:
 
     Lungs: `placement` and `grid`, and of the organ the part in the grid's box (None: no organ to keep to).
     Hearts: `labels`, the whole label map with the infarct in it (D, H, W) uint8, and `sector`.
-    inputs: see digest. type: name or number of the texture to paint; None: not said.
+    inputs: see digest. type: name or number of the texture to paint; None: not said. stored_shape: of the
+    scan.
     """
 
     scan: Scan
@@ -54,6 +55,7 @@ class Draft:
     inputs: str = ""
     type: str | int | None = None
     facts: dict = field(default_factory=dict)
+    stored_shape: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from LeFusion.runtime.processes import Share
 from LeFusion.runtime.tables import Table, markdown_table
 
 ORIGIN = ("model_sha256", "inputs_sha256")  # columns: the weights; the scan, its masks and its given sphere
+SHA256 = "mask_sha256"  # column: of the mask's file, as it was written
 SIDE = 56  # voxels of a slice that are shown, at least
 WALL_OPACITY, INFARCT_OPACITY = 0.12, 0.4  # no-reflow lies within
 
@@ -40,6 +41,10 @@ class MaskTable:
         """Whether this mask was made from just that."""
         return self.has(mask) and all(self.rows[mask].get(key) == value for key, value in origin.items())
 
+    def sha256(self, mask: str) -> str | None:
+        """Of the file of a mask that has a row; None or "" where an earlier version wrote the row."""
+        return self.rows[mask].get(SHA256)
+
     def add(
         self,
         mask: str,
@@ -48,11 +53,13 @@ class MaskTable:
         draws: int,
         facts: dict[str, float | None],
         origin: dict[str, str],
+        sha256: str,
     ) -> None:
-        """draws: how many it took. facts: columns of its own. origin: hashes of what it was made from."""
+        """draws: how many it took. facts: columns of its own. origin: hashes of what it was made from.
+        sha256: of its file."""
         values = {key: "" if value is None else f"{value:.6g}" for key, value in facts.items()}
         names = {"mask": mask, "scan": scan, "number": str(number), "draws": str(draws)}
-        self.table.add(names | self.settings | origin | values)
+        self.table.add(names | self.settings | origin | values | {SHA256: sha256})
 
     def write(self) -> None:
         """Saves what was added, for a run that goes on after this one was killed."""
@@ -68,7 +75,7 @@ class MaskTable:
 
     def summary(self) -> str:
         """A Markdown table: the spread of each number over all masks."""
-        skipped = {"mask", "scan", "number", "type", *ORIGIN, *self.settings}
+        skipped = {"mask", "scan", "number", "type", *ORIGIN, SHA256, *self.settings}
         rows = []
         for column in dict.fromkeys(column for row in self.rows.values() for column in row):
             values = (

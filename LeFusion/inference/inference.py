@@ -11,7 +11,7 @@ configs/inference.yaml.
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -20,7 +20,6 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import (
     Case,
     find_cases,
@@ -34,6 +33,7 @@ from LeFusion.diffusion import load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError
 from LeFusion.inference.job import DTYPES, Canvas, Job, make_job
+from LeFusion.inference.outputs import Output
 from LeFusion.inference.report import Manifest, save_preview
 from LeFusion.painter import Patch, Task, rounds
 from LeFusion.runtime.commandline import (
@@ -51,23 +51,6 @@ from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.processes import find_share
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.histograms import lesion_histogram
-
-
-@dataclass(frozen=True)
-class Output:
-    """One image to paint: a case under texture type `kind` (1..types), and where it goes."""
-
-    case: Case
-    kind: int
-    boxes: tuple[Box, ...]  # one for each part, see LoadedCase.parts
-    image_path: Path
-    label_path: Path
-    made_from: str  # see Manifest.made_from
-
-    @property
-    def edit_path(self) -> Path:
-        """Of save_edit_mask."""
-        return self.image_path.parent.with_name(f"Edit_{self.kind}") / self.label_path.name
 
 
 def run(settings: InferenceSettings) -> Path:
@@ -125,13 +108,17 @@ def run(settings: InferenceSettings) -> Path:
     outputs = _plan(share.of(cases), job, manifest, *folders, skipped, share.main)
     if not outputs and share.count == 1:
         raise UserError(f"no usable case: {skipped[0]}")
-    there = [o for o in outputs if o.image_path.exists() and o.label_path.exists()]
-    if settings.save_edit_mask:
-        there = [o for o in there if o.edit_path.exists()]
+    there = set() if settings.overwrite else {o for o in outputs if all(f.exists() for f in o.files(job))}
     stale = {o for o in there if manifest.is_stale(o.case.name, o.kind, o.made_from)}
-    due = [o for o in outputs if settings.overwrite or o in stale or o not in there]
+    damaged = {o: found for o in there if o not in stale and (found := o.damaged_file(job, manifest))}
+    due = [o for o in outputs if o in stale or o in damaged or o not in there]
     kept = len(outputs) - len(due)
-    if stale and not settings.overwrite:
+    if damaged:
+        say(
+            f"{len(damaged)} outputs are damaged or were changed and are made again, such as "
+            f"{min(damaged.values())}: it is not the file that was written"
+        )
+    if stale:
         first = min(o.image_path for o in stale)
         say(
             f"{len(stale)} outputs are stale and are made again, such as {first}: image, mask, weights or "
@@ -235,7 +222,8 @@ def _plan(
             image_path = image_root / f"Image_{kind}" / (case.name + ending)
             label_path = label_root / f"Mask_{kind}" / label_name
             made_from = manifest.made_from(canvas, histogram)
-            output = Output(case, kind, boxes, image_path, label_path, made_from)
+            shape = canvas.loaded.volume.raw.shape
+            output = Output(case, kind, boxes, image_path, label_path, shape, made_from)
             for key, target, source in (
                 ("target_img_path", image_path, case.image_path),
                 ("target_label_path", label_path, case.mask_path),
@@ -372,6 +360,7 @@ def _record(
         max_outside=_largest_change_outside(case, written, job.painter.stored_edit(case)),
         seconds=seconds,
         files=(str(output.image_path), str(output.label_path)),
+        hashes={column: sha256_of_file(path) for path, column in output.files(job).items()},
     )
 
 

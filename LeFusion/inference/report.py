@@ -17,6 +17,7 @@ from LeFusion.runtime.processes import Share
 from LeFusion.runtime.tables import Table, markdown_table
 from LeFusion.textures.histograms import jensen_shannon, wasserstein_distance
 
+HASHES = ("image_sha256", "label_sha256", "edit_sha256")  # columns: of the files, as they were written
 PREVIEW_SIDE = 64  # voxels of a slice shown around the lesion, at least
 
 
@@ -64,8 +65,9 @@ class Manifest:
             "obtained_histogram",
             "image",
             "label",
+            *HASHES,
         ]
-        newer = {"made_from", "max_abs_difference_rim"}  # than some manifests that a run may find
+        newer = {"made_from", "max_abs_difference_rim", *HASHES}  # than some manifests that a run may find
         wanted = set(self.columns) - {*newer, *settings}
         self.table = Table(path, lambda row: (row["case"], int(row["type"])), wanted, share)
 
@@ -109,9 +111,11 @@ class Manifest:
         max_outside,
         seconds,
         files,
+        hashes,
     ) -> None:
         """requested, obtained: (cond_dim,) histograms. lesions: (K, N) bool, of the N voxels of all lesions.
-        values, source: (N,) of the painted image and of what was there, in the manifest's unit."""
+        values, source: (N,) of the painted image and of what was there, in the manifest's unit. files: paths
+        of the image and the label. hashes: by column of HASHES; an edit mask that is not saved has none."""
         distance = wasserstein_distance(requested, obtained, self.bins, window)
         measured = {
             "wasserstein": f"{distance:.5g}",
@@ -135,7 +139,8 @@ class Manifest:
         paths = dict(zip(("image", "label"), files, strict=True))
         names = {"case": case, "type": str(kind), "texture": texture, "donor": donor}
         names |= {"made_from": made_from, "unit": self.unit}
-        self.table.add(names | self.settings | measured | histograms | paths)
+        hashes = {column: hashes.get(column, "") for column in HASHES}
+        self.table.add(names | self.settings | measured | histograms | paths | hashes)
 
     def write(self) -> None:
         """Saves what was added, for a run that goes on after this one was killed."""

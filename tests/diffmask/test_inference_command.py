@@ -203,7 +203,7 @@ def test_what_is_written(make, scans, tmp_path, files):
         *("given_vessel_share", "given_separate", "model_sha256", "inputs_sha256"),
         *("x_mm", "y_mm", "z_mm", "sphere_diameter_mm", "distance_to_border_mm", "inside_share"),
         *("network_voxel_mm", "voxels", "volume_ml", "diameter_mm", "sphere_share", "sphericity"),
-        *("elongation", "flatness", "roughness", "spiculation", "components"),
+        *("elongation", "flatness", "roughness", "spiculation", "components", "mask_sha256"),
     ]
     for row in rows:
         assert (row["seed"], row["model"], row["weights"]) == ("3", "masks.safetensors", "model")
@@ -660,21 +660,24 @@ def test_a_foreign_table_is_left_alone(make, tmp_path):
 
 def test_the_table_keeps_rows_and_knows_which_are_others(tmp_path):
     first = MaskTable(tmp_path / "masks.csv", {"seed": 0, "model": "a"})
-    first.add("B_GenMask_1", "B", 1, 2, {"voxels": 12, "angle": None, "diameter_mm": 1 / 3}, {"of": "x"})
+    first.add(
+        "B_GenMask_1", "B", 1, 2, {"voxels": 12, "angle": None, "diameter_mm": 1 / 3}, {"of": "x"}, "0b"
+    )
     first.write()
     second = MaskTable(tmp_path / "masks.csv", {"seed": 1, "model": "a"})
     assert second.has("B_GenMask_1") and not second.has("A_GenMask_1")
-    second.add("A_GenMask_1", "A", 1, 1, {"voxels": 3, "height": 0.5}, {})
+    second.add("A_GenMask_1", "A", 1, 1, {"voxels": 3, "height": 0.5}, {}, "0a")
     assert second.has_of("B_GenMask_1", {"of": "x"}) and not second.has_of("B_GenMask_1", {"of": "y"})
     assert not second.has_of("A_GenMask_1", {"of": "x"})
     assert second.made_otherwise(["A_GenMask_1"]) == 0
     assert second.made_otherwise(["A_GenMask_1", "B_GenMask_1"]) == 1
+    assert second.sha256("B_GenMask_1") == "0b"
     second.join()
     assert table(tmp_path) == [
         dict(mask="A_GenMask_1", scan="A", number="1", draws="1", seed="1", model="a", of="")
-        | dict(voxels="3", angle="", diameter_mm="", height="0.5"),
+        | dict(voxels="3", angle="", diameter_mm="", height="0.5", mask_sha256="0a"),
         dict(mask="B_GenMask_1", scan="B", number="1", draws="2", seed="0", model="a", of="x")
-        | dict(voxels="12", angle="", diameter_mm="0.333333", height=""),
+        | dict(voxels="12", angle="", diameter_mm="0.333333", height="", mask_sha256="0b"),
     ]
 
 
@@ -1144,7 +1147,9 @@ def test_masks_of_another_run_are_not_painted(make, tmp_path, monkeypatch):
 def test_a_mask_on_another_grid_is_noticed(make, scans, tmp_path):
     assert make()[0] == 0
     name = f"{SCANS[0]}_GenMask_1.nii.gz"
-    write(tmp_path / "out" / "Mask" / name, np.ones(SHAPE, np.uint8)[:-1])
+    write(tmp_path / "out" / "Mask" / name, np.ones(SHAPE, np.uint8), 2 * OBLIQUE)
+    csv_file = tmp_path / "out" / "masks.csv"  # as of an earlier version, which kept no hashes
+    csv_file.write_text(csv_file.read_text().replace("mask_sha256", "other"))
     assert_refused(make(), name, scans / "Image" / f"{SCANS[0]}.nii.gz", "overwrite=true")
 
 

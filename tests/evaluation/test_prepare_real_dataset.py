@@ -179,3 +179,20 @@ def test_a_data_set_among_its_sources_is_refused(prepare, files, place):
     code, _, err = prepare(output_dir=prepare.source / place)
     assert code == 1 and "error: --output_dir=" in err and "read as sources" in err
     assert files(prepare.source) == before
+
+
+def test_a_damaged_copy_is_written_again(prepare, files):
+    prepare()
+    before = files(prepare.output)
+    damaged = [
+        prepare.output / "imagesTr/P-0001_Vol_1_0000.nii.gz",
+        prepare.output / "labelsTs/P-0004_Vol_1.nii.gz",
+    ]
+    damaged[0].write_bytes(b"")
+    label = nibabel.load(damaged[1])
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(label.dataobj) * 0, label.affine), damaged[1])
+    code, out, err = prepare()
+    assert code == 0 and "2 files written now" in out, err
+    assert f"{damaged[0]}: is damaged and is written again" in out
+    assert f"{damaged[1]}: is not what was written there and is written again" in out
+    assert files(prepare.output) == before

@@ -31,6 +31,7 @@ def add(
         max_outside=0.0,
         seconds=seconds,
         files=(f"{case}.nii.gz", f"{case}_label.nii.gz"),
+        hashes={"image_sha256": "0a", "label_sha256": "0b"},
     )
 
 
@@ -66,6 +67,9 @@ def test_a_row_by_hand(tmp_path):
         "obtained_histogram": "0.00000 0.00000 0.50000 0.50000",
         "image": "A.nii.gz",
         "label": "A_label.nii.gz",
+        "image_sha256": "0a",
+        "label_sha256": "0b",
+        "edit_sha256": "",
     }
 
 
@@ -128,6 +132,7 @@ def test_two_lesion_labels_are_measured_together_and_each(tmp_path):
         "window": (0, 1),
     }
     rest |= {"max_rim": 0.0, "max_outside": 0.0, "seconds": None, "files": ("a", "b"), "source": source}
+    rest["hashes"] = {}
     manifest.add("A", 1, lesions=lesions, values=values, **rest)
     row = manifest.rows["A", 1]
     names = ("lesion_mean", "lesion_mean_3", "lesion_sd_3", "lesion_mean_4", "source_mean_4")
