@@ -67,7 +67,7 @@ def centre_mm(weights, spacing_mm):
 
 @pytest.mark.parametrize("mm", [0.7, 1.5, 2.0, 3.0, 5.0])
 def test_image_and_label_stay_at_one_place_at_every_spacing(tmp_path, mm):
-    """Of a ball in the middle, and in the mean of balls anywhere: one alone is as exact as its voxels allow."""
+    """Of a ball in the middle, and in the mean of balls anywhere: one is as exact as its voxels allow."""
     network = Preprocessing("CT", (mm, mm, mm), True, (16, 16, 16))
     middle, others = np.full((1, 3), 19.5), np.random.default_rng(0).uniform(16, 23, (12, 3))
     for centres in (middle, others):
