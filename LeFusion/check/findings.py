@@ -95,7 +95,7 @@ def _geometry_faults(cases: Sequence[CaseFacts], settings: CheckSettings) -> lis
     # The slices of a scan are square more often than not, and thicker than their pixels are wide.
     odd = sum(h != w and d in (h, w) for d, h, w in shapes)
     thick = sum(d < 0.7 * max(h, w) for d, h, w in spacings.tolist())
-    oriented = settings.layout.orientation is not None
+    oriented = settings.layout.orientation is not None or settings.layout.cavity_label is not None
     if not oriented and (odd > len(shapes) / 2 or thick > len(spacings) / 2):
         why = (
             f"in {odd} of {len(shapes)} cases the slices are not square, but would be along another axis"

@@ -67,7 +67,9 @@ def _geometry_tables(images: Sequence[CaseFacts], settings: CheckSettings) -> st
     if not len(spacings):
         return ""
     layout = settings.layout
-    if layout.orientation is None:
+    if layout.orientation is None and layout.cavity_label is not None:
+        where = ["slices", "to the left", "to the back"]
+    elif layout.orientation is None:
         where = [
             f"stored axis {axis}" for axis in sorted(range(3), key=lambda axis: axis != layout.depth_axis)
         ]

@@ -11,6 +11,8 @@ from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.nifti import Volume
 from LeFusion.errors import UserError
 
+TOWARDS_BASE = np.array([0.6, -0.5, 0.6])  # from apex to base: right, posterior, superior; roughly, of adults
+THICK = 1.2  # slices this much thicker than all other sides of a voxel are the slices of the scan
 WHOLE = 3  # times the slices of the network's region: a volume with more of them is no region
 
 
@@ -24,13 +26,37 @@ class Axes:
 
     @classmethod
     def of(cls, volume: Volume, layout: Layout) -> "Axes":
-        """With a layout's orientation from the affine; without one the depth axis first, nothing reversed."""
+        """With a layout's orientation from the affine; without one the depth axis first, nothing reversed,
+        but hearts always seen from one side, see `of_heart`."""
+        if layout.orientation is None and layout.cavity_label is not None:
+            return cls.of_heart(volume, layout.depth_axis)
         if layout.orientation is None:
             others = [axis for axis in range(3) if axis != layout.depth_axis]
             return cls((layout.depth_axis, *others))
         turn = ornt_transform(io_orientation(volume.affine), axcodes2ornt(layout.orientation))
         order = np.argsort(turn[:, 0])
         return cls(tuple(int(axis) for axis in order), tuple(bool(turn[axis, 1] < 0) for axis in order))
+
+    @classmethod
+    def of_heart(cls, volume: Volume, depth_axis: int) -> "Axes":
+        """Slices from apex to base, rows to the left and columns to the back as far as a stack of short-axis
+        slices allows, and always right-handed: labels do not tell a heart from its mirror image.
+
+        Slices are along the axis along which voxels are longest, or, where there is no such axis, depth_axis.
+        """
+        sides_mm = np.linalg.norm(volume.affine[:3, :3], axis=0)
+        if sides_mm.max() > THICK * np.sort(sides_mm)[1]:
+            depth_axis = int(sides_mm.argmax())
+        towards = (volume.affine[:3, :3] / sides_mm).round(6)  # columns: where a stored axis runs to, R A S
+        first, second = (axis for axis in range(3) if axis != depth_axis)
+        order = max(
+            ((depth_axis, first, second), (depth_axis, second, first)),
+            key=lambda axes: abs(towards[0, axes[1]]) + abs(towards[1, axes[2]]),
+        )
+        depth, height, width = towards[:, order].T
+        flips = [bool(TOWARDS_BASE @ depth < 0), bool(height[0] > 0)]
+        mirrored = np.linalg.det([depth, height, width]) < 0
+        return cls(order, (*flips, bool(mirrored ^ flips[0] ^ flips[1])))
 
     def to_dhw(self, stored: np.ndarray) -> np.ndarray:
         """Stored order -> (D, H, W)."""

@@ -35,7 +35,7 @@ class Layout:
         relative to, for images whose units differ from scan to scan (MR); None: units are absolute (CT).
     instances: masks number their lesions, 1, 2, 3, ...; all of them are of the one lesion label.
     depth_axis: which axis of the stored array is the depth; the others stay in their order. For arrays whose
-        affines give the voxel size only.
+        affines give the voxel size only. Hearts are turned by their affines all the same: see Axes.of_heart.
     orientation: instead of it, where depth, rows and columns run to, by the affine, whatever the order in
         which a volume is stored: "SPL" is from inferior to superior, anterior to posterior, right to left.
     """

@@ -7,8 +7,9 @@ The wall is the myocardium with its lesions. A voxel of it has an address that b
 So position, radius and thickness of the wall, and the number of slices, may all differ.
 
 Angles are in radians in the (H, W) plane of a depth-first array: 0 towards larger w, pi / 2 towards larger h.
-Voxels count as square in the plane. The slices of both hearts must be seen from the same side: labels do not
-tell a mirrored heart. Which end is the apex is read off the labels: there the cavity is small.
+Voxels count as square in the plane. The slices of both hearts must be seen from the same side, as those of
+Axes.of_heart are: labels do not tell a mirrored heart. Which end is the apex is read off the labels: there
+the cavity is small.
 """
 
 from collections.abc import Sequence

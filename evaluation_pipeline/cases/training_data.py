@@ -10,7 +10,7 @@ from tqdm import tqdm
 from evaluation_pipeline.cases.nnunet_layout import LabelledImage, RealDataset, read_dataset
 from evaluation_pipeline.cases.patients import checked_folds, patient_of, patient_share
 from evaluation_pipeline.cases.synthetic import SyntheticImage, check_leakage, draw_synthetic, find_synthetic
-from evaluation_pipeline.segmentation.preprocessing import check_pair, fingerprint
+from evaluation_pipeline.segmentation.preprocessing import check_pair, check_slices, fingerprint
 from LeFusion.errors import UserError
 from LeFusion.runtime.hashing import sha256_of_file
 
@@ -98,15 +98,13 @@ def inspect(data: TrainingData) -> tuple[tuple, str]:
     and of all cases. Reads and checks every pair, so that a bad file stops the run at once."""
     digest = hashlib.sha256()
     shapes, spacings = [], []
-    of_fingerprint = len(
-        data.train
-    )  # synthetic data does not change the network's plan: runs stay comparable
     pairs = [*data.train, *data.synthetic, *data.validation]
-    for number, case in enumerate(tqdm(pairs, unit="case", desc="checking", leave=False)):
+    for case in tqdm(pairs, unit="case", desc="checking", leave=False):
         shape, spacing_mm = check_pair(case.image, case.label, data.real.label_values)
-        if number < of_fingerprint:
-            shapes.append(shape)
-            spacings.append(spacing_mm)
+        shapes.append(shape)
+        spacings.append(spacing_mm)
         for path in (case.image, case.label):
             digest.update(bytes.fromhex(sha256_of_file(path)))
-    return fingerprint(shapes, spacings), digest.hexdigest()
+    check_slices([case.image for case in pairs], spacings)
+    real = len(data.train)  # synthetic data does not change the network's plan: runs stay comparable
+    return fingerprint(shapes[:real], spacings[:real]), digest.hexdigest()

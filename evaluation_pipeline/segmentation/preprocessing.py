@@ -5,6 +5,7 @@ training), so that it depends neither on workers nor on where a training was sto
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from evaluation_pipeline.cases.nnunet_layout import CT_WINDOW
 from evaluation_pipeline.judging.metrics import ANY_NEIGHBOUR
+from LeFusion.dataset.axes import THICK
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.grid import resample_masks, resample_part
 from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
@@ -48,8 +50,8 @@ class Preprocessing:
 
     modality: "CT" (`window`, in HU, to [0, 1]; padding is 0, so air) or "MR" (mean 0, deviation 1 of
     each volume).
-    spacing_mm: of the network's voxels, in the stored axis order.
-    resample: whether images of another spacing are brought to it; False where all had the same.
+    spacing_mm: of the network's voxels, in the stored axis order; images of others are brought to it.
+    resample: False where all training images had the same, to SAME_SPACING: then such are left as they are.
     """
 
     modality: str
@@ -96,16 +98,43 @@ class Preprocessing:
         return labels.astype(np.uint8)
 
     def grid(self, volume: Volume) -> tuple[int, ...]:
-        """The shape of the volume at the network's spacing."""
-        if not self.resample:
-            return volume.raw.shape
+        """The shape of the volume at the network's spacing.
+
+        Raises UserError for slices along another axis than those that the network was trained on.
+        """
+        check_slices([volume.path], [spacing_of(volume)], slice_axis(self.spacing_mm))
         scale = spacing_of(volume) / np.array(self.spacing_mm)
+        if not self.resample and np.abs(scale - 1).max() <= SAME_SPACING:
+            return volume.raw.shape
         return tuple(max(1, round(n * s)) for n, s in zip(volume.raw.shape, scale, strict=True))
 
 
 def spacing_of(volume: Volume) -> np.ndarray:
     """(3,) mm between voxels along each stored axis."""
     return voxel_sizes(volume.affine)
+
+
+def slice_axis(spacing_mm: Sequence[float]) -> int | None:
+    """The stored axis along which voxels are clearly longest; None where there is none."""
+    longest = int(np.argmax(spacing_mm))
+    return longest if spacing_mm[longest] > THICK * sorted(spacing_mm)[1] else None
+
+
+def check_slices(paths: Sequence[Path], spacings: Sequence, wanted: int | None = None) -> None:
+    """Raises UserError, naming the file, for an image whose slices lie along another stored axis than those
+    of most, or than the wanted axis: axes are taken as stored, so it would be squeezed in its plane."""
+    axes = [slice_axis(spacing) for spacing in spacings]
+    known = Counter(axis for axis in axes if axis is not None)
+    if wanted is None and known:
+        wanted = known.most_common(1)[0][0]
+    for path, axis, spacing in zip(paths, axes, spacings, strict=True):
+        if axis not in (None, wanted) and wanted is not None:
+            raise UserError(
+                f"{path}: its slices lie along the stored axis {axis} (voxels of "
+                f"{' x '.join(f'{mm:.3g}' for mm in spacing)} mm), those of the training along axis "
+                f"{wanted}; store it and its label in the order of the others, for example with nibabel's "
+                "as_reoriented"
+            )
 
 
 def check_pair(

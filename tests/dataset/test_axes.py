@@ -1,11 +1,17 @@
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
+from nibabel.affines import from_matvec
+from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from LeFusion.dataset.axes import Axes, refuse_turned
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.nifti import check_same_grid, on_grid_of, read_volume
+from LeFusion.dataset.nifti import Volume, check_same_grid, on_grid_of, read_volume
 from LeFusion.errors import UserError
 
 ORIENTED = Layout(depth_axis=None, orientation="SPL")
@@ -50,6 +56,54 @@ def test_an_orientation_does_not_depend_on_the_order_in_which_a_volume_is_stored
     assert np.array_equal(dhw, ras[::-1, ::-1].transpose(2, 1, 0))  # to superior, posterior, left
     assert np.array_equal(axes.to_stored(dhw), volume.raw)
     assert axes.spacing_mm(volume) == pytest.approx(np.linalg.norm(AFFINE[:3, :3], axis=0)[[2, 1, 0]])
+
+
+HEART = Layout(lesion_labels=(3,), other_labels=(1, 2), cavity_label=1, myocardium_label=2, depth_axis=2)
+ALL_ORDERS = [
+    "".join(letters)
+    for axes in itertools.permutations(("RL", "AP", "SI"))
+    for letters in itertools.product(*axes)
+]
+
+
+def volume_of(array, affine):
+    image = nibabel.Nifti1Image(array, affine)
+    return Volume(Path("heart.nii"), array, 1.0, 0.0, image.affine, image.header)
+
+
+def short_axis(turn_deg, slice_mm=8.0):
+    """The affine of short-axis slices, apex first, turned in their plane by so many degrees."""
+    normal = np.array([0.55, -0.45, 0.7]) / np.linalg.norm([0.55, -0.45, 0.7])
+    row = np.cross(normal, [0, 0, 1]) / np.linalg.norm(np.cross(normal, [0, 0, 1]))
+    column, turn = np.cross(normal, row), np.radians(turn_deg)
+    rows = np.cos(turn) * row + np.sin(turn) * column, np.cos(turn) * column - np.sin(turn) * row
+    return from_matvec(np.stack([1.4 * rows[0], 1.4 * rows[1], slice_mm * normal], axis=1), [5, -30, 12])
+
+
+@pytest.mark.parametrize("turn_deg", [0, 40, 100, 200, 310])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_heart_is_seen_from_one_side_however_it_is_stored(ras, turn_deg, mirrored):
+    """All 48 ways to store one heart give one array, its apex first, never mirrored."""
+    affine = short_axis(turn_deg) @ np.diag([-1 if mirrored else 1, 1, 1, 1])
+    scan, seen = nibabel.Nifti1Image(ras, affine), []
+    for codes in ALL_ORDERS:
+        turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+        stored = scan.as_reoriented(turn)
+        volume = volume_of(np.asarray(stored.dataobj), stored.affine)
+        axes = Axes.of(volume, HEART)
+        signs = np.where(axes.flips, -1, 1)
+        directions = volume.affine[:3, axes.order] * signs
+        assert np.linalg.det(directions) > 0 and directions[:, 0] @ short_axis(turn_deg)[:3, 2] > 0
+        seen.append(axes.to_dhw(volume.raw))
+    assert seen[0].shape[0] == 6 and all(np.array_equal(dhw, seen[0]) for dhw in seen)
+
+
+def test_the_released_hearts_are_read_as_stored_and_cubes_by_the_layout(ras):
+    released = Axes.of(volume_of(ras, np.diag([-1.46, -1.46, 10, 1])), HEART)
+    assert released == Axes((2, 0, 1), (False, False, False))
+    for axis in range(3):
+        cubes = Axes.of(volume_of(ras, np.diag([-2, -2, 2, 1])), replace(HEART, depth_axis=axis))
+        assert cubes.order[0] == axis
 
 
 @pytest.mark.parametrize("codes", ORDERS)

@@ -459,7 +459,7 @@ def heart(tmp_path):
     def write(labels, image=None):
         image = np.full(labels.shape, 100, np.int16) if image is None else image
         for kind, array in (("images", image), ("labels", labels)):
-            save(tmp_path / "H" / kind / "heart.nii.gz", array, np.diag([1.5, 1.5, 8, 1]), 2)
+            save(tmp_path / "H" / kind / "heart.nii.gz", array, np.diag([-1.5, -1.5, 8, 1]), 2)
         return tmp_path / "H"
 
     return write

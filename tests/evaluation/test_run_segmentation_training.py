@@ -245,6 +245,13 @@ def test_bad_input_is_one_line(run, tmp_path, real):
     write(folder / "labelsTr/Mask_1/N1_Mask_1.nii.gz", np.full((16, 16, 16), 2, np.uint8))
     shutil.rmtree(tmp_path / "model")
     fails("N1_Mask_1.nii.gz: holds the label 2", "--synthetic_data_dir", folder)
+    kept = tmp_path / "kept"
+    shutil.copytree(real, kept)
+    for path in real.glob("*/*.nii.gz"):
+        spacing_mm = (1, 1, 4) if "P5" in path.name else (4, 1, 1)
+        nibabel.save(nibabel.Nifti1Image(nibabel.load(path).get_fdata(), np.diag([*spacing_mm, 1])), path)
+    fails("P5_Vol_1_0000.nii.gz: its slices lie along the stored axis 2")
+    shutil.copytree(kept, real, dirs_exist_ok=True)
     image = nibabel.load(real / "labelsTr/P3_Vol_1.nii.gz")
     nibabel.save(nibabel.Nifti1Image(image.get_fdata(), np.diag([2, 1, 1, 1])), tmp_path / "moved.nii.gz")
     (tmp_path / "moved.nii.gz").replace(real / "labelsTr/P3_Vol_1.nii.gz")

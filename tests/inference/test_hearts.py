@@ -243,6 +243,32 @@ def test_the_lesion_lies_at_its_address(paint, hearts, donors, tmp_path):
         assert abs(np.angle(np.exp(1j * (middle - expected)))) < 0.35
 
 
+@pytest.mark.parametrize("codes, lent", [("LAS", "RAS"), ("RAS", "LAS"), ("ASR", "IPL"), ("SLP", "RAS")])
+def test_the_order_of_the_axes_changes_no_voxel(
+    paint, hearts, donors, tmp_path, save_as, monkeypatch, codes, lent
+):
+    """Heart and donor stored mirrored, upside down, or slices first: the same infarct in the world."""
+    monkeypatch.setattr(inference, "save_preview", lambda path, *_: path)  # takes most of the time
+    for folder in ("images", "labels"):
+        for name in NORMAL[1:]:
+            (hearts / "Normal" / folder / f"{name}.nii.gz").unlink()
+    options = (donors, "condition=own", "types=1", f"donor={SICK[0]}")
+    assert paint("Normal", *options)[0] == 0
+    for name, order in ((NORMAL[0], codes), (SICK[0], lent)):
+        for folder, array in zip(("images", "labels"), source(hearts, name), strict=True):
+            kind = "Normal" if name in NORMAL else "Pathological"
+            save_as(order, hearts / kind / folder / f"{name}.nii.gz", array, AFFINE)
+    code, _, error = paint("Normal", *options, out="turned")
+    assert code == 0, error
+    for file in ("Image/Image_1", "Mask/Mask_1"):
+        first, turned = (
+            nibabel.load(tmp_path / out / file / f"{NORMAL[0]}.nii.gz") for out in ("out", "turned")
+        )
+        assert nibabel.aff2axcodes(turned.affine) == tuple(codes)
+        first, turned = (nibabel.as_closest_canonical(image) for image in (first, turned))
+        assert np.array_equal(first.dataobj, turned.dataobj) and np.allclose(first.affine, turned.affine)
+
+
 def test_a_donor_is_drawn_by_seed_and_name_alone(paint, hearts, donors, tmp_path, files):
     options = (donors, TEXTURE, "types=1")
     paint("Normal", *options, "batch_size=3", out="all")

@@ -13,9 +13,11 @@ from evaluation_pipeline.segmentation.preprocessing import (
     augmentation,
     cached_dataset,
     check_pair,
+    check_slices,
     fingerprint,
 )
 from LeFusion.dataset.nifti import read_volume
+from LeFusion.errors import UserError
 
 
 def write(path: Path, array: np.ndarray, spacing_mm=(1, 1, 1)) -> Path:
@@ -138,6 +140,29 @@ def test_pairs_that_do_not_belong_together_are_refused(tmp_path, pair):
     moved = write(tmp_path / "moved.nii.gz", np.zeros((12, 20, 16), np.uint8), (1, 1, 2))
     with pytest.raises(ValueError, match="moved.nii.gz: its affine differs .* lie up to 15 mm apart"):
         check_pair(image, moved, [0, 1])
+
+
+def test_slices_along_another_axis_are_refused(tmp_path):
+    """One case of a set that is stored slices first; an image to predict that is."""
+    thick, first = (1.4, 1.4, 8), (8, 1.4, 1.4)
+    paths = [Path("a"), Path("b"), Path("c"), Path("d")]
+    check_slices(paths, [thick, thick, (1, 1, 1), (1.0, 1.4, 9)])
+    check_slices(paths[:2], [(1, 1, 1), (1, 1, 1.1)])
+    for spacings in ([thick, first, thick, thick], [thick, first, (1, 1, 1), thick]):
+        with pytest.raises(UserError, match=r"^b: its slices lie along the stored axis 0 .*8 x 1.4 x 1.4 mm"):
+            check_slices(paths, spacings)
+    scan = read_volume(write(tmp_path / "scan.nii.gz", np.zeros((6, 40, 40), np.int16), first))
+    for resample in (True, False):
+        with pytest.raises(UserError, match=r"scan.nii.gz: .* axis 0 .* those of the training along axis 2"):
+            Preprocessing("MR", thick, resample, (8, 8, 4)).image(scan)
+    assert Preprocessing("MR", (2, 2, 2), True, (8, 8, 4)).image(scan).shape == (1, 24, 28, 28)
+
+
+def test_an_image_of_another_spacing_is_resampled_also_where_the_training_had_one_spacing(tmp_path):
+    network = Preprocessing("CT", (1, 1, 1), False, (8, 8, 8))
+    for spacing_mm, shape in (((2, 1, 1), (20, 12, 8)), ((1.01, 1, 1), (10, 12, 8))):
+        scan = read_volume(write(tmp_path / "scan.nii.gz", np.zeros((10, 12, 8), np.int16), spacing_mm))
+        assert network.image(scan).shape == (1, *shape)
 
 
 def dataset(pair, patch_size=(8, 8, 8), cache_rate=1.0, seed=0, modality="CT", lesions=(1,)):
