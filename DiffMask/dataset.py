@@ -31,7 +31,7 @@ from LeFusion.dataset.cases import (
     read_names,
 )
 from LeFusion.dataset.grid import resample_masks
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import MissingFileError, UserError
 

@@ -14,8 +14,8 @@ from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.edit import edit_masks
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, load_case
-from LeFusion.dataset.nifti import Volume, with_values
 from LeFusion.dataset.parts import Part
+from LeFusion.dataset.volume import Volume, with_values
 from LeFusion.diffusion import Checkpoint, NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError, check_choice

@@ -28,7 +28,7 @@ from DiffMask.shapes.baselines import deformed_ellipsoid, sphere
 from DiffMask.shapes.features import markdown, shape_features, shape_table
 from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.diffusion import address_seed
 from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser, plain
 

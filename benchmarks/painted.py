@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 import torch
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.inference.inference import run
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.runtime.tables import markdown_table

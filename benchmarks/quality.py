@@ -33,7 +33,7 @@ from evaluation_pipeline.fidelity.features import FIRST_ORDER, GLCM, columns, fe
 from evaluation_pipeline.fidelity.lesions import Lesion, read_lesion, scale_of
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import find_cases
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.commandline import command_parser
 
 LIDC = load_data_type("lidc")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from evaluation_pipeline import run_segmentation_evaluation, run_segmentation_training
 from evaluation_pipeline.cases.patients import case_name
-from evaluation_pipeline.cases.synthetic import nifti_files, numbered_folders
+from evaluation_pipeline.cases.synthetic import numbered_folders
 from LeFusion.dataset.cases import find_cases
+from LeFusion.dataset.scans import find_scans
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import CONFIGS, absolute_path, given_path, plain, run_command
 from LeFusion.settings import InferenceSettings
@@ -63,7 +64,7 @@ def count_textures(given: str | Sequence | None) -> int:
 def check_target(image_root: Path, types: int, cases: set[str], source: Path) -> None:
     """A training takes all images below a folder, also those that an earlier run left there."""
     for kind, folder in sorted(numbered_folders(image_root, "Image_").items()):
-        for path in nifti_files(folder):
+        for path in (scan.path for scan in find_scans(folder)):
             if kind > types:
                 reason = f"is of an earlier run with more types than TYPES={types}"
             elif case_name(path) not in cases:

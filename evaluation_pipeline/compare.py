@@ -24,7 +24,7 @@ from evaluation_pipeline.judging.experiments import Experiment, compare, read_ex
 from evaluation_pipeline.judging.figures import PicturedCase, badness, save_box_plot, save_cases_sheet
 from evaluation_pipeline.segmentation.predictions import fingerprint
 from evaluation_pipeline.tables import write_csv
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, run_with_flags
 from LeFusion.runtime.tables import markdown_table

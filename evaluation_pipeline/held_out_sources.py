@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evaluation_pipeline.cases.patients import patient_of
 from LeFusion.dataset.cases import find_images, read_names
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
 

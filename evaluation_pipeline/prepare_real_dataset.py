@@ -30,7 +30,9 @@ from evaluation_pipeline.cases.patients import case_name, patient_of
 from evaluation_pipeline.segmentation.preprocessing import check_pair
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Case, Layout, find_cases, refuse_among_sources
-from LeFusion.dataset.nifti import Volume, atomic_file, read_volume, write_label_like, write_volume
+from LeFusion.dataset.scans import read_volume, write_label_like, write_volume
+from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.volume import Volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
 from LeFusion.runtime.hashing import sha256_of_file

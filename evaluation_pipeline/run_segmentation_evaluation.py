@@ -37,7 +37,7 @@ from evaluation_pipeline.segmentation.predictions import (
     fingerprint,
     predict_cases,
 )
-from LeFusion.dataset.nifti import check_same_grid
+from LeFusion.dataset.volume import check_same_grid
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, run_with_flags
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
 
 

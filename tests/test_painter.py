@@ -14,7 +14,7 @@ import LeFusion.inference.inference as inference
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.loading import load_case
-from LeFusion.dataset.nifti import Volume
+from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.painter import Painter, paint_lesions, rounds

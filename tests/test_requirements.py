@@ -10,7 +10,7 @@ import pytest
 from LeFusion.runtime.commandline import PROJECT_ROOT
 
 PACKAGES = ("LeFusion", "DiffMask", "evaluation_pipeline")
-OPTIONAL = {"surface-distance"}  # of the extra dev
+OPTIONAL = {"surface-distance", "highdicom"}  # of the extras
 NOT_PIP = {"nnunetv2"}  # the user's own, asked for where it is needed
 
 

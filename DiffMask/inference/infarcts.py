@@ -10,7 +10,8 @@ from DiffMask.placement.sectors import draw_sector, no_reflow_mask, sector_mask
 from DiffMask.placement.spheres import sphere_around
 from DiffMask.settings import MaskInferenceSettings
 from LeFusion.dataset.axes import Axes
-from LeFusion.dataset.nifti import on_grid_of, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import on_grid_of
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
 from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates

@@ -40,7 +40,8 @@ from DiffMask.settings import (
 )
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import GENERATED, Layout
-from LeFusion.dataset.nifti import Volume, read_volume, write_label_like
+from LeFusion.dataset.scans import read_volume, write_label_like
+from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import (

@@ -16,7 +16,8 @@ from DiffMask.settings import FROM_MASKS, PLACED, MaskInferenceSettings
 from LeFusion.dataset.axes import Axes, refuse_turned
 from LeFusion.dataset.cases import GENERATED
 from LeFusion.dataset.hounsfield import refuse_other_units
-from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import Volume, on_grid_of
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import given_path
 

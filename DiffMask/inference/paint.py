@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from DiffMask.inference.plan import Draft
+from LeFusion.dataset.scans import stem
 from LeFusion.errors import UserError
 from LeFusion.inference import inference as painting
 from LeFusion.runtime.commandline import say
@@ -16,7 +17,7 @@ def refuse_others(output_dir: Path, names: set[str], starts: tuple[str, ...]) ->
     starts: how names of masks begin that other processes of this run make.
     """
     for path in sorted((output_dir / "Mask").glob("*.nii*")):
-        name = path.name.removesuffix(".gz").removesuffix(".nii")
+        name = stem(path.name)
         if name not in names and not name.startswith(".") and not name.startswith(starts or "/"):
             raise UserError(
                 f"{path} is not of this run and would be painted; move it away, or give another output_dir"
@@ -26,7 +27,7 @@ def refuse_others(output_dir: Path, names: set[str], starts: tuple[str, ...]) ->
 def forget_painted(output_dir: Path, draft: Draft) -> None:
     """What was painted under an earlier mask of this name would be kept under the new one."""
     for path in (output_dir / "Painted" / "Image").glob("Image_*/*"):
-        if path.name.removesuffix(".gz").removesuffix(".nii") == draft.name:
+        if stem(path.name) == draft.name:
             path.unlink()
 
 

@@ -19,7 +19,7 @@ from LeFusion.dataset.cases import (
     locate_folders,
     refuse_among_sources,
 )
-from LeFusion.dataset.nifti import Volume
+from LeFusion.dataset.volume import Volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import absolute_path, given_path
 

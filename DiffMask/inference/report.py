@@ -11,7 +11,8 @@ from DiffMask.shapes.features import shape_features
 from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.nifti import Volume, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import Volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share

@@ -17,7 +17,8 @@ from DiffMask.placement.spheres import sphere_around
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Layout, find_cases
-from LeFusion.dataset.nifti import on_grid_of, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import on_grid_of
 from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates
 
 ISOTROPIC = (1.0, 1.0, 1.0)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from DiffMask.shapes.features import smooth_distance
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.pictures import OUTLINES
 
 COLUMNS = 6

@@ -15,7 +15,8 @@ from LeFusion.dataset.boxes import Size
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.hounsfield import refuse_other_units
 from LeFusion.dataset.intensity import IntensityMap, Window
-from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import Volume, on_grid_of
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import lesion_histogram
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from LeFusion.check.facts import CaseFacts, CheckSettings, Finding, relative
-from LeFusion.dataset.cases import Layout, find_cases, index_by_name, listed_name, stem
+from LeFusion.dataset.cases import Layout, find_cases, listed_name
+from LeFusion.dataset.scans import find_scans
 from LeFusion.errors import MissingFileError, UserError
 
 
@@ -27,14 +28,15 @@ def list_cases(settings: CheckSettings) -> tuple[list[CaseFacts], list[Finding]]
         reason, _, fix = str(error).replace(f"{root}{os.sep}", "").rpartition("; ")
         fix += "; until names are unique, masks cannot be looked for"
         findings.append(Finding("error", "two images have the same case name", reason, fix))
-        return [CaseFacts(stem(path.name), path, None) for path in nifti_files(image_dir)], findings
+        return [CaseFacts(scan.name, scan.path, None) for scan in find_scans(image_dir)], findings
     facts = [CaseFacts(case.name, case.image_path, case.mask_path) for case in cases]
     paired = {path for case in cases for path in (case.image_path, case.mask_path)}
-    for path in nifti_files(image_dir):
+    for scan in find_scans(image_dir):
+        path = scan.path
         if path in paired:
             continue
         message = next((text for text in skipped if text.startswith(f"{path}: ")), f"{path}: has no mask")
-        single = CaseFacts(stem(path.name), path, None)
+        single = CaseFacts(scan.name, path, None)
         reason = message.removeprefix(f"{path}: ").partition("; ")[0].replace(f"{root}{os.sep}", "")
         single.add(
             "error",
@@ -43,7 +45,7 @@ def list_cases(settings: CheckSettings) -> tuple[list[CaseFacts], list[Finding]]
             "add the mask, correct its name or layout.mask_names, or take the image out",
         )
         facts.append(single)
-    for path in nifti_files(mask_dir):
+    for path in (scan.path for scan in find_scans(mask_dir)):
         if path in paired or any(str(path) in text.partition(": ")[2] for text in skipped):
             continue
         single = CaseFacts("", None, path)
@@ -55,11 +57,6 @@ def list_cases(settings: CheckSettings) -> tuple[list[CaseFacts], list[Finding]]
         )
         facts.append(single)
     return sorted(facts, key=lambda f: (f.image_path is None, f.name)), findings
-
-
-def nifti_files(folder: Path) -> list[Path]:
-    """What find_cases sees below a folder."""
-    return sorted(path for paths in index_by_name(folder).values() for path in paths)
 
 
 def assign_split(facts: Sequence[CaseFacts], test_txt: Path | None, layout: Layout) -> list[Finding]:
@@ -94,7 +91,7 @@ def assign_split(facts: Sequence[CaseFacts], test_txt: Path | None, layout: Layo
                     "error",
                     "name in test.txt is no image, so an image meant for testing may be trained on",
                     f"{name} (there is {near})" if near else name,
-                    "correct the line: the image's file name without .nii.gz, in the same case of letters",
+                    "correct the line: the image's file name without its ending, in the same case of letters",
                 )
             )
     for name, case in images.items():

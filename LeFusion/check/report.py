@@ -14,7 +14,9 @@ from LeFusion.check.files import patients_of
 from LeFusion.check.findings import bins_in_use, merged
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import crop, lesion_box
-from LeFusion.dataset.nifti import atomic_file, on_grid_of, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.volume import on_grid_of
 from LeFusion.errors import UserError
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.runtime.tables import markdown_table

@@ -8,7 +8,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from LeFusion.dataset.boxes import Box, Size
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.nifti import Volume
+from LeFusion.dataset.volume import Volume
 from LeFusion.errors import UserError
 
 TOWARDS_BASE = np.array([0.6, -0.5, 0.6])  # from apex to base: right, posterior, superior; roughly, of adults

@@ -4,15 +4,15 @@ import difflib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from LeFusion.dataset.scans import find_scans, stem
 from LeFusion.errors import MissingFileError, UserError
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 SPLITS = ("all", "train", "test")
 GENERATED = "_GenMask_"  # <image name>_GenMask_<number>: a mask that DiffMask made for an image
 LABELS = frozenset(range(2**16))  # what a label map may hold, the background 0 among it
@@ -111,8 +111,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Case:
-    """One image with one mask. name: the image's file name without .nii.gz; for a mask that DiffMask made,
-    of which an image may have several, the mask's."""
+    """One image with one mask. name: the image's, its file name without the ending; for a mask that DiffMask
+    made, of which an image may have several, the mask's."""
 
     name: str
     image_path: Path
@@ -154,7 +154,7 @@ def find_cases(
         made = made_for.get(name, [])
         cases += [Case(stem(path.name), image, path) for path in made]
         try:
-            cases.append(Case(name, image, _find_mask(image, image_dir, mask_dir, masks, layout)))
+            cases.append(Case(name, image, _find_mask(name, image, image_dir, mask_dir, masks, layout)))
         except (FileNotFoundError, ValueError) as error:
             if made:
                 continue
@@ -165,16 +165,15 @@ def find_cases(
 
 
 def find_images(folder: str | os.PathLike) -> dict[str, Path]:
-    """All NIfTI files at any depth below a folder, or the one file, by name without ending, sorted.
+    """All scans at any depth below a folder, or the one there, by name, sorted; see `find_scans`.
 
-    Raises FileNotFoundError when there is no such folder or none in it, ValueError when two have one name.
+    Raises FileNotFoundError when there is nothing there, ValueError when two have one name.
     """
     folder = Path(folder)
-    if folder.is_file() and folder.name.endswith(NIFTI_ENDINGS):
-        return {stem(folder.name): folder}
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder}: no such folder or NIfTI file; check dataset_root_dir")
-    images = index_by_name(folder)
+    try:
+        images = index_by_name(folder)
+    except MissingFileError as error:
+        raise MissingFileError(f"{folder}: no such folder or file; check dataset_root_dir") from error
     for name, paths in sorted(images.items()):
         if len(paths) > 1:
             first, second = sorted(paths)[:2]
@@ -301,28 +300,11 @@ def check_listed(test_txt: str | os.PathLike, listed: set[str], known: Iterable[
 
 
 def index_by_name(folder: Path) -> dict[str, list[Path]]:
-    """All NIfTI files at any depth below `folder`, by name without ending. Names with a leading dot are
-    skipped."""
+    """The scans at any depth below `folder`, or the one there, by name."""
     found = defaultdict(list)
-    for path in _files_below(folder):
-        if path.name.endswith(NIFTI_ENDINGS):
-            found[stem(path.name)].append(path)
+    for scan in find_scans(folder):
+        found[scan.name].append(scan.path)
     return found
-
-
-def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Links are followed, but not back to a folder that they lie in (above: real paths of these)."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    for name in sorted(os.listdir(folder)):
-        path = folder / name
-        if name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _files_below(path, (*above, real))
-        elif path.is_file():
-            yield path
 
 
 def _generated(masks: dict[str, list[Path]]) -> dict[str, list[Path]]:
@@ -338,10 +320,10 @@ def _generated(masks: dict[str, list[Path]]) -> dict[str, list[Path]]:
 
 
 def _find_mask(
-    image: Path, image_dir: Path, mask_dir: Path, masks: dict[str, list[Path]], layout: Layout
+    name: str, image: Path, image_dir: Path, mask_dir: Path, masks: dict[str, list[Path]], layout: Layout
 ) -> Path:
     try:
-        mask_name = _swap(stem(image.name), layout.mask_names) if layout.mask_names else stem(image.name)
+        mask_name = _swap(name, layout.mask_names) if layout.mask_names else name
     except ValueError as error:
         raise UserError(f"{image}: {error}") from error
     expected_dir = mask_dir / image.parent.relative_to(image_dir)
@@ -376,13 +358,6 @@ def patient_of(name: str, parts: Iterable[str] = CASE_PARTS) -> str:
     """The patient of an image or a mask: what stands before the first of these parts in its name, e.g.
     `A-0001_Mask_3` -> `A-0001`; a name without any is the patient's own."""
     return min((name.partition(part)[0] for part in parts if part), key=len, default=name) or name
-
-
-def stem(file_name: str) -> str:
-    """A file's name without its NIfTI ending."""
-    for ending in NIFTI_ENDINGS:
-        file_name = file_name.removesuffix(ending)
-    return file_name
 
 
 def _shorten(names: list[str], limit: int = 5) -> str:

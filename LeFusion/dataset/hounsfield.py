@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from LeFusion.dataset.intensity import Window
-from LeFusion.dataset.nifti import Volume
+from LeFusion.dataset.volume import Volume
 from LeFusion.errors import UserError
 
 LUNG = -500  # HU; a window that begins below shows lung

@@ -27,8 +27,9 @@ from LeFusion.dataset.edit import edit_part
 from LeFusion.dataset.grid import resample_masks, resample_part
 from LeFusion.dataset.hounsfield import refuse_other_units
 from LeFusion.dataset.intensity import IntensityMap, Window
-from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
 from LeFusion.dataset.parts import Part, fits, grouped, numbered, union
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import Volume, on_grid_of
 from LeFusion.errors import UserError
 
 MOST_INSTANCES = 255  # lesions that a mask may number

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from LeFusion.dataset.cases import Case, find_cases
 from LeFusion.dataset.dataset import LesionDataset
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import absolute_path, given_path, output_folder, plain, run_command
 from LeFusion.runtime.overrides import any_path

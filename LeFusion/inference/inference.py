@@ -28,7 +28,8 @@ from LeFusion.dataset.cases import (
     refuse_among_sources,
 )
 from LeFusion.dataset.loading import LoadedCase
-from LeFusion.dataset.nifti import Volume, read_volume, write_label_like, write_volume
+from LeFusion.dataset.scans import NIFTI_ENDINGS, ending_of, read_volume, write_label_like, write_volume
+from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError
@@ -175,7 +176,7 @@ def run(settings: InferenceSettings) -> Path:
 
 
 def _ending(case: Case) -> str:
-    return ".nii.gz" if case.image_path.name.endswith(".gz") else ".nii"
+    return ending_of(case.image_path) or NIFTI_ENDINGS[0]
 
 
 def _check_names(cases: list[Case], job: Job) -> None:

@@ -10,7 +10,7 @@ from LeFusion.dataset.axes import refuse_turned
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, Reader
-from LeFusion.dataset.nifti import Volume
+from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import Checkpoint, address_seed
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from LeFusion.dataset.intensity import IntensityMap
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 from LeFusion.inference.job import Canvas
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.hashing import sha256_of_file
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 
 OUTLINES = ("#ffb000", "#35c2ff", "#ff5db0", "#8bdc4b")  # of the lesion classes
 

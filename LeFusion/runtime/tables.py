@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
 from LeFusion.runtime.processes import Share
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.loading import load_case
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.pictures import lesion_slice
 from LeFusion.textures.fitted import Fit, Textures, Window, window_limits
 

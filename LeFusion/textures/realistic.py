@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 
 NEIGHBOURS = 12  # lesions of like size that one is drawn from

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.diffusion import load_checkpoint, save_checkpoint
 from LeFusion.runtime.commandline import command_parser, run_command
 

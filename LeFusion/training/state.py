@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.diffusion import UNet3D, save_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import check_same_settings

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
 from evaluation_pipeline.cases.patients import patient_of
-from evaluation_pipeline.cases.synthetic import MANIFEST, nifti_files, numbered_folders
+from evaluation_pipeline.cases.synthetic import MANIFEST, numbered_folders
 from evaluation_pipeline.fidelity.data_types import add_data_flags, data_type_of, training_cases
 from evaluation_pipeline.fidelity.lesions import read_pair
 from evaluation_pipeline.fidelity.seeds import address_generator
@@ -26,7 +26,8 @@ from LeFusion.dataset.cases import (
     output_mask_name,
     refuse_among_sources,
 )
-from LeFusion.dataset.nifti import Volume, write_label_like, write_volume_like
+from LeFusion.dataset.scans import find_scans, write_label_like, write_volume_like
+from LeFusion.dataset.volume import Volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser
 
@@ -224,6 +225,6 @@ def _check_targets(arguments: argparse.Namespace, outputs: dict[tuple[str, int],
                     f"{folder}: is of another run than one of --types {arguments.types}; remove it or choose "
                     "another target"
                 )
-            for path in nifti_files(folder):
+            for path in (scan.path for scan in find_scans(folder)):
                 if path not in expected:
                     raise UserError(f"{path}: is not of this run; remove it or choose another target")

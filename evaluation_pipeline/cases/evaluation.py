@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluation_pipeline.cases.patients import case_name
-from LeFusion.dataset.cases import NIFTI_ENDINGS
-from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
+from LeFusion.dataset.scans import ENDINGS, find_scans, read_volume
+from LeFusion.dataset.volume import Volume, check_same_grid
 from LeFusion.errors import MissingFileError, UserError
 
 ANATOMY = ("background", "cavity", "myocardium", "ignore")  # labels that are no lesion, by their names
@@ -172,15 +172,13 @@ def _by_case(folder: Path, option: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise MissingFileError(f"{option} {folder}: no such folder")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.endswith(NIFTI_ENDINGS):
-            continue
-        name = case_name(path)
+    for scan in find_scans(folder):
+        name = case_name(scan.name)
         if name in found:
-            raise UserError(f"{folder}: {found[name].name} and {path.name} are of one case; remove one")
-        found[name] = path
+            raise UserError(f"{folder}: {found[name].name} and {scan.path.name} are of one case; remove one")
+        found[name] = scan.path
     if not found:
-        raise MissingFileError(f"{option} {folder}: holds no .nii.gz or .nii file")
+        raise MissingFileError(f"{option} {folder}: holds no image ({', '.join(ENDINGS)} or DICOM)")
     return found
 
 

@@ -15,7 +15,7 @@ from evaluation_pipeline.cases.evaluation import OWN, lesions_of
 from evaluation_pipeline.cases.patients import CHANNEL_SUFFIX, case_name
 from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 
 FILE_ENDING = ".nii.gz"

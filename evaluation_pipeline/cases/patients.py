@@ -9,7 +9,7 @@ from pathlib import Path
 
 from LeFusion.dataset.cases import patient_of as patient_of_case
 from LeFusion.dataset.cases import stem
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
 
 CHANNEL_SUFFIX = "_0000"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evaluation_pipeline.cases.patients import case_name, patient_of
 from LeFusion.dataset.cases import Layout, output_mask_name
+from LeFusion.dataset.scans import find_scans
 from LeFusion.errors import MissingFileError, UserError
 
 RELEASED = Layout()  # names of the released data sets
@@ -110,10 +111,10 @@ def _find_in(folder: Path, layout: Layout) -> list[SyntheticImage]:
     for kind in sorted(kinds):
         if kind not in mask_kinds:
             raise MissingFileError(f"{kinds[kind]}: has no counterpart {mask_root / f'Mask_{kind}'}")
-        masks = {case_name(path): path for path in nifti_files(mask_kinds[kind])}
-        images = {case_name(path): path for path in nifti_files(kinds[kind])}
+        masks = {case_name(scan.name): scan.path for scan in find_scans(mask_kinds[kind])}
+        images = {case_name(scan.name): scan.path for scan in find_scans(kinds[kind])}
         if not images:
-            raise MissingFileError(f"{kinds[kind]}: holds no image (.nii.gz); generate again")
+            raise MissingFileError(f"{kinds[kind]}: holds no image; generate again")
         for name, path in sorted(images.items()):
             mask_name = _mask_name(path, layout)
             label = masks.pop(mask_name, None) or masks.pop(name, None)
@@ -137,12 +138,6 @@ def numbered_folders(root: Path, prefix: str) -> dict[int, Path]:
     """The folders <prefix><number> in a folder, by number."""
     found = {path.name.removeprefix(prefix): path for path in root.glob(f"{prefix}*") if path.is_dir()}
     return {int(number): path for number, path in found.items() if number.isdigit()}
-
-
-def nifti_files(folder: Path) -> list[Path]:
-    """The NIfTI files in a folder, sorted."""
-    files = (path for ending in ("*.nii.gz", "*.nii") for path in folder.glob(ending))
-    return sorted(path for path in files if not path.name.startswith("."))
 
 
 def _mask_name(image: Path, layout: Layout) -> str:

@@ -12,10 +12,10 @@ from tqdm import tqdm
 from evaluation_pipeline.cases.patients import case_name, patient_of
 from LeFusion.data_types import DataType
 from LeFusion.dataset.axes import Axes
-from LeFusion.dataset.cases import NIFTI_ENDINGS
 from LeFusion.dataset.edit import edit_masks
 from LeFusion.dataset.intensity import IntensityMap
-from LeFusion.dataset.nifti import Volume, check_same_grid, on_grid_of, read_volume
+from LeFusion.dataset.scans import ENDINGS, find_scans, read_volume
+from LeFusion.dataset.volume import Volume, check_same_grid, on_grid_of
 from LeFusion.errors import MissingFileError, UserError
 
 GENERATED_MASK = re.compile(r"_GenMask_\d+$")  # ends the name of an image painted into such a mask
@@ -205,10 +205,9 @@ def images_by_name(folder: str | Path, image_folder: str) -> dict[str, Path]:
     if not root.is_dir():
         raise MissingFileError(f"{root}: no such folder; check --source_dir")
     root = root / image_folder if (root / image_folder).is_dir() else root
-    paths = sorted(path for ending in NIFTI_ENDINGS for path in root.rglob(f"*{ending}"))
-    found = {case_name(path): path for path in paths if not path.name.startswith(".")}
+    found = {case_name(scan.name): scan.path for scan in find_scans(root)}
     if not found:
-        raise MissingFileError(f"{root}: holds no .nii.gz or .nii image; check --source_dir")
+        raise MissingFileError(f"{root}: holds no image ({', '.join(ENDINGS)} or DICOM); check --source_dir")
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.tables import markdown_table
 
 COLUMNS = ("question", "measure", "synthetic", "real", "ideal")

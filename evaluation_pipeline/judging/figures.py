@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluation_pipeline.cases.evaluation import spacing_mm
-from LeFusion.dataset.nifti import atomic_file, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.pictures import save_contact_sheet
 
 CASES_SHOWN = 20

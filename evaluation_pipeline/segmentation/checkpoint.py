@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 
 FORMAT = "lefusion segmenter 1"

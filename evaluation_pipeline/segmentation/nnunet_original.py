@@ -19,7 +19,7 @@ import torch
 from evaluation_pipeline.cases.nnunet_layout import description, file_names, write_description
 from evaluation_pipeline.cases.training_data import TrainingData
 from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL, save_checkpoint
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.hashing import sha256_of_file
 

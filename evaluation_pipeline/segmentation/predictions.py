@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from evaluation_pipeline.cases.evaluation import EvaluationCase, LabelScheme, named, prediction_path
 from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL
-from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like
+from LeFusion.dataset.scans import read_volume, write_label_like
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
 from LeFusion.runtime.hashing import sha256_of_file
 

@@ -37,7 +37,8 @@ from evaluation_pipeline.judging.metrics import ANY_NEIGHBOUR
 from LeFusion.dataset.axes import THICK
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.grid import resample_masks, resample_part
-from LeFusion.dataset.nifti import Volume, check_same_grid, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import Volume, check_same_grid
 from LeFusion.errors import UserError
 
 SAME_SPACING = 0.02  # spacings that differ by less from the median are left as they are

@@ -16,7 +16,7 @@ from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL, read_checkpo
 from evaluation_pipeline.segmentation.models import MODEL_NAMES, build_model, patch_multiple
 from evaluation_pipeline.segmentation.nnunet_original import OriginalSegmenter
 from evaluation_pipeline.segmentation.preprocessing import Preprocessing
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import choose_device
 

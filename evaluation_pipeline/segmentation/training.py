@@ -31,7 +31,8 @@ from evaluation_pipeline.segmentation.models import SegmentationLoss, build_opti
 from evaluation_pipeline.segmentation.preprocessing import AddressedDataset, address_seed
 from evaluation_pipeline.segmentation.segmenter import Segmenter
 from evaluation_pipeline.tables import write_csv
-from LeFusion.dataset.nifti import atomic_file, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import check_same_settings, stays_on_cpu
 

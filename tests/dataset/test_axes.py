@@ -11,7 +11,8 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from LeFusion.dataset.axes import Axes, refuse_turned
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.nifti import Volume, check_same_grid, on_grid_of, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import Volume, check_same_grid, on_grid_of
 from LeFusion.errors import UserError
 
 ORIENTED = Layout(depth_axis=None, orientation="SPL")

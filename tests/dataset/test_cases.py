@@ -194,7 +194,7 @@ def test_errors_name_the_place_and_the_value(lidc, tmp_path):
         find_cases(lidc, LIDC, listing, "test")
 
 
-@pytest.mark.parametrize("line", ["a_vol_1", "A_Vol_l", "A_Vol_1.mha", "A_Vol_1_"])
+@pytest.mark.parametrize("line", ["a_vol_1", "A_Vol_l", "A_Vol_1.png", "A_Vol_1_"])
 def test_a_listed_name_that_is_no_image_is_refused_with_the_nearest(lidc, line):
     (lidc / "test.txt").write_text(line)
     with refused(FileNotFoundError, lidc / "test.txt", line, "there is A_Vol_1)"):
@@ -355,7 +355,7 @@ def test_a_missing_folder_or_image_is_named(lidc, tmp_path):
         with refused(FileNotFoundError, root, "no such folder"):
             find_cases(root, LIDC, mask_dir=lidc / "Mask")
     make(tmp_path, "notes.txt")
-    with refused(FileNotFoundError, tmp_path / "notes.txt"):
+    with refused(ValueError, tmp_path / "notes.txt", "no NIfTI"):
         find_cases(tmp_path / "notes.txt", LIDC, mask_dir=lidc / "Mask")
 
 
@@ -436,7 +436,7 @@ def test_all_images_of_a_folder_or_the_one_file(tmp_path):
     (tmp_path / "empty").mkdir()
     assert find_images(tmp_path / "empty") == {}
     for wrong in ("nowhere", "notes.txt"):
-        with refused(FileNotFoundError, tmp_path / wrong):
+        with refused(ValueError, tmp_path / wrong):
             find_images(tmp_path / wrong)
     make(tmp_path, "z/b.nii")
     with refused(ValueError, tmp_path / "b.nii.gz", tmp_path / "z/b.nii", "'b'"):

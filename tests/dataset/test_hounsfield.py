@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from LeFusion.dataset.hounsfield import refuse_other_units
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 from LeFusion.errors import UserError
 
 LUNG, LIVER = (-1000, 400), (-100, 250)

@@ -8,7 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from LeFusion.dataset.nifti import atomic_file, read_volume, write_label_like, write_volume_like
+from LeFusion.dataset.scans import read_volume, write_label_like, write_volume_like
+from LeFusion.dataset.storage import atomic_file
 
 OBLIQUE = np.array(
     [[-1.2, 0.3, 0.1, 40.5], [0.2, 1.1, -0.4, -7.25], [0.05, 0.35, 2.4, 3.0], [0, 0, 0, 1]], dtype=np.float64
@@ -195,9 +196,9 @@ def test_unreadable_files_are_refused_by_name(tmp_path):
     plain.write_bytes(gzip.decompress(whole)[:-1])
     refused(plain, "cut short at 16351 of 16352 bytes")
     plain.write_text("<html>not found</html>")
-    refused(plain, "not a NIfTI file")
+    refused(plain, "no NIfTI, MetaImage or NRRD file")
     plain.write_bytes(b"")
-    refused(plain, "not a NIfTI file")
+    refused(plain, "no NIfTI, MetaImage or NRRD file")
 
 
 def test_a_damaged_header_is_refused_in_one_line(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset
 from LeFusion.dataset.loading import load_case
-from LeFusion.dataset.nifti import read_volume, write_volume_like
+from LeFusion.dataset.scans import read_volume, write_volume_like
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("LEFUSION_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))

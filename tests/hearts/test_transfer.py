@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
 
 ANATOMY = Anatomy(cavity=1, myocardium=2)

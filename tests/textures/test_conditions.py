@@ -14,7 +14,7 @@ from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.loading import LoadedCase
-from LeFusion.dataset.nifti import Volume
+from LeFusion.dataset.volume import Volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.settings import InferenceSettings

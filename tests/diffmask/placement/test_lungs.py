@@ -8,7 +8,7 @@ import pytest
 
 from DiffMask.placement import lungs
 from DiffMask.placement.lungs import depth_mm, lung_mask, vessel_mask
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("LEFUSION_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))

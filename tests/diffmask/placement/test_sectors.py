@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from DiffMask.placement.sectors import Sector, draw_sector, no_reflow_mask, sector_mask
 from DiffMask.placement.spheres import load_statistics
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 from LeFusion.hearts.transfer import Anatomy, wall_coordinates
 
 REPOSITORY = Path(__file__).resolve().parents[3]

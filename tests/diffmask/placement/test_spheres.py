@@ -18,7 +18,7 @@ from DiffMask.placement.spheres import (
     require_fit,
     sphere_around,
 )
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("LEFUSION_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))

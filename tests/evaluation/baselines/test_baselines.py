@@ -11,7 +11,7 @@ import pytest
 from evaluation_pipeline.baselines import common, copy_paste, hand_crafted
 from evaluation_pipeline.baselines.common import centroid, fade
 from evaluation_pipeline.cases.synthetic import find_synthetic
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 
 BOTH = pytest.mark.parametrize("baseline", [copy_paste, hand_crafted], ids=["copy_paste", "hand_crafted"])
 

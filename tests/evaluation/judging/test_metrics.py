@@ -13,7 +13,7 @@ from monai.metrics.utils import create_table_neighbour_code_to_surface_area
 from scipy import ndimage
 
 from evaluation_pipeline.judging import metrics
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("LEFUSION_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))

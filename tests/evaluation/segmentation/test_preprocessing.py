@@ -16,7 +16,7 @@ from evaluation_pipeline.segmentation.preprocessing import (
     check_slices,
     fingerprint,
 )
-from LeFusion.dataset.nifti import read_volume
+from LeFusion.dataset.scans import read_volume
 from LeFusion.errors import UserError
 
 

@@ -1,0 +1,124 @@
+"""Files that appear complete or not at all."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from LeFusion.errors import StorageError, UserError
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `path`: what is written there appears at `path` complete or not at all.
+
+    Makes missing folders. On a clean exit the file is synced and renamed; on any error or interrupt it is
+    removed; what a killed process left is removed by the next that writes to `path`. The temporary name
+    starts with a dot (so no case finder takes it) and keeps the ending (so np.save and others do not add
+    one). An OSError, such as a full disk, becomes an OSError of one line that
+    names `path` and the reason.
+    """
+    with _temporary(Path(path)) as temporary:
+        yield temporary
+        _finish(temporary)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_files(path: str | os.PathLike) -> Iterator[Path]:
+    """The same for a file that others belong to, such as a `.mhd` and its `.zraw`: give a temporary folder,
+    whose files appear beside `path`, that of its name last. It is never there without the others."""
+    path = Path(path)
+    with _temporary(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        others = sorted(entry for entry in temporary.iterdir() if entry.name != path.name)
+        for file in (*others, temporary / path.name):
+            _finish(file)
+        if others:
+            path.unlink(missing_ok=True)
+        for file in (*others, temporary / path.name):
+            os.replace(file, path.with_name(file.name))
+        temporary.rmdir()
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """The same for a folder of files, which takes the place of one that is there."""
+    path = Path(path)
+    with _temporary(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            _finish(file)
+        old = None
+        if path.exists():
+            old = path.with_name(f".{os.getpid():08x}.old.{path.name}")
+            os.replace(path, old)
+        os.replace(temporary, path)
+        if old is not None:
+            _remove(old)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A free path beside another; what is there afterwards is removed."""
+    temporary = path.with_name(f".{os.getpid():08x}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        yield temporary
+    except BaseException as error:
+        with suppress(OSError):
+            _remove(temporary)
+        if isinstance(error, OSError) and not isinstance(error, UserError):
+            raise StorageError(f"cannot write {path}: {error.strerror or one_line(error)}") from error
+        raise
+
+
+def _finish(file: Path) -> None:
+    """Gives a file its usual rights, and the disk its content."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(file, 0o666 & ~umask)  # some libraries write files that only their owner may read
+    with open(file, "rb+") as opened:
+        os.fsync(opened.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes the temporary files for `path` of processes that run no more, and those of this one."""
+    ending = f".{path.name}"
+    with os.scandir(path.parent) as entries:
+        found = [entry.name for entry in entries if entry.name.endswith(ending)]
+    for name in found:
+        process = re.fullmatch(r"\.([0-9a-f]{8})(\.old)?", name.removesuffix(ending))
+        if process and not _runs(int(process[1], 16)):
+            with suppress(OSError):
+                _remove(path.with_name(name))
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number runs on this machine."""
+    if process in (0, os.getpid()):
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split())
