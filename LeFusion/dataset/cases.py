@@ -146,7 +146,8 @@ def find_cases(
     """
     image_dir, mask_dir = locate_folders(root_dir, layout, mask_dir)
     images = _choose(find_images(image_dir), image_dir, test_txt, split)
-    image_dir = image_dir if image_dir.is_dir() else image_dir.parent
+    if not image_dir.is_dir() or image_dir in images.values():  # a DICOM series is a folder
+        image_dir = image_dir.parent
     masks = index_by_name(mask_dir)
     made_for = _generated(masks) if generated else {}
     cases = []

@@ -16,12 +16,17 @@ NORMALISED = 10  # a range from minus this to this is no CT
 
 def refuse_other_units(image: Volume, window: Window) -> None:
     """Raises UserError, naming the file, for a CT whose values are not in HU: raw scanner values
-    (HU + 1024), a rescale intercept taken twice, values brought to [-1, 1], a picture.
+    (HU + 1024), a rescale intercept taken twice, values brought to [-1, 1], a picture, another modality.
 
     window: of the network; without a fixed one that begins below 0 the image is no CT, and all pass.
     """
     if not isinstance(window, Sequence) or isinstance(window, str) or not window[0] < 0:
         return
+    if image.modality not in (None, "", "CT"):
+        raise UserError(
+            f"{image.path}: its modality is {image.modality}, but a CT is needed (in HU, {window}); give "
+            " the CT series, or another data_type"
+        )
     values, low = image.values, window[0]
     lowest, highest = float(values.min()), float(values.max())
     if lowest == highest:

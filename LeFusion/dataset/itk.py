@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from LeFusion.dataset.storage import atomic_files, one_line
-from LeFusion.dataset.volume import Volume
+from LeFusion.dataset.volume import TO_RAS, Volume
 from LeFusion.errors import StorageError, UserError
 
 METAIMAGE, NRRD = "MetaImage", "NRRD"
-TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world is LPS
 HEADER_BYTES = 1 << 16  # within which a header is looked at
 COMPRESSED = re.compile(rb"^(CompressedData\s*=\s*True|encoding:\s*(gz|gzip|bz2|bzip2))\s*$", re.M | re.I)
 

@@ -1,12 +1,15 @@
 """Scans of any format that is read: found, read, and written again in the format that they came in."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from LeFusion.dataset.dicom import read_dicom
+from LeFusion.dataset.dicom_series import dicom_files, find_series, is_dicom
 from LeFusion.dataset.itk import METAIMAGE, NRRD, read_itk, write_itk
 from LeFusion.dataset.nifti import GZIP_MAGIC, is_nifti, label_header, read_nifti, write_nifti
 from LeFusion.dataset.volume import WHOLE, Volume, with_values
@@ -15,46 +18,63 @@ from LeFusion.errors import MissingFileError, UserError
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)  # of files that are scans; how one is read is for its content to say
-NIFTI = "NIfTI"
+NIFTI, DICOM = "NIfTI", "DICOM"
+UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 HEAD_BYTES = 1 << 16
 META_KEYS = (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType", b"TransformType", b"Name")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan in a folder. name: the file's without its ending."""
+    """A scan. name: the file's without its ending; of a DICOM series the folder's, with the number of the
+    series where the folder holds several. path: the file; the folder of a series; where it holds several,
+    FOLDER/<SeriesInstanceUID>, which `read_volume` knows."""
 
     name: str
     path: Path
 
 
-def find_scans(path: str | os.PathLike) -> list[Scan]:
-    """The scans at a path, sorted by path: the one file, or those at any depth below a folder.
+def find_scans(path: str | os.PathLike, skipped: list[str] | None = None) -> list[Scan]:
+    """The scans at a path, sorted by path: the one file or series, or those at any depth below a folder.
 
-    Names that start with a dot are left out. Links are followed, but not back to a folder that they lie in.
-    Raises MissingFileError where there is nothing at all at the path, UserError for a file that is no scan.
+    Files whose names start with a dot are left out, and so are DICOM files that are no scan, such as
+    localizers, contours and reports; why each of these was is added to `skipped`. Links are followed, but not
+    back to a folder that they lie in.
+
+    Raises MissingFileError where there is nothing at all at the path, UserError for what is no scan.
     """
-    path = Path(path)
+    path, skipped = Path(path), [] if skipped is None else skipped
     if path.is_file():
-        if not ending_of(path):
-            format_of(path)
+        if not ending_of(path) and format_of(path) == DICOM:
+            return [Scan(path.name.removesuffix(".dcm"), path)]
         return [Scan(stem(path.name), path)]
-    if not path.is_dir():
-        raise MissingFileError(f"{path}: no such folder or file; check the path")
-    return list(_scans_below(path))
+    if path.is_dir():
+        found = list(_scans_below(path, skipped))
+        if skipped and not found:
+            raise UserError(skipped[0].replace("; left out", "; give a folder of scans"))
+        return found
+    if _is_series(path):
+        found = [scan for scan in _series_in(path.parent, skipped) if scan.path == path]
+        return found or [Scan(path.parent.name, path)]  # the only series of its folder
+    raise MissingFileError(f"{path}: no such folder or file; check the path")
 
 
 def read_volume(path: str | os.PathLike) -> Volume:
-    """Read a scan completely into memory: NIfTI, MetaImage (.mha, .mhd) or NRRD (.nrrd, .nhdr).
+    """Read a scan completely into memory: NIfTI, MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr), or a DICOM
+    series (its folder; FOLDER/<SeriesInstanceUID>, where the folder holds several; a multi-frame file).
 
     The content says which it is, not the ending. Raises FileNotFoundError when there is nothing at the path
     and ValueError when it is damaged, is none of these, is not 3D, has an affine that does not say where
     voxels lie, or holds NaN or infinite values. The message is one line and names the file.
     """
     path = Path(path)
+    if path.is_dir() or _is_series(path):
+        return read_dicom(path)
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file; check the path")
     kind = format_of(path)
+    if kind == DICOM:
+        return read_dicom(path)
     volume = read_nifti(path) if kind == NIFTI else read_itk(path, kind)
     ends = np.array([volume.raw.min(), volume.raw.max()], np.float64)
     if not np.isfinite(ends * volume.slope + volume.inter).all():
@@ -66,7 +86,7 @@ def read_volume(path: str | os.PathLike) -> Volume:
 
 
 def format_of(path: Path) -> str:
-    """NIFTI, METAIMAGE or NRRD, by content. Raises UserError for anything else."""
+    """NIFTI, METAIMAGE, NRRD or DICOM, by a file's content. Raises UserError for anything else."""
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     if head.startswith(GZIP_MAGIC) or is_nifti(head):
@@ -75,7 +95,9 @@ def format_of(path: Path) -> str:
         return NRRD
     if head.lstrip().startswith(META_KEYS) and b"ElementDataFile" in head:
         return METAIMAGE
-    raise UserError(f"{path}: is no NIfTI, MetaImage or NRRD file; convert it to .nii.gz")
+    if is_dicom(head):
+        return DICOM
+    raise UserError(f"{path}: is no NIfTI, MetaImage, NRRD or DICOM file; convert it to .nii.gz")
 
 
 def write_volume(volume: Volume) -> None:
@@ -124,7 +146,26 @@ def stem(file_name: str) -> str:
     return file_name
 
 
-def _scans_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Scan]:
+def _is_series(path: Path) -> bool:
+    """Whether a path is that of one series of a folder, FOLDER/<SeriesInstanceUID>."""
+    return UID.fullmatch(path.name) is not None and not path.exists() and path.parent.is_dir()
+
+
+def _series_in(folder: Path, skipped: list[str]) -> list[Scan]:
+    """The DICOM series in a folder itself."""
+    series = find_series(dicom_files(folder, ENDINGS), skipped)
+    name = os.path.basename(os.path.abspath(folder))
+    if len(series) == 1:
+        return [Scan(name, folder)]
+    numbers = [one.number for one in series]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        numbers = range(1, len(series) + 1)
+    return [
+        Scan(f"{name}_series{number}", folder / one.uid) for number, one in zip(numbers, series, strict=True)
+    ]
+
+
+def _scans_below(folder: Path, skipped: list[str], above: tuple[str, ...] = ()) -> Iterator[Scan]:
     """above: real paths of the folders that this one lies in."""
     real = os.path.realpath(folder)
     if real in above:
@@ -134,6 +175,7 @@ def _scans_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Scan]:
         if name.startswith("."):
             continue
         if path.is_dir():
-            yield from _scans_below(path, (*above, real))
+            yield from _scans_below(path, skipped, (*above, real))
         elif name.endswith(ENDINGS) and path.is_file():
             yield Scan(stem(name), path)
+    yield from _series_in(folder, skipped)

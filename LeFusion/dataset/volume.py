@@ -17,6 +17,7 @@ WHOLE = (slice(None),) * 3
 Piece = tuple[np.ndarray, np.ndarray, tuple[slice, slice, slice]]
 GRID_TOLERANCE = 0.1  # voxels by which the corners of two volumes on one grid may lie apart
 LABEL_TOLERANCE = 1e-3  # by which a label may differ from a whole number where a mask has a scale factor
+TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # of LPS, the world of DICOM and ITK; and back
 FLAT = 1e-3  # volume of a voxel whose edges are scaled to 1, below which its axes span no space
 
 

@@ -230,7 +230,7 @@ def _plan(
                 ("target_label_path", label_path, case.mask_path),
                 ("target_img_path", output.edit_path, case.mask_path),
             ):
-                if target.exists() and target.samefile(source):
+                if target.exists() and source.exists() and target.samefile(source):
                     raise UserError(f"{target} is a source file; choose another {key}")
             outputs.append(output)
     return outputs

@@ -184,7 +184,7 @@ def refused(path, *parts):
 
 def test_unreadable_files_are_refused_by_name(tmp_path):
     refused(tmp_path / "none.nii.gz", "no such file")
-    refused(tmp_path, "no such file")
+    refused(tmp_path, "holds no DICOM series")
     whole = save(tmp_path / "a.nii.gz", random_raw("int16", (20, 20, 20))).read_bytes()
     cut = tmp_path / "cut.nii.gz"
     for length in (1, 3, 15, 200, len(whole) // 2, len(whole) - 1):
@@ -196,9 +196,9 @@ def test_unreadable_files_are_refused_by_name(tmp_path):
     plain.write_bytes(gzip.decompress(whole)[:-1])
     refused(plain, "cut short at 16351 of 16352 bytes")
     plain.write_text("<html>not found</html>")
-    refused(plain, "no NIfTI, MetaImage or NRRD file")
+    refused(plain, "no NIfTI, MetaImage, NRRD or DICOM file")
     plain.write_bytes(b"")
-    refused(plain, "no NIfTI, MetaImage or NRRD file")
+    refused(plain, "no NIfTI, MetaImage, NRRD or DICOM file")
 
 
 def test_a_damaged_header_is_refused_in_one_line(tmp_path):
