@@ -11,7 +11,7 @@ from torch import Tensor
 
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.edit import edit_masks
+from LeFusion.dataset.edit import SOFT_REACH, edit_masks, soften_edge
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.dataset.parts import Part
@@ -49,6 +49,8 @@ class Painter:
     size: (depth, height, width) of the largest box that it sees at once. region: "whole" = boxes of that
     size, around an organ or the lesions; "lesion" = just around what is painted, with `margin` voxels.
     edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`.
+    soft_edge_mm: sd of the blur that carries lesions into their surroundings before they are painted, see
+    `soften_edge`; for networks that paint no rim.
     """
 
     network: UNet3D
@@ -59,6 +61,7 @@ class Painter:
     region: str
     margin: int
     edit_margin_mm: float = 0.0
+    soft_edge_mm: float = 0.0
 
     @classmethod
     def of(
@@ -69,9 +72,10 @@ class Painter:
         region: str = "auto",
         margin: int = 4,
         edit_margin_mm: float | None = None,
+        soft_edge_mm: float | None = None,
     ) -> "Painter":
         """With the network of a checkpoint, where it is. region: "auto" = as in its training; edit_margin_mm:
-        None = likewise.
+        None = likewise. soft_edge_mm: None = what the checkpoint asks for, but 0 with edit_margin_mm=0.
 
         Raises UserError for a size or a sampler that the network cannot do with.
         """
@@ -95,7 +99,20 @@ class Painter:
             raise UserError(
                 f"edit_margin_mm={edit:g} must be 0 or what the network was trained with, {trained:g}"
             )
-        return cls(network, schedule, sampler, Denoiser.of(metadata), tuple(size), region, margin, edit)
+        asked = 0 if edit_margin_mm == 0 else metadata.get("soft_edge_mm", 0)
+        soft = float(asked if soft_edge_mm is None else soft_edge_mm)
+        if soft and (edit or edit_margin_mm == 0):
+            raise UserError(
+                f"soft_edge_mm={soft:g} is for networks that paint the label only; with "
+                f"edit_margin_mm={edit:g} it must be 0"
+            )
+        denoiser = Denoiser.of(metadata)
+        return cls(network, schedule, sampler, denoiser, tuple(size), region, margin, edit, soft)
+
+    @property
+    def reach_mm(self) -> float:
+        """How far from the lesions voxels may change."""
+        return self.edit_margin_mm or SOFT_REACH * self.soft_edge_mm
 
     def boxes(self, loaded: LoadedCase) -> tuple[Box, ...]:
         """Where the network looks, for each part. Raises UserError for a lesion larger than `size`."""
@@ -106,16 +123,17 @@ class Painter:
             return loaded.region(self.size, part)
         multiple = (1, self.network.plane_multiple, self.network.plane_multiple)
         rim = math.ceil(self.edit_margin_mm / min(loaded.spacing_mm)) if self.edit_margin_mm else 0
+        soft = math.ceil(SOFT_REACH * self.soft_edge_mm / min(loaded.spacing_mm))
         # A GPU works on batches of one size, and compiles for each; on a CPU each voxel costs time
         step = GPU_STEP if next(self.network.parameters()).is_cuda else None
-        return loaded.tight_region(self.margin + rim, self.size, multiple, step, part)
+        return loaded.tight_region(max(self.margin + rim, soft), self.size, multiple, step, part)
 
     def paint(self, tasks: Sequence[Task]) -> Tensor:
         """Paints tasks whose boxes have one size -> (B, 1, D, H, W) in [-1, 1] on the CPU."""
         images, lesions, edits, histograms, addresses = [], [], [], [], []
         for task in tasks:
             part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
-            images.append(task.loaded.image_under(task.earlier, box))
+            images.append(self._image(task, part, box))
             lesions.append(part.lesions(box))
             edits.append(self._edit(task.loaded, part, box))
             if task.histogram is not None:  # a class that the part lacks has none, as in training
@@ -137,6 +155,16 @@ class Painter:
             raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
         return painted
 
+    def _image(self, task: Task, part: Part, box: Box) -> Tensor:
+        """(1, *box.size): what the network paints into; other lesions of the image stay."""
+        image = task.loaded.image_under(task.earlier, box)
+        if not self.soft_edge_mm or task.histogram is None:
+            return image
+        soft = soften_edge(
+            image, part.lesions(box), task.histogram, task.loaded.spacing_mm, self.soft_edge_mm
+        )
+        return torch.where(task.loaded.lesions(box).any(dim=0), image, soft)
+
     def _edit(self, loaded: LoadedCase, part: Part, box: Box) -> Tensor:
         """(K, *box.size) bool: what is painted for a part; other lesions of the image stay."""
         lesions = part.lesions(box)
@@ -155,7 +183,7 @@ class Painter:
         """
         changes = []
         for part in loaded.parts(self.size):
-            place, edit = loaded.edit_of(part, self.edit_margin_mm)
+            place, edit = loaded.edit_of(part, self.reach_mm)
             values, new = loaded.painted(patches, place)
             pieces = (loaded.axes.to_stored(array) for array in (values, edit & new))
             changes.append((*pieces, loaded.stored_slices(place)))
@@ -165,7 +193,7 @@ class Painter:
         """(D', H', W') bool: all that is painted in a case, on the stored grid."""
         painted = np.zeros(loaded.labels_dhw.shape, dtype=bool)
         for part in loaded.parts(self.size):
-            place, edit = loaded.edit_of(part, self.edit_margin_mm)
+            place, edit = loaded.edit_of(part, self.reach_mm)
             painted[place.slices] |= edit
         return painted
 

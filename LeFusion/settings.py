@@ -186,6 +186,7 @@ class InferenceSettings(DataTypeSettings):
     guidance_scale: NotNegative
     intensity_guidance: either(Share, words=(None,))
     edit_margin_mm: either(NotNegative, words=(None,))
+    soft_edge_mm: either(NotNegative, words=(None,))
     save_edit_mask: Flag
     region: choice("auto", "whole", "lesion")
     margin: whole(0)

@@ -15,6 +15,7 @@ from LeFusion.dataset.boxes import Box, copy_overlap
 
 # Standard deviation of a Gaussian that real nodules' edges fit (90 LIDC regions at 1 mm)
 EDGE_BLUR_MM = 0.8
+SOFT_REACH = 2.0  # sd of its blur that soften_edge changes outwards: beyond, less than 3 % is left
 
 
 def edit_masks(lesions: Tensor, margin_mm: float, spacing_mm: Sequence[float]) -> Tensor:
@@ -53,20 +54,26 @@ def edit_part(
     return box, edit_masks(lesions, margin_mm, spacing_mm)[0].numpy()
 
 
-def carry_change(before: Tensor, after: Tensor, lesions: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+def carry_change(
+    before: Tensor,
+    after: Tensor,
+    lesions: Tensor,
+    spacing_mm: Sequence[float],
+    blur_mm: float = EDGE_BLUR_MM,
+) -> Tensor:
     """What a change of intensities inside the lesions does to the image around them, blurred as by a scanner.
 
     before, after: (1, D, H, W) in [-1, 1], different inside the lesions (K, D, H, W) only. Returns `after`
-    with the change, blurred by a Gaussian of EDGE_BLUR_MM, added outside the lesions. A darker lesion darkens
+    with the change, blurred by a Gaussian of sd blur_mm, added outside the lesions. A darker lesion darkens
     nothing below the lower quartile of what is around it.
     """
     if torch.equal(before, after):
         return after
     inside = lesions.any(dim=0).numpy()
-    place = _grown(inside, 4 * EDGE_BLUR_MM, spacing_mm)
+    place = _grown(inside, 4 * blur_mm, spacing_mm)
     part = (slice(None), *place.slices)
     change = (after[part] - before[part])[0].numpy()
-    blurred = scipy.ndimage.gaussian_filter(change, [EDGE_BLUR_MM / mm for mm in spacing_mm], mode="constant")
+    blurred = scipy.ndimage.gaussian_filter(change, [blur_mm / mm for mm in spacing_mm], mode="constant")
     carried = after.clone()
     outside = torch.from_numpy(~inside[place.slices])[None]
     around = before[part]
@@ -77,6 +84,26 @@ def carry_change(before: Tensor, after: Tensor, lesions: Tensor, spacing_mm: Seq
     moved = torch.maximum(moved, torch.minimum(around, quartile))
     carried[part] = torch.where(outside, moved, after[part])
     return carried
+
+
+def soften_edge(
+    image: Tensor, lesions: Tensor, histogram: Tensor, spacing_mm: Sequence[float], blur_mm: float
+) -> Tensor:
+    """The image around lesions that are to be painted, as a scanner's blur would show it with them there.
+
+    image: (1, D, H, W) in [-1, 1]. lesions: (K, D, H, W) bool. histogram: (K * bins,) asked for; a class
+    without one changes nothing. The change is that of each class's mean, so a lesion that has its histogram
+    already leaves its surroundings alone. Returns (1, D, H, W), new within SOFT_REACH * blur_mm of the
+    lesions and outside them only.
+    """
+    after = image.clone()
+    for lesion, shares in zip(lesions, histogram.reshape(len(lesions), -1), strict=True):
+        if bool(lesion.any()) and float(shares.sum()) > 0:
+            middles = (torch.arange(len(shares)) + 0.5) * (2 / len(shares)) - 1
+            asked = float(shares.double() @ middles.double() / shares.double().sum())
+            after[0][lesion] += asked - float(image[0][lesion].mean())
+    rim = edit_masks(lesions, SOFT_REACH * blur_mm, spacing_mm).any(dim=0) & ~lesions.any(dim=0)
+    return torch.where(rim, carry_change(image, after, lesions, spacing_mm, blur_mm), image)
 
 
 def _grown(mask: np.ndarray, margin_mm: float, spacing_mm: Sequence[float]) -> Box:

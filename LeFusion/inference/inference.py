@@ -100,6 +100,7 @@ def run(settings: InferenceSettings) -> Path:
         "region": job.painter.region,
         "margin": job.painter.margin,
         "edit_margin_mm": job.painter.edit_margin_mm,
+        "soft_edge_mm": job.painter.soft_edge_mm,
         "precision": settings.precision,
         "network_calls": calls,
     }

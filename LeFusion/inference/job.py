@@ -117,6 +117,7 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
             settings.region,
             settings.margin,
             settings.edit_margin_mm,
+            settings.soft_edge_mm,
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

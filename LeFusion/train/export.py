@@ -9,16 +9,23 @@ import torch
 
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.diffusion import load_checkpoint, save_checkpoint
+from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, run_command
 
 
-def export(source: Path, target: Path, intensity_guidance: float = 0.0) -> None:
-    """intensity_guidance: what inference uses with these weights unless told otherwise.
+def export(
+    source: Path, target: Path, intensity_guidance: float = 0.0, soft_edge_mm: float | None = None
+) -> None:
+    """intensity_guidance, soft_edge_mm: what inference uses with these weights unless told otherwise.
 
     Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average."""
     checkpoint = load_checkpoint(source, "ema")
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "weights")}
     metadata["intensity_guidance"] = intensity_guidance
+    if soft_edge_mm is not None:
+        if soft_edge_mm and metadata.get("edit_margin_mm"):
+            raise UserError(f"{source}: paints a rim itself, so soft_edge_mm={soft_edge_mm:g} must be 0")
+        metadata["soft_edge_mm"] = soft_edge_mm
     with atomic_file(target) as temporary:
         save_checkpoint(temporary, metadata, torch.float16, ema=checkpoint.network)
     size_mb = target.stat().st_size / 1e6
@@ -35,8 +42,10 @@ def main() -> None:
         default=0.0,
         help="what inference uses by default (0 to 1; default 0)",
     )
+    parser.add_argument("--soft-edge-mm", type=float, help="likewise (at least 0; default: as in the source)")
     arguments = parser.parse_args()
-    run_command(lambda: export(arguments.source, arguments.target, arguments.intensity_guidance))
+    given = arguments.source, arguments.target, arguments.intensity_guidance, arguments.soft_edge_mm
+    run_command(lambda: export(*given))
 
 
 if __name__ == "__main__":

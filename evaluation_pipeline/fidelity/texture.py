@@ -11,6 +11,7 @@ from evaluation_pipeline.cases.patients import case_name
 from evaluation_pipeline.fidelity.distances import REPEATS, equal_sets, spread_of
 from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
 from LeFusion.data_types import DataType
+from LeFusion.dataset.edit import SOFT_REACH
 from LeFusion.errors import MissingFileError, UserError
 
 FINE_BINS = 140  # over the scale, for the distance between pooled intensities: 10 HU each for lungs
@@ -73,10 +74,16 @@ def names_requests(path: Path) -> bool:
 
 
 def edit_margin_mm(path: str | Path) -> float:
-    """Width of the rim that was painted around the lesions, as the manifest says; 0 where it does not."""
+    """How far from the lesions voxels may differ, as the manifest says: painted or softened. 0 without it."""
     with open(path, newline="") as file:
-        margins = [row.get("edit_margin_mm") for row in csv.DictReader(file)]
-    return max((float(margin) for margin in margins if margin), default=0.0)
+        rows = list(csv.DictReader(file))
+    reaches = [
+        factor * float(row[key])
+        for row in rows
+        for key, factor in (("edit_margin_mm", 1.0), ("soft_edge_mm", SOFT_REACH))
+        if row.get(key)
+    ]
+    return max(reaches, default=0.0)
 
 
 def read_manifest(path: str | Path) -> dict[tuple[str, int], np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from LeFusion.dataset.edit import EDGE_BLUR_MM, carry_change, edit_masks
+from LeFusion.dataset.edit import EDGE_BLUR_MM, carry_change, edit_masks, soften_edge
 
 
 def ball(shape=(11, 15, 15), centre=(5, 7, 7), radius=3.0) -> torch.Tensor:
@@ -76,3 +76,41 @@ def test_a_darker_lesion_digs_no_moat():
 def test_nothing_changes_where_nothing_changed():
     lesion, image = ball()[None], torch.randn(1, 11, 15, 15)
     assert carry_change(image, image, lesion, (1, 1, 1)) is image
+
+
+def half(brightness):
+    """(image, lesion, histogram asked for of 8 bins): the lesion is half of the volume, all of one value."""
+    lesion = torch.zeros(1, 5, 9, 24, dtype=torch.bool)
+    lesion[..., :12] = True
+    histogram = torch.zeros(8)
+    histogram[6] = 1  # middle at 0.625
+    return torch.full((1, 5, 9, 24), brightness), lesion, histogram
+
+
+def test_a_soft_edge_is_the_gaussian_s_share_of_the_change():
+    image, lesion, histogram = half(0.125)
+    soft = soften_edge(image, lesion, histogram, (1, 1, 1), 2.0)[0, 2, 4]
+    assert torch.equal(soft[:12], image[0, 2, 4, :12])  # the lesion itself is not touched
+    shares = (soft[12:] - 0.125) / 0.5
+    expected = [0.5 * math.erfc((k + 0.5) / (2 * math.sqrt(2))) for k in range(12)]
+    # The volume's ends swallow a part of the lesion: only ratios are those of a half-space
+    assert [float(s / shares[0]) for s in shares[:4]] == pytest.approx(
+        [e / expected[0] for e in expected[:4]], abs=0.02
+    )
+    assert (shares[:4] > 0).all() and torch.equal(soft[16:], image[0, 2, 4, 16:])  # within twice the sd
+
+
+def test_a_lesion_that_has_its_histogram_leaves_its_surroundings_alone():
+    image, lesion, histogram = half(0.625)
+    assert torch.equal(soften_edge(image, lesion, histogram, (1, 1, 1), 2.0), image)
+    assert torch.equal(soften_edge(image - 1, lesion, 0 * histogram, (1, 1, 1), 2.0), image - 1)
+
+
+def test_classes_of_opposite_change_cancel_between_them():
+    image, lesion, histogram = half(0.125)
+    two = torch.stack([lesion[0], torch.zeros_like(lesion[0])])
+    two[1, ..., 6:12], two[0, ..., 6:12] = True, False
+    darker = histogram.roll(-4)  # middle at -0.375
+    one = soften_edge(image, lesion, histogram, (1, 1, 1), 2.0)
+    both = soften_edge(image, two, torch.cat([histogram, darker]), (1, 1, 1), 2.0)
+    assert float(both[0, 2, 4, 12]) < float(one[0, 2, 4, 12])

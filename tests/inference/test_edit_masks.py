@@ -170,3 +170,44 @@ def test_batches_and_their_order_change_no_voxel_of_a_rim(paint, scan, tmp_path)
         assert code == 0, error
         images.append(stored(tmp_path / out, "Image_1"))
     assert np.array_equal(*images)
+
+
+BLUR = 1.0  # mm, of soft_edge_mm
+
+
+def test_a_soft_edge_changes_what_lies_within_twice_its_blur(paint, scan, tmp_path, save_network):
+    image, labels = scan
+    model = save_network("n.safetensors")
+    assert paint(model=model, out="hard")[0][0] == 0
+    (code, _, error), row = paint(f"soft_edge_mm={BLUR}", "save_edit_mask=true", model=model)
+    assert code == 0, error
+    painted, edit, written = (stored(tmp_path / "out", f"{kind}_1") for kind in ("Image", "Edit", "Mask"))
+    rim = rim_of(labels, 2 * BLUR)
+    assert np.array_equal(written, labels) and np.array_equal(edit, (rim | (labels == 1)).astype(np.uint8))
+    assert np.array_equal(painted[edit == 0], image[edit == 0])
+    alone = np.zeros_like(rim)
+    alone[10:16, 38:45, 27:32] = True
+    assert (painted != image)[rim & alone].mean() > 0.3  # the darkest quarter stays, and what is clipped
+    assert not np.array_equal(painted[labels == 1], stored(tmp_path / "hard", "Image_1")[labels == 1])
+    assert float(row["soft_edge_mm"]) == BLUR and float(row["max_abs_difference_rim"]) > 0
+    assert (float(row["max_abs_difference_outside"]), float(row["edit_margin_mm"])) == (0, 0)
+
+
+def test_weights_may_ask_for_a_soft_edge_and_a_margin_of_0_for_none(paint, scan, tmp_path, save_network):
+    image, labels = scan
+    model = save_network("n.safetensors", soft_edge_mm=BLUR)
+    (code, _, error), row = paint(model=model)
+    assert code == 0, error
+    assert float(row["soft_edge_mm"]) == BLUR and float(row["max_abs_difference_rim"]) > 0
+    for strict in ("edit_margin_mm=0", "soft_edge_mm=0"):
+        (code, _, error), row = paint(strict, model=model)
+        assert code == 0, error
+        assert np.array_equal(stored(tmp_path / "out", "Image_1")[labels == 0], image[labels == 0])
+        assert float(row["soft_edge_mm"]) == float(row["max_abs_difference_rim"]) == 0
+
+
+@pytest.mark.parametrize("trained, given", [(RIM, []), (None, ["edit_margin_mm=0"])])
+def test_a_soft_edge_and_a_painted_rim_or_none_exclude_each_other(paint, scan, save_network, trained, given):
+    model = save_network("n.safetensors", **({} if trained is None else {"edit_margin_mm": trained}))
+    (code, _, error), _ = paint("soft_edge_mm=1", *given, model=model)
+    assert code == 1 and error.count("error: ") == 1 and "soft_edge_mm=1" in error and str(model) in error

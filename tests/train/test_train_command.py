@@ -92,6 +92,12 @@ def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, r
 
     exported = tmp_path / "small.safetensors"
     export(path, exported)
+    soft = tmp_path / "soft.safetensors"
+    export(exported, soft, 1.0, 2.5)
+    found = load_checkpoint(soft)
+    assert (found.metadata["soft_edge_mm"], found.metadata["intensity_guidance"]) == (2.5, 1.0)
+    once = load_checkpoint(exported).network.state_dict()
+    assert all(torch.equal(value, once[name]) for name, value in found.network.state_dict().items())
     assert exported.stat().st_size < path.stat().st_size / 3
     for model in (path, exported):
         target = tmp_path / model.stem

@@ -6,6 +6,7 @@ import pytest
 from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
 from evaluation_pipeline.fidelity.texture import (
     FINE_BINS,
+    edit_margin_mm,
     histogram,
     pooled,
     read_manifest,
@@ -122,3 +123,17 @@ def test_damaged_manifests(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_manifest(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        (["case,edit_margin_mm", "a,2.0", "b,0.0"], 2.0),
+        (["case,edit_margin_mm,soft_edge_mm", "a,0.0,1.5", "b,0.0,0.0"], 3.0),
+        (["case", "a"], 0.0),
+    ],
+)
+def test_a_manifest_says_how_far_from_the_lesions_voxels_may_differ(tmp_path, rows, expected):
+    path = tmp_path / "manifest.csv"
+    path.write_text("\n".join(rows) + "\n")
+    assert edit_margin_mm(path) == expected
