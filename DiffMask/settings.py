@@ -105,6 +105,7 @@ class MaskInferenceSettings(DataTypeSettings):
     overwrite: Flag
     skip_bad_cases: Flag
     preview_masks: Count
+    viewer: Flag
 
     @model_validator(mode="after")
     def _paint_all(self):

@@ -200,6 +200,7 @@ class InferenceSettings(DataTypeSettings):
     overwrite: Flag
     skip_bad_cases: Flag
     preview_cases: Count
+    viewer: Flag
     sampler: choice(*SAMPLERS)
     num_steps: NoCount
     schedule_jump_params: JumpSettings

@@ -56,7 +56,7 @@ TAKES = {
     "published_textures": {"null", "lists"},
     "save_edit_mask": {"flag"},
     **dict.fromkeys(("masks_from", "organ_masks", "lesion_masks"), ANY_TEXT | {"null"}),
-    **dict.fromkeys(("overwrite", "skip_bad_cases", "compile", "augment", "cache"), {"flag"}),
+    **dict.fromkeys(("overwrite", "skip_bad_cases", "compile", "augment", "cache", "viewer"), {"flag"}),
     **dict.fromkeys(("separate", "paint", "skip_empty", "shrink"), {"flag"}),
     **dict.fromkeys(("masks_per_scan", "max_redraws", "preview_masks", "max_shift"), COUNT),
     **dict.fromkeys(("validation_masks", "validation_steps"), COUNT),

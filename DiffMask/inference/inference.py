@@ -29,6 +29,7 @@ from DiffMask.inference.report import (
     MaskTable,
     heart_facts,
     lung_facts,
+    save_page,
     save_preview,
     save_surface_sheet,
 )
@@ -235,6 +236,8 @@ def _finish(given, scans, drafts_of, drafts, share, table, skipped) -> None:
     shown = made[: given.preview_masks]
     save_preview(output_dir / "preview.png", shown, paths, layout, hearts)
     save_surface_sheet(output_dir / "surfaces.png", shown, paths, layout, hearts)
+    if given.viewer:
+        print(f"wrote {save_page(output_dir / 'viewer.html', made, paths, layout, given.unit or '')}")
     others = table.made_otherwise(draft.name for draft in made)
     if others:
         print(

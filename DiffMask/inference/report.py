@@ -1,12 +1,13 @@
 """What a run of DiffMask leaves beside its masks: a table (CSV), outlines over the scans, 3D surfaces."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from DiffMask.inference.plan import Draft
+from DiffMask.inference.plan import Draft, Scan
 from DiffMask.shapes.features import shape_features
 from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.axes import Axes
@@ -17,6 +18,8 @@ from LeFusion.errors import UserError
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share
 from LeFusion.runtime.tables import Table, markdown_table
+from LeFusion.viewer.files import Files, read_scan
+from LeFusion.viewer.page import Page, write_page
 
 ORIGIN = ("model_sha256", "inputs_sha256")  # columns: the weights; the scan, its masks and its given sphere
 SHA256 = "mask_sha256"  # column: of the mask's file, as it was written
@@ -166,6 +169,15 @@ def save_preview(
     titles = ["scan", "first slice", "middle", "last slice"] if hearts else ["scan", "slice", "row", "column"]
     save_contact_sheet(path, rows, outlines, titles, names, (0, 1))
     return path
+
+
+def save_page(path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layout: Layout, unit: str) -> Page:
+    """The viewer page: all masks of each scan, as far as a page holds them."""
+    masks: dict[Scan, list[Files]] = {}
+    for draft in drafts:
+        masks.setdefault(draft.scan, []).append(Files(f"mask {draft.number}", paths[draft.name]))
+    scans = [partial(read_scan, scan.name, scan.path, files, layout, unit) for scan, files in masks.items()]
+    return write_page(path, scans, path.parent.name)
 
 
 def _extent(mask: np.ndarray) -> tuple[slice, ...]:

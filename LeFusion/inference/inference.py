@@ -52,6 +52,7 @@ from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.processes import find_share
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.histograms import lesion_histogram
+from LeFusion.viewer.manifest import write_manifest_page
 
 
 def run(settings: InferenceSettings) -> Path:
@@ -105,7 +106,9 @@ def run(settings: InferenceSettings) -> Path:
         "network_calls": calls,
     }
     labels = job.layout.lesion_labels
-    manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, recorded, share)
+    manifest = Manifest(
+        image_root / "manifest.csv", job.bins, labels, job.unit, recorded, share, settings.data_type
+    )
     folders = settings.types, image_root, label_root
     outputs = _plan(share.of(cases), job, manifest, *folders, skipped, share.main)
     if not outputs and share.count == 1:
@@ -173,6 +176,9 @@ def run(settings: InferenceSettings) -> Path:
         )
     print(manifest.summary())
     print(f"{wrote}, {manifest.path} and {preview}")
+    if settings.viewer:
+        rows, paths = manifest.rows.values(), {case.name: case.image_path for case in cases}
+        print(f"wrote {write_manifest_page(image_root / 'viewer.html', rows, job.layout, job.unit, paths)}")
     return image_root
 
 
@@ -361,7 +367,7 @@ def _record(
         max_rim=_largest_change_outside(case, written, case.stored_lesion()),
         max_outside=_largest_change_outside(case, written, job.painter.stored_edit(case)),
         seconds=seconds,
-        files=(str(output.image_path), str(output.label_path)),
+        files=(str(output.image_path), str(output.label_path), str(output.case.image_path)),
         hashes={column: sha256_of_file(path) for path, column in output.files(job).items()},
     )
 

@@ -37,7 +37,9 @@ class Manifest:
         unit: str,
         settings: dict,
         share: Share = Share(),  # noqa: B008 (frozen)
+        data_type: str = "",
     ):
+        self.data_type = data_type
         self.path, self.bins, self.labels, self.unit = path, bins, labels, unit
         self.settings = {k: str(v) for k, v in settings.items()}
         suffixes = ["", *(f"_{label}" for label in labels)] if len(labels) > 1 else [""]
@@ -66,8 +68,11 @@ class Manifest:
             "image",
             "label",
             *HASHES,
+            "source",
+            "data_type",
         ]
-        newer = {"made_from", "max_abs_difference_rim", *HASHES}  # than some manifests that a run may find
+        # What manifests of earlier versions, which a run may find, lack
+        newer = {"made_from", "max_abs_difference_rim", *HASHES, "source", "data_type"}
         wanted = set(self.columns) - {*newer, *settings}
         self.table = Table(path, lambda row: (row["case"], int(row["type"])), wanted, share)
 
@@ -136,9 +141,9 @@ class Manifest:
             "requested_histogram": " ".join(f"{v:.5f}" for v in requested.tolist()),
             "obtained_histogram": " ".join(f"{v:.5f}" for v in obtained.tolist()),
         }
-        paths = dict(zip(("image", "label"), files, strict=True))
+        paths = dict(zip(("image", "label", "source"), files, strict=True))
         names = {"case": case, "type": str(kind), "texture": texture, "donor": donor}
-        names |= {"made_from": made_from, "unit": self.unit}
+        names |= {"made_from": made_from, "unit": self.unit, "data_type": self.data_type}
         hashes = {column: hashes.get(column, "") for column in HASHES}
         self.table.add(names | self.settings | measured | histograms | paths | hashes)
 

@@ -178,7 +178,8 @@ def test_what_is_written(make, scans, tmp_path, files):
     folder = tmp_path / "out"
     names = [f"{scan}_GenMask_{number}" for scan in SCANS for number in (1, 2)]
     assert sorted(files(folder)) == sorted(
-        [f"Mask/{name}.nii.gz" for name in names] + ["masks.csv", "preview.png", "surfaces.png"]
+        [f"Mask/{name}.nii.gz" for name in names]
+        + ["masks.csv", "preview.png", "surfaces.png", "viewer.html"]
     )
     assert "2 scans: 4 masks to make, 0 kept" in out and "wrote 4 masks" in out
     assert "| diameter_mm " in out and "note:" not in out
@@ -735,7 +736,8 @@ def test_hearts_get_infarcts(infarcts, hearts, tmp_path, files):
     folder = tmp_path / "out"
     names = [f"{HEART}_GenMask_{number}" for number in (1, 2)]
     assert sorted(files(folder)) == sorted(
-        [f"Mask/{name}.nii.gz" for name in names] + ["masks.csv", "preview.png", "surfaces.png"]
+        [f"Mask/{name}.nii.gz" for name in names]
+        + ["masks.csv", "preview.png", "surfaces.png", "viewer.html"]
     )
     source = nibabel.load(hearts / "images" / f"{HEART}.nii.gz")
     labels = stored(hearts / "labels" / f"{HEART}.nii.gz")

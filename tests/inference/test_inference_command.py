@@ -74,8 +74,9 @@ def test_what_is_written(paint, lidc, tmp_path, files):
     assert sorted(files(tmp_path / "out")) == sorted(
         [f"Image/Image_{kind}/{name}_CVol_2.nii.gz" for kind in (1, 2, 3) for name in CASES]
         + [f"Mask/Mask_{kind}/{name}_Mask_2.nii.gz" for kind in (1, 2, 3) for name in CASES]
-        + ["Image/manifest.csv", "Image/preview.png"]
+        + ["Image/manifest.csv", "Image/preview.png", "Image/viewer.html"]
     )
+    assert f"wrote {tmp_path / 'out' / 'Image' / 'viewer.html'} (1." in out
     written = files(tmp_path / "out" / "Mask")
     for name in CASES:
         source = nibabel.load(lidc / "Normal" / "Image" / name / f"{name}_CVol_2.nii.gz")

@@ -30,13 +30,14 @@ def add(
         max_rim=12.5,
         max_outside=0.0,
         seconds=seconds,
-        files=(f"{case}.nii.gz", f"{case}_label.nii.gz"),
+        files=(f"{case}.nii.gz", f"{case}_label.nii.gz", f"{case}_source.nii.gz"),
         hashes={"image_sha256": "0a", "label_sha256": "0b"},
     )
 
 
 def manifest_at(tmp_path, **settings):
-    return Manifest(tmp_path / "manifest.csv", 4, [1], "HU", {"seed": 0, "sampler": "ddim"} | settings)
+    described = {"seed": 0, "sampler": "ddim"} | settings
+    return Manifest(tmp_path / "manifest.csv", 4, [1], "HU", described, data_type="lidc")
 
 
 def test_a_row_by_hand(tmp_path):
@@ -70,6 +71,8 @@ def test_a_row_by_hand(tmp_path):
         "image_sha256": "0a",
         "label_sha256": "0b",
         "edit_sha256": "",
+        "source": "A_source.nii.gz",
+        "data_type": "lidc",
     }
 
 
@@ -131,7 +134,7 @@ def test_two_lesion_labels_are_measured_together_and_each(tmp_path):
         "obtained": FLAT,
         "window": (0, 1),
     }
-    rest |= {"max_rim": 0.0, "max_outside": 0.0, "seconds": None, "files": ("a", "b"), "source": source}
+    rest |= {"max_rim": 0.0, "max_outside": 0.0, "seconds": None, "files": ("a", "b", "c"), "source": source}
     rest["hashes"] = {}
     manifest.add("A", 1, lesions=lesions, values=values, **rest)
     row = manifest.rows["A", 1]

@@ -1,0 +1,43 @@
+"""The viewer page of a painting run, from its manifest."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from LeFusion.dataset.cases import Layout
+from LeFusion.errors import UserError
+from LeFusion.viewer.files import Files, read_scan
+from LeFusion.viewer.page import MOST_BYTES, Page, write_page
+
+
+def write_manifest_page(
+    path: Path,
+    rows: Iterable[Mapping[str, str]],
+    layout: Layout,
+    unit: str,
+    sources: Mapping[str, Path] | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> Page:
+    """Writes the page of all images that a manifest lists, each beside the scan that it was painted into.
+
+    rows: of the manifest, for each image `case`, `type`, `texture`, `source`, `image` and `label`. sources:
+    of cases, where the manifest, written by an earlier version, does not say them. Images that are gone are
+    passed over. Raises UserError where none is left.
+    """
+    versions: dict[tuple[str, str], list[Files]] = {}
+    for row in rows:
+        source = row.get("source") or (sources or {}).get(row["case"])
+        image, label = Path(row["image"]), Path(row["label"])
+        if source and all(map(Path.is_file, (image, label, Path(source)))):
+            title_of = f"type {row['type']}" + (f", {row['texture']}" if row.get("texture") else "")
+            versions.setdefault((row["case"], str(source)), []).append(Files(title_of, label, image))
+    if not versions:
+        raise UserError(
+            f"{path}: of no image of the manifest are image, label and source there; paint again, or say "
+            "with --source, --label and --painted where they are"
+        )
+    scans = [
+        partial(read_scan, case, Path(source), files, layout, unit)
+        for (case, source), files in versions.items()
+    ]
+    return write_page(path, scans, path.absolute().parent.parent.name, most_bytes)

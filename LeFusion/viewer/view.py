@@ -1,0 +1,110 @@
+"""Writes one HTML file that shows lesions in their scans: before, after, masks, windows. It needs no server
+and no network; open it in a browser.
+
+    python LeFusion/viewer/view.py OUTPUT                    the output folder of a painting run
+    python LeFusion/viewer/view.py --source scan.nii.gz --label mask.nii.gz [--painted painted.nii.gz]
+
+Several --label and --painted, in the same order, are versions of one scan. Painting and DiffMask write such
+a page by themselves, unless viewer=false.
+"""
+
+import csv
+import webbrowser
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+from LeFusion.data_types import DataType, load_data_type
+from LeFusion.dataset.cases import stem
+from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.commandline import absolute_path, command_parser, run_with_flags
+from LeFusion.viewer.files import Files, read_scan
+from LeFusion.viewer.manifest import write_manifest_page
+from LeFusion.viewer.page import MOST_BYTES, Page, write_page
+
+PLACES = ("manifest.csv", "Image/manifest.csv", "Painted/Image/manifest.csv")  # below OUTPUT
+
+
+def parser() -> ArgumentParser:
+    parser = command_parser(__doc__)
+    parser.add_argument("output", nargs="?", type=Path, help="folder of a painting run, or its manifest.csv")
+    parser.add_argument("--source", type=Path, help="the scan before painting")
+    parser.add_argument("--label", type=Path, action="append", default=[], help="where lesions are in it")
+    parser.add_argument("--painted", type=Path, action="append", default=[], help="the scan with the lesions")
+    parser.add_argument(
+        "--data-type", help="how volumes are stored (a name or a YAML file); default: what the run had"
+    )
+    parser.add_argument("--html", type=Path, help="the file to write; default: viewer.html beside the images")
+    parser.add_argument("--most-mb", type=float, default=MOST_BYTES / 1e6, help="size of the page, at most")
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    return parser
+
+
+def run(arguments: Namespace) -> Path:
+    """Writes the page; returns its path."""
+    given = [arguments.source, arguments.label, arguments.painted]
+    if (arguments.output is None) == (arguments.source is None) or (arguments.output and any(given)):
+        raise UserError("give either OUTPUT, the folder of a run, or --source and --label")
+    if not 2 <= arguments.most_mb <= 1000:
+        raise UserError(f"--most-mb={arguments.most_mb:g} must be from 2 to 1000")
+    page = _of_run(arguments) if arguments.output else _of_files(arguments)
+    print(f"wrote {page}")
+    if arguments.open:
+        webbrowser.open(page.path.as_uri())
+    return page.path
+
+
+def _of_run(arguments: Namespace) -> Page:
+    output = absolute_path(arguments.output)
+    if not output.exists():
+        raise MissingFileError(f"{output}: no such folder; give the output folder of a painting run")
+    places = [output] if output.is_file() else [output / place for place in PLACES]
+    manifest = next((place for place in places if place.is_file()), None)
+    if manifest is None:
+        raise MissingFileError(
+            f"{output}: holds no manifest.csv of a painting run; give the folder of its images, or --source "
+            "and --label"
+        )
+    with open(manifest, newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or {"case", "type", "image", "label"} - set(rows[0]):
+        raise UserError(f"{manifest}: is no manifest of a painting run; give the one beside the images")
+    named = arguments.data_type or rows[-1].get("data_type")
+    if not named:
+        raise UserError(f"{manifest}: does not say the data type; give --data-type")
+    kind = load_data_type(named)
+    path = absolute_path(arguments.html or manifest.with_name("viewer.html"))
+    return write_manifest_page(path, rows, kind.layout, _unit(kind), most_bytes=_bytes(arguments))
+
+
+def _of_files(arguments: Namespace) -> Page:
+    if not arguments.label or len(arguments.painted) > len(arguments.label):
+        raise UserError("give a --label for each --painted; a label without one is shown in the source")
+    kind = load_data_type(arguments.data_type or "chest_ct")
+    source = absolute_path(arguments.source)
+    name = stem(source.name)
+    versions = [
+        Files(stem((painted or label).name), absolute_path(label), painted and absolute_path(painted))
+        for label, painted in zip_longest(arguments.label, arguments.painted)
+    ]
+    beside = absolute_path((arguments.painted or arguments.label)[0])
+    path = absolute_path(arguments.html or beside.with_name(f"{stem(beside.name)}_viewer.html"))
+    read = partial(read_scan, name, source, versions, kind.layout, _unit(kind))
+    return write_page(path, [read], name, _bytes(arguments))
+
+
+def _unit(kind: DataType) -> str:
+    return kind.unit if kind.fixed_window else ""
+
+
+def _bytes(arguments: Namespace) -> int:
+    return int(arguments.most_mb * 1e6)
+
+
+def main() -> None:
+    run_with_flags(parser(), run)
+
+
+if __name__ == "__main__":
+    main()
