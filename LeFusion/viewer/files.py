@@ -8,7 +8,8 @@ import numpy as np
 
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.nifti import Volume, on_grid_of, read_volume
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import Volume, on_grid_of
 from LeFusion.errors import UserError
 from LeFusion.viewer.scenes import Scan, Version
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from LeFusion.dataset.nifti import atomic_file
+from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
 from LeFusion.viewer.scenes import Scan, scenes
 
