@@ -1,5 +1,6 @@
 """Read a DICOM series as a volume of the numbers that it stores."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,62 +24,66 @@ def read_dicom(path: Path) -> Volume:
     for pixels that cannot be decoded, and for a CT whose padding is brighter than air.
     """
     series, affine = arranged(series_at(path), path)
-    slices = series.slices
-    kinds = {(one.pixels.bits_allocated, one.pixels.signed) for one in slices}
-    scales = {(one.slope, one.inter) for one in slices}
     _refuse_bright_padding(series, path)
-    one_scale = len(kinds) == 1 and len(scales) == 1
-    stack = None
-    for number, stored in enumerate(stored_slices(series)):
-        one = slices[number]
-        if not one_scale:
-            stored = stored.astype(np.float64) * one.slope + one.inter
+    scale, stack = scale_of(series), None
+    for number, stored in enumerate(_stored_slices(series)):
+        if scale is None:
+            one = series.slices[number]
+            stored = stored * np.float64(one.slope) + one.inter
         if stack is None:
-            stack = np.empty((len(slices), *stored.shape), stored.dtype)
+            stack = np.empty((len(series.slices), *stored.shape), stored.dtype)
         stack[number] = stored
-    slope, inter = scales.pop() if one_scale else (1.0, 0.0)
-    if not one_scale:
+    if scale is None:
         whole = np.array_equal(stack, np.rint(stack)) and np.abs(stack).max() < 2**31
         stack = stack.astype(np.int32 if whole else np.float32)
-    return Volume(path, stack.T, slope, inter, affine, series)
+    return Volume(path, stack.T, *(scale or (1.0, 0.0)), affine, series)
 
 
-def stored_slices(series: Series):
-    """The (rows, columns) numbers that each slice stores, in order."""
-    opened, frames = None, None
-    for one in series.slices:
-        if one.path != opened:
-            opened, frames = one.path, decoded(one)
-        yield frames if one.frame is None else frames[one.frame]
+def scale_of(series: Series) -> tuple[float, float] | None:
+    """Slope and intercept of all slices; None where they differ, or the slices' types do."""
+    kinds = {(one.pixels.bits_allocated, one.pixels.signed, one.slope, one.inter) for one in series.slices}
+    return next(iter(kinds))[2:] if len(kinds) == 1 else None
 
 
-def decoded(one: Slice) -> np.ndarray:
-    """The stored numbers of a file, (rows, columns) or (frames, rows, columns)."""
-    import pydicom
+def decoded(dataset, one: Slice) -> np.ndarray:
+    """The stored numbers of the file of a slice, read by pydicom: (rows, columns) or (frames, rows, columns).
 
-    name = None
+    Gives a file without it the transfer syntax that it then has. Raises UserError, naming the file, for
+    pixels that cannot be decoded.
+    """
+    from pydicom.uid import ImplicitVRLittleEndian
+
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        dataset = pydicom.dcmread(one.path, force=True)
-        dataset.file_meta.setdefault("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
-        name = dataset.file_meta.TransferSyntaxUID
         frames = dataset.pixel_array
-    except OSError:
-        raise
     except Exception as error:  # decoders raise of all kinds
         reason = one_line(error)[:200]
-        if getattr(name, "is_compressed", False):
+        if syntax.is_compressed:
             raise UserError(
-                f"{one.path}: its pixels, compressed as {name.name}, cannot be decoded ({reason}); {HELP}"
+                f"{one.path}: its pixels, compressed as {syntax.name}, cannot be decoded ({reason}); {HELP}"
             ) from error
         raise UserError(f"{one.path}: its pixels are damaged ({reason}); copy the file again") from error
     if frames.shape[-2:] != one.pixels.size:
         raise UserError(
             f"{one.path}: its pixels have shape {frames.shape}, its header says {one.pixels.size}"
         )
-    return whole_bits(frames, one.pixels)
+    return _whole_bits(frames, one.pixels)
 
 
-def whole_bits(frames: np.ndarray, pixels: Pixels) -> np.ndarray:
+def _stored_slices(series: Series) -> Iterator[np.ndarray]:
+    """The (rows, columns) numbers that each slice stores, in order."""
+    import pydicom
+
+    opened, frames = None, None
+    for one in series.slices:
+        if one.path != opened:
+            opened, frames = one.path, decoded(pydicom.dcmread(one.path, force=True), one)
+        yield frames if one.frame is None else frames[one.frame]
+
+
+def _whole_bits(frames: np.ndarray, pixels: Pixels) -> np.ndarray:
     """Stored numbers without what other bits may hold (overlays), and with their sign."""
     if frames.dtype.kind not in "iu" or pixels.bits_stored == pixels.bits_allocated:
         return frames

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from LeFusion.dataset.dicom import read_dicom
-from LeFusion.dataset.dicom_series import dicom_files, find_series, is_dicom
+from LeFusion.dataset.dicom_output import write_dicom
+from LeFusion.dataset.dicom_series import Series, dicom_files, find_series, is_dicom
 from LeFusion.dataset.itk import METAIMAGE, NRRD, read_itk, write_itk
 from LeFusion.dataset.nifti import GZIP_MAGIC, is_nifti, label_header, read_nifti, write_nifti
 from LeFusion.dataset.volume import WHOLE, Volume, with_values
@@ -101,12 +102,15 @@ def format_of(path: Path) -> str:
 
 
 def write_volume(volume: Volume) -> None:
-    """Write a volume to its path, in the format that its ending says. Raises OSError when that cannot be."""
+    """Write a volume to its path, in the format that its ending says; without one, what was read from DICOM
+    as a folder, see `write_dicom`. Raises OSError when that cannot be."""
     ending = ending_of(volume.path)
     if ending in ITK_ENDINGS:
         write_itk(volume)
     elif ending in NIFTI_ENDINGS:
         write_nifti(volume)
+    elif isinstance(volume.header, Series):
+        write_dicom(volume)
     else:
         raise UserError(f"{volume.path}: must end in one of {', '.join(ENDINGS)}")
 

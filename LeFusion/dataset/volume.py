@@ -143,7 +143,7 @@ def with_values(source: Volume, pieces: Sequence[Piece], path: str | os.PathLike
     Raises ValueError for another shape, a mask that is not bool or values in it that are not finite or that
     the data type cannot hold.
     """
-    raw = source.raw.copy()
+    raw = source.raw.copy(order="K")
     for values, mask, part in pieces:
         shape = source.raw[part].shape
         if np.shape(values) != shape or np.shape(mask) != shape:

@@ -134,7 +134,7 @@ def test_images_by_name(tmp_path):
     with pytest.raises(FileNotFoundError):
         images_by_name(tmp_path / "none", "Image")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no .nii.gz"):
+    with pytest.raises(FileNotFoundError, match="holds no image"):
         images_by_name(tmp_path / "empty", "Image")
 
 
