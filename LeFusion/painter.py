@@ -91,8 +91,10 @@ class Painter:
                 f"diffusion_img_size={size[1]} (rows and columns of size={tuple(size)}) must be a multiple "
                 f"of {network.plane_multiple}"
             )
-        schedule = NoiseSchedule.cosine(metadata["schedule"]["num_steps"])
-        region = metadata.get("region", "whole") if region == "auto" else region
+        schedule = NoiseSchedule.of(metadata["schedule"])
+        if region == "auto":
+            region = metadata.get("region", "whole")
+            check_choice("region", region, REGIONS[1:])
         trained = float(metadata.get("edit_margin_mm", 0))
         edit = trained if edit_margin_mm is None else float(edit_margin_mm)
         if edit not in (0.0, trained):

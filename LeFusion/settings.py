@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, InstanceOf, model_validator
 from LeFusion.dataset.cases import SPLITS, Layout
 from LeFusion.diffusion import SAMPLERS, SPACINGS
 from LeFusion.diffusion.denoiser import CONTEXTS, PREDICTIONS
+from LeFusion.diffusion.schedule import MOST_STEPS
 from LeFusion.errors import UserError
 from LeFusion.losses import LOSS_TYPES, NORMALISATIONS
 from LeFusion.runtime.validation import (
@@ -60,7 +61,7 @@ Device = kind(
 )
 BatchSize = either(Count, words=("auto",))
 NoCount = either(Count, words=(None,))
-Timesteps = whole(1, 100_000)
+Timesteps = whole(1, MOST_STEPS)
 Label = whole(1, 2**16 - 1)
 Histograms = kind(list[list[int | float]], "a list of histograms, each a list of numbers")
 Labels = kind(list[Label], "a list of whole numbers from 1 to 65535")

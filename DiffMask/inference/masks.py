@@ -10,10 +10,18 @@ from DiffMask.inference.plan import Draft
 from DiffMask.postprocess import clean_mask
 from DiffMask.sampling import sample_masks
 from DiffMask.settings import MaskInferenceSettings
-from DiffMask.sphere import Ellipsoid, drawn_axes, drawn_ellipsoid, encode_guide, sphere_encoding
+from DiffMask.sphere import (
+    ENCODINGS,
+    GUIDES,
+    Ellipsoid,
+    drawn_axes,
+    drawn_ellipsoid,
+    encode_guide,
+    sphere_encoding,
+)
 from LeFusion.diffusion import Checkpoint, NoiseSchedule, address_seed, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
-from LeFusion.errors import UserError
+from LeFusion.errors import UserError, check_choice
 from LeFusion.runtime.commandline import choose_device, given_path, say_weights
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.memory import BatchSize
@@ -31,7 +39,7 @@ class ShapeMaker:
         metadata = self.checkpoint.metadata
         say_weights(path, metadata["format"])
         self.given, self.device = settings, choose_device(settings.device)
-        self.schedule = NoiseSchedule.cosine(metadata["schedule"]["num_steps"])
+        self.schedule = NoiseSchedule.of(metadata["schedule"])
         self.size = tuple(metadata.get("size", settings.region_size))
         self.spacing_mm = tuple(metadata.get("spacing_mm", RELEASED_SPACING_MM))
         if max(self.spacing_mm) > 1.01 * min(self.spacing_mm):
@@ -125,6 +133,11 @@ def _mask_network(path: Path, weights: str) -> Checkpoint:
             f"{path} takes {network['in_channels']} channels and gives {network['out_channels']}: it is no "
             "mask network (noisy mask and sphere -> mask); give one that DiffMask/train/train.py made"
         )
+    try:
+        check_choice("sphere", sphere_encoding(checkpoint.metadata), tuple(ENCODINGS))
+        check_choice("guide", checkpoint.metadata.get("guide", "sphere"), GUIDES)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; was it written by a newer version?") from None
     return checkpoint
 
 

@@ -1,12 +1,11 @@
 """Files that appear complete or not at all."""
 
 import os
-import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from LeFusion.dataset.temporary import remove, remove_leftovers, temporary_path
 from LeFusion.errors import StorageError, UserError
 
 
@@ -15,10 +14,10 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside `path`: what is written there appears at `path` complete or not at all.
 
     Makes missing folders. On a clean exit the file is synced and renamed; on any error or interrupt it is
-    removed; what a killed process left is removed by the next that writes to `path`. The temporary name
-    starts with a dot (so no case finder takes it) and keeps the ending (so np.save and others do not add
-    one). An OSError, such as a full disk, becomes an OSError of one line that
-    names `path` and the reason.
+    removed; what killed processes left is removed by the next that writes to the folder, see
+    `remove_leftovers`. The temporary name starts with a dot (so no case finder takes it) and keeps the ending
+    (so np.save and others do not add one). An OSError, such as a full disk, becomes an OSError of one line
+    that names `path` and the reason.
     """
     with _temporary(Path(path)) as temporary:
         yield temporary
@@ -55,24 +54,25 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
             _finish(file)
         old = None
         if path.exists():
-            old = path.with_name(f".{os.getpid():08x}.old.{path.name}")
+            old = temporary_path(path.with_name(f"old.{path.name}"))
             os.replace(path, old)
         os.replace(temporary, path)
         if old is not None:
-            _remove(old)
+            remove(old)
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A free path beside another; what is there afterwards is removed."""
-    temporary = path.with_name(f".{os.getpid():08x}.{path.name}")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        remove_leftovers(path.parent)
+        remove(temporary)  # of a killed process that had this one's number
         yield temporary
     except BaseException as error:
         with suppress(OSError):
-            _remove(temporary)
+            remove(temporary)
         if isinstance(error, OSError) and not isinstance(error, UserError):
             raise StorageError(f"cannot write {path}: {error.strerror or one_line(error)}") from error
         raise
@@ -85,38 +85,6 @@ def _finish(file: Path) -> None:
     os.chmod(file, 0o666 & ~umask)  # some libraries write files that only their owner may read
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Removes the temporary files for `path` of processes that run no more, and those of this one."""
-    ending = f".{path.name}"
-    with os.scandir(path.parent) as entries:
-        found = [entry.name for entry in entries if entry.name.endswith(ending)]
-    for name in found:
-        process = re.fullmatch(r"\.([0-9a-f]{8})(\.old)?", name.removesuffix(ending))
-        if process and not _runs(int(process[1], 16)):
-            with suppress(OSError):
-                _remove(path.with_name(name))
-
-
-def _runs(process: int) -> bool:
-    """Whether another process of this number runs on this machine."""
-    if process in (0, os.getpid()):
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def one_line(error: BaseException) -> str:

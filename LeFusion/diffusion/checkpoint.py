@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.diffusion.schedule import NoiseSchedule
 from LeFusion.diffusion.unet import UNet3D
 from LeFusion.errors import MissingFileError, UserError
@@ -41,7 +42,8 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint, damaged, or without the weights asked for.
+        ValueError: not a checkpoint, damaged, of an unknown schedule, context or prediction, or without the
+            weights asked for.
     """
     path = Path(path)
     if weights not in ("ema", "model"):
@@ -52,6 +54,11 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
         )
     read = _read_own if path.suffix == ".safetensors" else _read_released
     config, state, metadata = read(path, weights)
+    try:
+        NoiseSchedule.of(metadata.get("schedule"))
+        Denoiser.of(metadata)
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}; was it written by a newer version?") from None
     try:
         network = UNet3D(**config)
         network.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from LeFusion.diffusion import NoiseSchedule
+from LeFusion.diffusion.schedule import NoiseSchedule
 from LeFusion.errors import check_choice
 
 CONTEXTS = ("noised", "clean")

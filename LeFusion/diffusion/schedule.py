@@ -5,12 +5,14 @@ the clean image. Equation numbers are those of Ho et al., "Denoising Diffusion P
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from LeFusion.errors import UserError
 
+MOST_STEPS = 100_000
 Levels = Tensor | int  # (B,) integers, a level for each sample, or one for all
 
 
@@ -39,6 +41,19 @@ class NoiseSchedule:
         time = torch.linspace(0, num_steps, num_steps + 1, dtype=torch.float64) / num_steps
         signal = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
         return cls((1 - signal[1:] / signal[:-1]).clamp(0, max_beta))
+
+    @classmethod
+    def of(cls, described: Any) -> "NoiseSchedule":
+        """The one that a checkpoint's metadata describe, {kind: cosine, num_steps: ...}; UserError for any
+        other."""
+        known = described if isinstance(described, dict) else {}
+        kind, num_steps = known.get("kind"), known.get("num_steps")
+        if kind != "cosine" or type(num_steps) is not int or not 1 <= num_steps <= MOST_STEPS:
+            raise UserError(
+                f"its noise schedule is {described!r:.200}, which is unknown; it must be a cosine schedule of "
+                f"1 to {MOST_STEPS} levels"
+            )
+        return cls.cosine(num_steps)
 
     @property
     def num_steps(self) -> int:

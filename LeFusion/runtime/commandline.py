@@ -87,8 +87,7 @@ def run_command(command: Callable[[], None]) -> None:
         where = "" if rank == "0" else f" (process {rank})"
         line = f"error{where}: {' '.join(str(error).split())}"
         print(line, file=sys.stderr, flush=True)
-        sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-        if sweeping and "WORLD_SIZE" not in os.environ:  # the others of several processes would wait for it
+        if _sweeping() and "WORLD_SIZE" not in os.environ:  # the others of several processes would wait for it
             # Hydra keeps this until all jobs are through, then prints the job's overrides and the line
             raise CompactHydraException(line) from None
         atexit.unregister(_leave_processes)  # NCCL waits for the others there, which wait for this one
@@ -97,6 +96,12 @@ def run_command(command: Callable[[], None]) -> None:
         print(f"this is a bug of LeFusion; please report it with the lines below: {ISSUES}", file=sys.stderr)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra cuts the traceback short
         raise
+    if not _sweeping():
+        _end_with_the_others()
+
+
+def _sweeping() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def command_parser(description: str) -> ArgumentParser:
@@ -124,13 +129,32 @@ def check_same_settings(folder: Path, key: str, before: dict, now: dict) -> None
 
 
 def _leave_processes() -> None:
-    """Ends the connections to the other processes of a launch, if there are any.
+    """Ends the connections to the other processes of a launch, if there are any."""
+    if _connected():
+        sys.modules["torch.distributed"].destroy_process_group()
 
-    Their threads may otherwise abort the interpreter while it shuts down: exit code 134 after a good run.
-    """
+
+def _connected() -> bool:
     distributed = sys.modules.get("torch.distributed")  # not imported: no other processes
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    return bool(distributed and distributed.is_available() and distributed.is_initialized())
+
+
+def _end_with_the_others() -> None:
+    """Ends this process of a launch once all are through.
+
+    Threads of a connection may abort an interpreter that shuts down. After a good run that is exit code 134,
+    and the launcher then stops the process that still writes tables and pictures. So nobody leaves before all
+    have written, and the interpreter is left without shutting it down.
+    """
+    if not _connected():
+        return
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()
+    _leave_processes()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def say(text: str) -> None:

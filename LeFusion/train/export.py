@@ -18,7 +18,10 @@ def export(
 ) -> None:
     """intensity_guidance, soft_edge_mm: what inference uses with these weights unless told otherwise.
 
-    Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average."""
+    Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average, or for a
+    guidance outside 0 to 1."""
+    if not 0 <= intensity_guidance <= 1:
+        raise UserError(f"--intensity-guidance {intensity_guidance} must be a number from 0 to 1")
     checkpoint = load_checkpoint(source, "ema")
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "weights")}
     metadata["intensity_guidance"] = intensity_guidance

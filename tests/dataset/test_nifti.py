@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import subprocess
 
 import nibabel
 import numpy as np
@@ -300,20 +299,3 @@ def test_atomic_file_appears_only_when_complete(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "a,b\n" and len(list(path.parent.iterdir())) == 1
-
-
-def test_what_killed_processes_left_is_removed_by_the_next(tmp_path):
-    process = subprocess.Popen(["sleep", "60"])
-    try:
-        alive = tmp_path / f".{process.pid:08x}.a.nii.gz"
-        dead = [tmp_path / ".ffffff00.a.nii.gz", tmp_path / f".{os.getpid():08x}.a.nii.gz"]
-        others = [tmp_path / ".ffffff00.b.nii.gz", tmp_path / ".note.a.nii.gz"]
-        for path in (alive, *dead, *others):
-            path.write_bytes(b"half")
-        with atomic_file(tmp_path / "a.nii.gz") as temporary:
-            temporary.write_bytes(b"whole")
-    finally:
-        process.kill()
-        process.wait()
-    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.nii.gz", alive, *others])
-    assert (tmp_path / "a.nii.gz").read_bytes() == b"whole"

@@ -635,6 +635,9 @@ def test_a_network_for_something_else_is_refused(make, save_network, save_mask_n
     assert_refused(make(f"model_path={conditioned}"), conditioned, "no mask network")
     flat = save_mask_network("flat.safetensors", spacing_mm=[5, 1, 1])
     assert_refused(make(f"model_path={flat}"), flat, "(5, 1, 1) mm", "cubes")
+    for key in ("sphere", "guide"):
+        odd = save_mask_network("odd.safetensors", **{key: "cube"})
+        assert_refused(make(f"model_path={odd}"), odd, f"{key}='cube' must be one of")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(flat.read_bytes()[:3000])
     assert_refused(make(f"model_path={damaged}"), damaged, "damaged")

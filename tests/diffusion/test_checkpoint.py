@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint, save_checkpoint
+from LeFusion.errors import UserError
 
 SIZES = {
     "dim": 8,
@@ -107,6 +108,28 @@ def test_own_format_that_does_not_fit(tmp_path, ema, change_tensors, change_head
     path = rewrite(tmp_path / "odd.safetensors", ema, change_tensors, change_header)
     with pytest.raises(ValueError, match=r"odd.safetensors: its ema weights do not fit a LeFusion network"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"schedule": {"kind": "linear", "num_steps": 300}}, "its noise schedule is {'kind': 'linear'"),
+        ({"schedule": {"kind": "cosine", "num_steps": True}}, "its noise schedule is"),
+        ({"schedule": {"kind": "cosine", "num_steps": 10**9}}, "its noise schedule is"),
+        ({"schedule": {"kind": ["cosine"], "num_steps": 300}}, "its noise schedule is"),
+        ({"schedule": None}, "its noise schedule is None"),
+        ({"schedule": "cosine"}, "its noise schedule is 'cosine'"),
+        ({"prediction": "x0"}, "prediction='x0' must be one of noise, velocity"),
+        ({"prediction": ["noise"]}, "prediction="),
+        ({"context": "none"}, "context='none' must be one of noised, clean"),
+    ],
+)
+def test_metadata_that_mean_nothing_here_are_refused(tmp_path, ema, change, said):
+    path = rewrite(tmp_path / "new.safetensors", ema, None, lambda header: header.update(change))
+    with pytest.raises(UserError) as refused:
+        load_checkpoint(path)
+    line = str(refused.value)
+    assert line.startswith(f"checkpoint {path}: {said}") and "\n" not in line and len(line) < 500
 
 
 def test_safetensors_of_others(tmp_path):

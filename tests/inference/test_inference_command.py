@@ -440,6 +440,9 @@ def test_a_network_for_something_else_is_refused(paint, save_network, tmp_path):
     assert_refused(paint(f"model_path={fine}"), fine, "histogram_bins=32")
     plain = save_network("plain.safetensors", loss={"cond_dropout": 0.0})
     assert_refused(paint(f"model_path={plain}", "guidance_scale=2"), plain, "guidance_scale=2")
+    for metadata in ({"region": "half"}, {"prediction": "x0"}, {"schedule": {"kind": "linear"}}):
+        odd = save_network("odd.safetensors", **metadata)
+        assert_refused(paint(f"model_path={odd}"), odd, *metadata)
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(heart.read_bytes()[:5000])
     assert_refused(paint(f"model_path={damaged}"), damaged, "damaged")

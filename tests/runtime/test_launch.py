@@ -152,3 +152,27 @@ main()
     assert done.returncode == 1 and done.stdout.split() == ["value", "1", "value", "3"]
     assert "error: 5 is too large" in done.stderr and "+number=5" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_process_ends_before_all_have_written(launch, tmp_path):
+    """One that aborts while Python shuts down would have the launcher stop the one that still writes."""
+    code = """
+import atexit, os, sys, time
+from pathlib import Path
+from LeFusion.runtime.commandline import run_command
+from LeFusion.runtime.processes import find_share
+
+def work():
+    share = find_share(device="cpu")
+    if share.main:
+        time.sleep(2)
+        Path(__file__).with_name("curves").write_text("written")
+    print("ready", share.rank)
+
+atexit.register(os.abort)
+run_command(work)
+"""
+    done = launch(code, NUM_GPUS="2", PYTHONPATH=str(PROJECT_ROOT))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "curves").read_text() == "written"
+    assert sorted(done.stdout.split()) == ["0", "1", "ready", "ready"]

@@ -16,6 +16,7 @@ from PIL import Image
 import LeFusion.inference.inference as inference
 import LeFusion.train.train as training
 from LeFusion.diffusion import load_checkpoint
+from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT, git_commit
 from LeFusion.train.export import export
 from LeFusion.training.state import STATE_FILE
@@ -91,6 +92,9 @@ def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, r
     assert metadata["git_commit"] == git_commit()
 
     exported = tmp_path / "small.safetensors"
+    for guidance in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match="--intensity-guidance .* must be a number from 0 to 1"):
+            export(path, exported, guidance)
     export(path, exported)
     soft = tmp_path / "soft.safetensors"
     export(exported, soft, 1.0, 2.5)
