@@ -1,4 +1,4 @@
-"""Names of temporary files and folders that no two writers share, on this machine or on another one of a cluster."""
+"""Names of temporary files and folders that no two writers share, on whichever machines they run."""
 
 import hashlib
 import os

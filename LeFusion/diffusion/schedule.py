@@ -50,8 +50,8 @@ class NoiseSchedule:
         kind, num_steps = known.get("kind"), known.get("num_steps")
         if kind != "cosine" or type(num_steps) is not int or not 1 <= num_steps <= MOST_STEPS:
             raise UserError(
-                f"its noise schedule is {described!r:.200}, which is unknown; it must be a cosine schedule of "
-                f"1 to {MOST_STEPS} levels"
+                f"its noise schedule is {described!r:.200}, which is unknown; it must be cosine, of 1 to "
+                f"{MOST_STEPS} levels"
             )
         return cls.cosine(num_steps)
 

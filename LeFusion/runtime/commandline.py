@@ -87,7 +87,7 @@ def run_command(command: Callable[[], None]) -> None:
         where = "" if rank == "0" else f" (process {rank})"
         line = f"error{where}: {' '.join(str(error).split())}"
         print(line, file=sys.stderr, flush=True)
-        if _sweeping() and "WORLD_SIZE" not in os.environ:  # the others of several processes would wait for it
+        if _sweeping() and "WORLD_SIZE" not in os.environ:  # others of a launch would wait for it
             # Hydra keeps this until all jobs are through, then prints the job's overrides and the line
             raise CompactHydraException(line) from None
         atexit.unregister(_leave_processes)  # NCCL waits for the others there, which wait for this one
