@@ -140,7 +140,8 @@ def private_names(source: str) -> list[str]:
                 found += [f"{origin}: {name}" for name in names if private and origin != "__future__"]
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-            if ast.unparse(node).split(".")[0] in foreign or node.attr in vars(torch.nn.Module()):
+            public = ast.unparse(node) == "os._exit"  # it is documented
+            if not public and ast.unparse(node).split(".")[0] in foreign or node.attr in vars(torch.nn.Module()):
                 found.append(ast.unparse(node))
     return found
 
