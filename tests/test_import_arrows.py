@@ -141,7 +141,11 @@ def private_names(source: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
             public = ast.unparse(node) == "os._exit"  # it is documented
-            if not public and ast.unparse(node).split(".")[0] in foreign or node.attr in vars(torch.nn.Module()):
+            if (
+                not public
+                and ast.unparse(node).split(".")[0] in foreign
+                or node.attr in vars(torch.nn.Module())
+            ):
                 found.append(ast.unparse(node))
     return found
 
