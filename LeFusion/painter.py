@@ -256,12 +256,18 @@ def paint_lesions(
         case.mask_path: Volume(case.mask_path, np.asarray(labels), 1.0, 0.0, affine, None),
     }
     loaded = load_case(case, layout, window, spacing_mm, read=volumes.__getitem__)
+    patches = paint_case(painter, loaded, histogram, (seed, name, kind))
+    return painter.painted(loaded, patches, case.image_path).raw
+
+
+def paint_case(painter: Painter, loaded: LoadedCase, histogram: Tensor | None, address: tuple) -> list[Patch]:
+    """Paints all lesions of a case, each part over those before it; see Task for the arguments."""
     boxes = painter.boxes(loaded)
     patches: list[Patch] = []
     for number in (number for together in rounds(boxes) for number in together):
-        task = Task(loaded, number, boxes, histogram, (seed, name, kind), tuple(patches))
+        task = Task(loaded, number, boxes, histogram, address, tuple(patches))
         patches.append((painter.paint([task])[0], boxes[number]))
-    return painter.painted(loaded, patches, case.image_path).raw
+    return patches
 
 
 def _overlap(first: Box, second: Box) -> bool:

@@ -14,6 +14,7 @@ from LeFusion.diffusion.schedule import MOST_STEPS
 from LeFusion.errors import UserError
 from LeFusion.losses import LOSS_TYPES, NORMALISATIONS
 from LeFusion.runtime.validation import (
+    LARGEST,
     Count,
     Flag,
     NoPath,
@@ -154,11 +155,35 @@ class JumpSettings(Settings):
     jump_n_sample: Count
 
 
-class InferenceSettings(DataTypeSettings):
-    """configs/inference.yaml, which says what each key means."""
+class PaintingSettings(DataTypeSettings):
+    """How lesions are painted: the keys that all commands have that paint."""
 
     model_path: Path
     weights: Weights
+    histogram_perturbation: Share
+    spacing: choice(*SPACINGS)
+    eta: Share
+    guidance_scale: NotNegative
+    intensity_guidance: either(Share, words=(None,))
+    edit_margin_mm: either(NotNegative, words=(None,))
+    soft_edge_mm: either(NotNegative, words=(None,))
+    save_edit_mask: Flag
+    region: choice("auto", "whole", "lesion")
+    margin: whole(0)
+    batch_size: BatchSize
+    seed: Seed
+    device: Device
+    precision: choice(*PRECISIONS)
+    compile: Flag
+    overwrite: Flag
+    sampler: choice(*SAMPLERS)
+    num_steps: NoCount
+    schedule_jump_params: JumpSettings
+
+
+class InferenceSettings(PaintingSettings):
+    """configs/inference.yaml, which says what each key means."""
+
     dataset_root_dir: Path
     mask_dir: NoPath
     test_txt_dir: NoPath
@@ -181,30 +206,37 @@ class InferenceSettings(DataTypeSettings):
     )
     reference_image: NoPath
     reference_mask: NoPath
-    histogram_perturbation: Share
-    spacing: choice(*SPACINGS)
-    eta: Share
-    guidance_scale: NotNegative
-    intensity_guidance: either(Share, words=(None,))
-    edit_margin_mm: either(NotNegative, words=(None,))
-    soft_edge_mm: either(NotNegative, words=(None,))
-    save_edit_mask: Flag
-    region: choice("auto", "whole", "lesion")
-    margin: whole(0)
-    batch_size: BatchSize
-    seed: Seed
-    device: Device
-    precision: choice(*PRECISIONS)
-    compile: Flag
     shards: Count
     shard: whole(0)
-    overwrite: Flag
     skip_bad_cases: Flag
     preview_cases: Count
     viewer: Flag
-    sampler: choice(*SAMPLERS)
-    num_steps: NoCount
-    schedule_jump_params: JumpSettings
+
+
+Counts = kind(list[int], "[fewest, most]", lambda ends: len(ends) == 2 and 1 <= ends[0] <= ends[1] <= LARGEST)
+Millimetres = either(
+    number("a number above 0", lambda mm: mm > 0),
+    numbers(2, "[low, high], above 0", lambda ends: 0 < ends[0] <= ends[1]),
+    words=(None,),
+)
+
+
+class InsertSettings(PaintingSettings):
+    """configs/insert.yaml, which says what each key means."""
+
+    input: Path
+    output: Path
+    lesions: either(Count, Counts, words=(None,))
+    sites: NoPath
+    masks: NoPath
+    texture: either(kind(str, "realistic, the name of a texture", bool), Count)
+    diameter_mm: Millimetres
+    versions: Count
+    mask_model_path: Path
+    mask_sampler: choice(*SAMPLERS)
+    mask_steps: NoCount
+    max_redraws: whole(0)
+    preview_lesions: Count
 
 
 class FitTexturesSettings(DataTypeSettings):

@@ -118,6 +118,30 @@ def save_network(tmp_path):
 
 
 @pytest.fixture
+def save_mask_network(tmp_path):
+    """-> save(name, **metadata): a file with random weights, as the training of DiffMask writes it."""
+
+    from LeFusion.diffusion import UNet3D, save_checkpoint
+
+    def save(name: str = "masks.safetensors", **metadata) -> Path:
+        torch.manual_seed(0)
+        sizes = {"dim": 8, "dim_mults": [1, 1], "attn_heads": 1, "attn_dim_head": 8}
+        networks = {key: UNet3D(in_channels=2, out_channels=1, **sizes) for key in ("model", "ema")}
+        described = {
+            "schedule": {"kind": "cosine", "num_steps": 6},
+            "size": [8, 8, 8],
+            "spacing_mm": [1, 1, 1],
+            "sphere": "signed",
+            "prediction": "velocity",
+            "step": 3,
+        }
+        save_checkpoint(tmp_path / name, described | metadata, **networks)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
 def composed():
     """-> composed(config_name, *overrides): the configuration that a command would get, as plain Python."""
 

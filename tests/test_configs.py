@@ -19,6 +19,7 @@ from LeFusion.settings import (
     CheckDatasetSettings,
     FitTexturesSettings,
     InferenceSettings,
+    InsertSettings,
     TrainerSettings,
     TrainSettings,
 )
@@ -33,13 +34,17 @@ YAML_TEXT = "\n".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
 
 SETTINGS = {
     "inference": InferenceSettings,
+    "insert": InsertSettings,
     "train": TrainSettings,
     "fit_textures": FitTexturesSettings,
     "check_dataset": CheckDatasetSettings,
     "diffmask_inference": MaskInferenceSettings,
     "diffmask_train": MaskTrainSettings,
 }
-NEEDED = {"fit_textures": ["output=textures.json"]}  # what has no default
+NEEDED = {
+    "fit_textures": ["output=textures.json"],
+    "insert": ["input=in", "output=out"],
+}  # what has no default
 
 
 def groups_of(primary: str) -> list[str]:
@@ -73,7 +78,7 @@ def test_every_choice_fits_the_code(composed, primary, choice):
     config = composed(primary, *([choice] if choice else []), *NEEDED.get(primary, []))
     settings = SETTINGS[primary].of(config)
     check_data_type(settings)
-    if primary == "inference":
+    if primary in ("inference", "insert"):
         assert sampler_settings(settings, {}).network_calls(NoiseSchedule.cosine(300)) >= 1
     if primary == "train":
         denoiser = Denoiser(settings.model.context, settings.model.prediction)

@@ -14,12 +14,14 @@ from LeFusion.settings import (
     CheckDatasetSettings,
     FitTexturesSettings,
     InferenceSettings,
+    InsertSettings,
     LayoutSettings,
     TrainSettings,
 )
 
 COMMANDS = {
     "inference": InferenceSettings,
+    "insert": InsertSettings,
     "train": TrainSettings,
     "fit_textures": FitTexturesSettings,
     "check_dataset": CheckDatasetSettings,
@@ -55,6 +57,11 @@ TAKES = {
     "realistic_textures": ANY_TEXT | {"null"},
     "published_textures": {"null", "lists"},
     "save_edit_mask": {"flag"},
+    **dict.fromkeys(("input", "output", "mask_model_path"), ANY_TEXT),
+    **dict.fromkeys(("sites", "masks"), ANY_TEXT | {"null"}),
+    **dict.fromkeys(("lesions", "mask_steps"), COUNT | {"null"}),
+    **dict.fromkeys(("versions", "preview_lesions"), COUNT),
+    "texture": ANY_TEXT | COUNT,
     **dict.fromkeys(("masks_from", "organ_masks", "lesion_masks"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("overwrite", "skip_bad_cases", "compile", "augment", "cache", "viewer"), {"flag"}),
     **dict.fromkeys(("separate", "paint", "skip_empty", "shrink"), {"flag"}),
@@ -100,6 +107,8 @@ TAKES = {
 }
 ONLY = {
     ("inference", "edit_margin_mm"): NUMBER | {"null"},  # where commands differ
+    ("insert", "edit_margin_mm"): NUMBER | {"null"},
+    ("insert", "diameter_mm"): NUMBER | {"null"},
     ("train", "split"): set(),
     ("train", "turns"): {"flag"},
     ("fit_textures", "split"): set(),
@@ -111,9 +120,12 @@ ONLY = {
 
 @lru_cache
 def composed(command: str) -> dict:
-    needed = {"fit_textures": ["output=textures.json"]}.get(command, [])
+    needed = {
+        "fit_textures": ["output=textures.json"],
+        "insert": ["input=in", "output=out", "data_type=lidc"],
+    }
     with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
-        return plain(compose(command, needed))
+        return plain(compose(command, needed.get(command, [])))
 
 
 def leaves(values: dict, model: type[BaseModel], start: str = "") -> list[str]:
@@ -194,6 +206,13 @@ def test_fields_and_keys_are_the_same(command, model):
             "layout.depth_axis=3 must be null or a whole number from 0 to 2",
         ),
         ("inference", "layout", 3, "layout=3 must be a group of keys"),
+        (
+            "insert",
+            "lesions",
+            [6, 1],
+            "lesions=[6, 1] must be null, a whole number of at least 1 or [fewest,",
+        ),
+        ("insert", "diameter_mm", 0, "diameter_mm=0 must be null, a number above 0 or [low, high], above 0"),
         ("train", "layout.lesion_labels", 1, "layout.lesion_labels=1 must be a list of whole numbers from 1"),
         ("train", "crop_size", [4, 8, True], "crop_size=[4, 8, true] must be null or three whole numbers"),
         ("train", "spacing_mm", [INF, 1, 1], "spacing_mm=[inf, 1, 1] must be null or three numbers above 0"),

@@ -1,6 +1,7 @@
 """The network that turns spheres into masks; the infarcts of hearts are drawn already."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +31,35 @@ RELEASED_SPACING_MM = (1.0, 1.0, 1.0)
 AT_ONCE = 8  # masks, for batch_size=auto
 
 
+@dataclass(frozen=True)
+class ShapeSettings:
+    """What a ShapeMaker needs to know; the fields are keys of MaskInferenceSettings."""
+
+    model_path: str
+    weights: str = "ema"
+    region_size: tuple[int, int, int] = (32, 64, 64)
+    seed: int = 0
+    mask_sampler: str = "dpmpp"
+    num_steps: int | None = 25
+    smoothing: float | str | None = None
+    max_redraws: int = 10
+    batch_size: int | str = "auto"
+    device: str = "auto"
+    compile: bool = False
+
+
 class ShapeMaker:
     """Spheres -> masks by a network. size, spacing_mm: of the box that it works in."""
 
-    def __init__(self, settings: MaskInferenceSettings):
+    def __init__(self, settings: MaskInferenceSettings | ShapeSettings):
         path = given_path(settings.model_path)
         self.checkpoint = _mask_network(path, settings.weights)
         metadata = self.checkpoint.metadata
         say_weights(path, metadata["format"])
         self.given, self.device = settings, choose_device(settings.device)
         self.schedule = NoiseSchedule.of(metadata["schedule"])
+        size = AT_ONCE if settings.batch_size == "auto" else settings.batch_size
+        self.at_once = BatchSize(size, "use a GPU with more memory, or device=cpu")
         self.size = tuple(metadata.get("size", settings.region_size))
         self.spacing_mm = tuple(metadata.get("spacing_mm", RELEASED_SPACING_MM))
         if max(self.spacing_mm) > 1.01 * min(self.spacing_mm):
@@ -49,6 +69,9 @@ class ShapeMaker:
             raise UserError(
                 f"num_steps={steps} must be at most the {self.schedule.num_steps} levels of {path}"
             )
+        self.network = self.checkpoint.network.to(self.device)
+        if settings.compile:
+            compile_network(self.network, cuda_graphs=True)
         self.digest = sha256_of_file(path)[:16]
         self.recorded = {
             "seed": settings.seed,
@@ -64,15 +87,11 @@ class ShapeMaker:
 
         The noise is addressed by (seed, scan, number, attempt).
         """
-        network = self.checkpoint.network.to(self.device)
-        if self.given.compile:
-            compile_network(network, cuda_graphs=True)
-        size = AT_ONCE if self.given.batch_size == "auto" else self.given.batch_size
-        self.at_once = BatchSize(size, "use a GPU with more memory, or device=cpu")
+        size = self.at_once.size
         for start in range(0, len(drafts), size):
             todo, made = list(drafts[start : start + size]), {}
             for attempt in range(self.given.max_redraws + 1):
-                for draft, soft in zip(todo, self._sample(todo, attempt), strict=True):
+                for draft, soft in zip(todo, self.sample(todo, attempt), strict=True):
                     smoothing = self.given.smoothing
                     if smoothing == "paper":  # its table is for the network's voxels
                         smooth = clean_mask(soft.numpy(), smoothing="paper")
@@ -103,7 +122,8 @@ class ShapeMaker:
         middle = [n // 2 for n in grid.size]
         return drawn_ellipsoid(axes * radius_mm / max(grid.spacing_mm), middle, generator)
 
-    def _sample(self, drafts: Sequence[Draft], attempt: int) -> list[torch.Tensor]:
+    def sample(self, drafts: Sequence[Draft], attempt: int) -> list[torch.Tensor]:
+        """Soft masks (D, H, W) on the drafts' grids, lesion above 0."""
         pieces = self.at_once.run(drafts, lambda some: self._sample_at_once(some, attempt))
         return [soft for _, made in pieces for soft in made]
 
@@ -114,7 +134,7 @@ class ShapeMaker:
             for d in drafts
         ]
         soft = sample_masks(
-            self.checkpoint.network,
+            self.network,
             self.schedule,
             torch.stack(spheres),
             [(self.given.seed, "mask", d.scan.name, d.number, attempt) for d in drafts],

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from DiffMask.inference.plan import Draft, Scan
-from DiffMask.shapes.features import shape_features
+from DiffMask.shapes.features import longest_axial_diameter_mm, shape_features
 from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Layout
@@ -110,6 +110,7 @@ def lung_facts(draft: Draft, mask: np.ndarray, source: Volume, layout: Layout) -
         "voxels": int(mask.sum()),
         "volume_ml": float(mask.sum() * np.prod(draft.spacing_mm) / 1000),
         "diameter_mm": diameter_mm,
+        "longest_axial_diameter_mm": longest_axial_diameter_mm(mask, draft.spacing_mm),
         **shape,
     }
 

@@ -48,7 +48,7 @@ def lung_mask(
     """
     assert hu_dhw.ndim == 3 and len(spacing_mm) == 3, f"{hu_dhw.shape} voxels of {spacing_mm} mm"
     factors = _coarsening(hu_dhw.shape, spacing_mm)
-    hu = _block_mean(hu_dhw, factors)
+    hu = block_mean(hu_dhw, factors)
     spacing = np.multiply(spacing_mm, factors)
     hu = ndimage.gaussian_filter(hu, SMOOTH_MM / spacing, mode="nearest")
     aerated = hu < AERATED_HU
@@ -63,7 +63,7 @@ def lung_mask(
             f"no lung found: {air}, {millilitres:.1f} ml of it like lung; is it a chest CT in HU?"
         )
     if lesions_dhw is not None:
-        lung |= _block_mean(lesions_dhw, factors) >= 0.5
+        lung |= block_mean(lesions_dhw, factors) >= 0.5
     lung = ndimage.binary_fill_holes(_closed(lung, CLOSING_MM, spacing)) & ~airways
     lung = _enlarged(lung, factors, hu_dhw.shape)
     return lung if lesions_dhw is None else lung | lesions_dhw
@@ -132,7 +132,7 @@ def _lung_like(aerated: np.ndarray, hu: np.ndarray, body: np.ndarray, spacing: n
 def _body(tissue: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """The largest component of what is not aerated, without what hangs on it by a thin bridge (the table)."""
     factors = tuple(max(1, round(BODY_MM / s)) for s in spacing)
-    coarse = _block_mean(tissue, factors) >= 0.5
+    coarse = block_mean(tissue, factors) >= 0.5
     parts, count = ndimage.label(_opened(coarse, BODY_MM, np.multiply(spacing, factors)))
     if count == 0:
         return tissue
@@ -223,7 +223,7 @@ def _coarsening(shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int,
     return tuple(max(1, int(COARSE_MM / s)) for s in spacing_mm)
 
 
-def _block_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+def block_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     """Mean over blocks of `factors` voxels, float32; the last block of an axis may repeat the last voxel."""
     if all(f == 1 for f in factors):
         return values.astype(np.float32)
@@ -234,7 +234,7 @@ def _block_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 
 
 def _enlarged(mask: np.ndarray, factors: Sequence[int], shape: Sequence[int]) -> np.ndarray:
-    """The inverse of `_block_mean` for a mask."""
+    """The inverse of `block_mean` for a mask."""
     for axis, factor in enumerate(factors):
         mask = mask.repeat(factor, axis=axis)
     return mask[tuple(slice(n) for n in shape)]

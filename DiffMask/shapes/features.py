@@ -166,6 +166,28 @@ def shape_features(mask: np.ndarray, spacing_mm=ISOTROPIC) -> dict[str, float]:
     return dict(zip(FEATURES, map(float, values), strict=True))
 
 
+def longest_axial_diameter_mm(mask_dhw: np.ndarray, spacing_mm=ISOTROPIC) -> float:
+    """Return the longest distance within one slice of two points of a mask's outline, over all slices.
+
+    mask_dhw: (D, H, W) bool. The outline runs half a voxel from the centres of the outermost voxels, as of a
+    surface mesh (pyradiomics: Maximum2DDiameterSlice); so a single voxel is one voxel long. ValueError when
+    the mask is empty.
+    """
+    mask = np.asarray(mask_dhw) > 0
+    if not mask.any():
+        raise UserError("the mask is empty, so it has no diameter")
+    longest = 0.0
+    for plane in mask[mask.any(axis=(1, 2))]:
+        padded = np.pad(plane, 1)
+        outline = []
+        for axis, side in ((0, -1), (0, 1), (1, -1), (1, 1)):
+            points = np.argwhere(padded & ~np.roll(padded, -side, axis)).astype(float)
+            points[:, axis] += side / 2
+            outline.append(points * spacing_mm[1:])
+        longest = max(longest, float(pdist(np.concatenate(outline)).max()))
+    return longest
+
+
 def feature_matrix(masks) -> np.ndarray:
     """Return FEATURES (N, F) of masks (an iterable) with voxels of 1 mm."""
     return np.array([list(shape_features(mask).values()) for mask in masks])

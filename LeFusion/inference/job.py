@@ -18,7 +18,7 @@ from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
 from LeFusion.painter import Painter
 from LeFusion.painting import SamplerSettings
 from LeFusion.runtime.commandline import given_path
-from LeFusion.settings import InferenceSettings
+from LeFusion.settings import InferenceSettings, PaintingSettings
 from LeFusion.textures.conditions import Conditions, choose_conditions, own_histogram
 from LeFusion.textures.histograms import shift_histogram
 
@@ -105,22 +105,7 @@ class Donors:
 
 def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
     """Checks the settings against each other and the checkpoint."""
-    metadata, path = checkpoint.metadata, settings.model_path
-    denoiser = Denoiser.of(metadata)
-    _check_fit(settings, checkpoint, denoiser)
-    sampler = sampler_settings(settings, metadata)
-    try:
-        painter = Painter.of(
-            checkpoint,
-            sampler,
-            settings.region_size,
-            settings.region,
-            settings.margin,
-            settings.edit_margin_mm,
-            settings.soft_edge_mm,
-        )
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    painter = make_painter(settings, checkpoint)
 
     def refuse(image: Volume) -> None:
         if settings.modality == "CT":
@@ -132,7 +117,7 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
         settings.window,
         settings.unit or "",
         settings.histogram_bins,
-        choose_conditions(settings, know_sizes=bool(metadata.get("lesion_table"))),
+        choose_conditions(settings, know_sizes=bool(checkpoint.metadata.get("lesion_table"))),
         painter,
         settings.seed,
         settings.save_edit_mask,
@@ -140,7 +125,24 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
     )
 
 
-def sampler_settings(settings: InferenceSettings, metadata: dict) -> SamplerSettings:
+def make_painter(settings: PaintingSettings, checkpoint: Checkpoint) -> Painter:
+    """Checks the settings against the checkpoint, which the messages name."""
+    _check_fit(settings, checkpoint, Denoiser.of(checkpoint.metadata))
+    try:
+        return Painter.of(
+            checkpoint,
+            sampler_settings(settings, checkpoint.metadata),
+            settings.region_size,
+            settings.region,
+            settings.margin,
+            settings.edit_margin_mm,
+            settings.soft_edge_mm,
+        )
+    except UserError as error:
+        raise UserError(f"{settings.model_path}: {error}") from None
+
+
+def sampler_settings(settings: PaintingSettings, metadata: dict) -> SamplerSettings:
     """metadata: of the checkpoint, which may say how much intensity guidance its network needs."""
     guidance = settings.intensity_guidance
     return SamplerSettings(
@@ -177,7 +179,7 @@ def _canvas(settings: InferenceSettings, read: Callable[..., LoadedCase]) -> Cal
     return Donors(cases, layout, read, settings.histogram_bins, settings.seed).canvas
 
 
-def _check_fit(settings: InferenceSettings, checkpoint: Checkpoint, denoiser: Denoiser) -> None:
+def _check_fit(settings: PaintingSettings, checkpoint: Checkpoint, denoiser: Denoiser) -> None:
     network, metadata, path = checkpoint.network.config, checkpoint.metadata, settings.model_path
     classes, bins, layout = settings.classes, settings.histogram_bins, settings.layout
     if metadata.get("data_type", settings.data_type) != settings.data_type:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # name: (script, what it does)
 COMMANDS = {
+    "insert": ("LeFusion/inference/insert.py", "lesions into whole scans: a scan goes in, a scan comes out"),
     "paint": ("LeFusion/inference/inference.py", "paint lesions into images, under their masks"),
     "masks": ("DiffMask/inference/inference.py", "make lesion masks for scans; paint=true paints them, too"),
     "train": ("LeFusion/train/train.py", "train the network that paints"),

@@ -32,6 +32,35 @@ def any_path(main: Callable) -> Callable:
     return run
 
 
+def positional(*keys: str) -> Callable:
+    """A decorator of a command: its first arguments that are no key=value of their own are values of these
+    keys, in order."""
+
+    def decorate(main: Callable) -> Callable:
+        @wraps(main)
+        def run(*config):
+            if not config:
+                sys.argv[1:] = with_keys(sys.argv[1:], keys)
+            return main(*config)
+
+        return run
+
+    return decorate
+
+
+def with_keys(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Puts key= before the first arguments, one for each of the keys, up to a flag or one that has a key.
+
+    A path may hold a =: what stands before it is no key if it is no name.
+    """
+    found = list(arguments)
+    for index, key in enumerate(keys[: len(found)]):
+        if found[index].startswith("-") or re.match(r"[+~]*[A-Za-z_][\w.@/]*=", found[index]):
+            break
+        found[index] = f"{key}={found[index]}"
+    return found
+
+
 def quoted(arguments: Sequence[str]) -> list[str]:
     """The arguments with quotes around values that Hydra cannot read without: those with =, (, [, #, ', ...
     and, where it is no sweep, with commas.

@@ -12,7 +12,7 @@ from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
-from LeFusion.settings import InferenceSettings
+from LeFusion.settings import DataTypeSettings, InferenceSettings
 from LeFusion.textures.fitted import read_textures
 from LeFusion.textures.histograms import condition_from_counts, lesion_histogram, perturb, shift_histogram
 from LeFusion.textures.realistic import LesionTable, load_lesion_table
@@ -33,6 +33,12 @@ class Palette:
     shares: tuple[float, ...] = ()
     reference_mean: float | None = None
     table: LesionTable | None = None
+
+    def index(self, name: str | int) -> int | None:
+        """Where the type of this name or number (from 1) stands; None: nowhere."""
+        if isinstance(name, int) and 1 <= name <= len(self.names):
+            return name - 1
+        return self.names.index(name) if name in self.names else None
 
 
 def load_palette(
@@ -186,6 +192,16 @@ def choose_conditions(settings: InferenceSettings, know_sizes: bool = False) -> 
     return Conditions(palette, draw, settings.histogram_perturbation, bins, settings.seed, of_case)
 
 
+def realistic_palette(settings: DataTypeSettings) -> Palette:
+    """The data type's realistic textures, or its `textures` where it has none."""
+    what = settings.data_type, settings.window
+    if settings.realistic_textures is None:
+        return load_palette(settings.textures, settings.cond_dim, settings.histogram_bins, *what)
+    path = Path(settings.realistic_textures).expanduser()
+    table = load_lesion_table(path, *what, settings.histogram_bins)
+    return Palette(table.textures, (), table.shares, table=table)
+
+
 def _given_palette(settings: InferenceSettings, know_sizes: bool) -> Palette:
     """The textures that `condition` chooses among."""
     default = settings.textures == settings.published_textures
@@ -198,10 +214,7 @@ def _given_palette(settings: InferenceSettings, know_sizes: bool) -> Palette:
                 f"condition=realistic needs realistic_textures, a table of real lesions; data_type="
                 f"{settings.data_type} has none"
             )
-        table = load_lesion_table(
-            Path(path).expanduser(), settings.data_type, settings.window, settings.histogram_bins
-        )
-        return Palette(table.textures, (), table.shares, table=table)
+        return realistic_palette(settings)
     textures = settings.published_textures if settings.condition == "published" else settings.textures
     return load_palette(
         textures, settings.cond_dim, settings.histogram_bins, settings.data_type, settings.window
@@ -214,7 +227,7 @@ def _of_cases(given: Mapping[str, str | int], palette: Palette, condition) -> di
         raise UserError(
             f"textures_of chooses among all textures, and condition={condition} leaves none to choose"
         )
-    indices = {case: _index(palette, name) for case, name in given.items()}
+    indices = {case: palette.index(name) for case, name in given.items()}
     for case, index in indices.items():
         if index is None:
             raise UserError(
@@ -224,15 +237,8 @@ def _of_cases(given: Mapping[str, str | int], palette: Palette, condition) -> di
     return indices
 
 
-def _index(palette: Palette, name: str | int) -> int | None:
-    """Where the type of this name or number (from 1) stands; None: nowhere."""
-    if isinstance(name, int) and 1 <= name <= len(palette.names):
-        return name - 1
-    return palette.names.index(name) if name in palette.names else None
-
-
 def _only(palette: Palette, name: str | int) -> Palette:
-    index = _index(palette, name)
+    index = palette.index(name)
     if index is None:
         raise UserError(
             f"condition={name!r} must be textures, mixture, published, realistic, own, reference, a list of "

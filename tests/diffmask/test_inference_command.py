@@ -15,7 +15,6 @@ from scipy import ndimage
 import DiffMask.inference.inference as inference
 import DiffMask.inference.masks as making
 from DiffMask.inference.report import MaskTable
-from LeFusion.diffusion import UNet3D, save_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain, run_command
 
@@ -50,28 +49,6 @@ def scans(tmp_path):
     for name in SCANS:
         write(tmp_path / "Normal" / "Image" / f"{name}.nii.gz", lung_hu())
     return tmp_path / "Normal"
-
-
-@pytest.fixture
-def save_mask_network(tmp_path):
-    """-> save(name, **metadata): a file with random weights, as the training of DiffMask writes it."""
-
-    def save(name="masks.safetensors", **metadata):
-        torch.manual_seed(0)
-        sizes = {"dim": 8, "dim_mults": [1, 1], "attn_heads": 1, "attn_dim_head": 8}
-        networks = {key: UNet3D(in_channels=2, out_channels=1, **sizes) for key in ("model", "ema")}
-        described = {
-            "schedule": {"kind": "cosine", "num_steps": 6},
-            "size": [8, 8, 8],
-            "spacing_mm": [1, 1, 1],
-            "sphere": "signed",
-            "prediction": "velocity",
-            "step": 3,
-        }
-        save_checkpoint(tmp_path / name, described | metadata, **networks)
-        return tmp_path / name
-
-    return save
 
 
 @pytest.fixture
@@ -203,7 +180,8 @@ def test_what_is_written(make, scans, tmp_path, files):
         *("given_lesion_masks", "given_diameter_mm", "given_border_mm", "given_inside_share"),
         *("given_vessel_share", "given_separate", "model_sha256", "inputs_sha256"),
         *("x_mm", "y_mm", "z_mm", "sphere_diameter_mm", "distance_to_border_mm", "inside_share"),
-        *("network_voxel_mm", "voxels", "volume_ml", "diameter_mm", "sphere_share", "sphericity"),
+        *("network_voxel_mm", "voxels", "volume_ml", "diameter_mm", "longest_axial_diameter_mm"),
+        *("sphere_share", "sphericity"),
         *("elongation", "flatness", "roughness", "spiculation", "components", "mask_sha256"),
     ]
     for row in rows:

@@ -1,37 +1,24 @@
 """The same scan, stored with its axes in any order, gets the same masks at the same places."""
 
 import csv
-from copy import deepcopy
 
 import nibabel
 import numpy as np
 import pytest
-import torch
 
 import DiffMask.inference.inference as inference
-from LeFusion.diffusion import UNet3D, save_checkpoint
 
 AFFINE = np.diag([0.8, 0.9, 2.0, 1.0])
 AFFINE[:3, 3] = (-31.0, 12.0, -204.0)
 SHAPE = (44, 40, 24)
+FILES = ("inputs_sha256", "mask_sha256")  # as they are stored
 ORDERS = ("RAS", "LPS", "ASL", "PIR")
 
 
 @pytest.fixture
-def make(command, save_as, tmp_path):
+def make(command, save_as, save_mask_network, tmp_path):
     """-> make(codes, *overrides): the folder of what was made for one scan, and its table."""
-    torch.manual_seed(0)
-    sizes = {"dim": 8, "dim_mults": [1, 1], "attn_heads": 1, "attn_dim_head": 8}
-    network = UNet3D(in_channels=2, out_channels=1, **sizes)
-    described = {
-        "schedule": {"kind": "cosine", "num_steps": 6},
-        "size": [8, 8, 8],
-        "spacing_mm": [1, 1, 1],
-        "sphere": "signed",
-        "prediction": "velocity",
-        "step": 3,
-    }
-    save_checkpoint(tmp_path / "masks.safetensors", described, model=network, ema=deepcopy(network))
+    model = save_mask_network()
     hu = np.random.default_rng(0).normal(40, 20, SHAPE)
     hu[10:] -= 890
     lesion = np.zeros(SHAPE, np.uint8)
@@ -47,7 +34,7 @@ def make(command, save_as, tmp_path):
             "data_type=chest_ct",
             f"dataset_root_dir={root}",
             f"output_dir={root / 'out'}",
-            f"model_path={tmp_path / 'masks.safetensors'}",
+            f"model_path={model}",
             "device=cpu",
             "num_steps=2",
             *overrides,
@@ -86,7 +73,7 @@ def test_the_order_of_the_axes_changes_no_mask(make, tmp_path, overrides, monkey
     for codes in ORDERS:
         folder, rows = make(codes, *overrides)
         masks = [in_world(folder / f"scan_GenMask_{number}.nii.gz") for number in range(1, len(rows) + 1)]
-        facts = [{k: v for k, v in row.items() if k != "inputs_sha256"} for row in rows]
+        facts = [{k: v for k, v in row.items() if k not in FILES} for row in rows]
         first = first or (masks, facts)
         assert facts == first[1]
         for mask, same in zip(masks, first[0], strict=True):

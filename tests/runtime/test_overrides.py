@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from LeFusion.errors import UserError
-from LeFusion.runtime.overrides import any_path, quoted
+from LeFusion.runtime.overrides import any_path, quoted, with_keys
 
 PATHS = [
     "/data/run=3",
@@ -64,3 +64,19 @@ def test_what_is_no_key_and_value_is_refused(argument, monkeypatch, capsys):
         any_path(lambda: None)()
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "given, read",
+    [
+        (["in", "out", "seed=1"], ["input=in", "output=out", "seed=1"]),
+        (["input=in", "output=out"], ["input=in", "output=out"]),
+        (["in", "output=out", "seed=1"], ["input=in", "output=out", "seed=1"]),
+        (["a b/c=d", "e,f"], ["input=a b/c=d", "output=e,f"]),
+        (["--help"], ["--help"]),
+        (["in", "out", "more"], ["input=in", "output=out", "more"]),
+        ([], []),
+    ],
+)
+def test_the_first_arguments_may_be_without_a_key(given, read):
+    assert with_keys(given, ("input", "output")) == read

@@ -148,3 +148,19 @@ def test_table():
     assert shapes.shape_table({"same": real}, real, splits=3) == shapes.shape_table(
         {"same": real}, real, splits=3
     )
+
+
+def test_the_longest_axial_diameter_is_within_one_slice_from_edge_to_edge():
+    one = np.zeros((4, 9, 9), bool)
+    one[2, 4, 4] = True
+    assert shapes.longest_axial_diameter_mm(one, (3.0, 0.5, 0.5)) == pytest.approx(0.5)
+    rod = np.zeros((4, 9, 9), bool)
+    rod[:, 4, 4] = True  # long, but not in a slice
+    rod[1, 4, 2:7] = True
+    assert shapes.longest_axial_diameter_mm(rod, (3.0, 0.5, 2.0)) == pytest.approx(10)
+    diagonal = np.zeros((1, 5, 5), bool)
+    diagonal[0, [0, 4], [0, 4]] = True
+    assert shapes.longest_axial_diameter_mm(diagonal) == pytest.approx(np.hypot(4, 5))
+    assert shapes.longest_axial_diameter_mm(ellipsoid((10, 6, 8))) == pytest.approx(16, abs=0.7)
+    with pytest.raises(ValueError, match="empty"):
+        shapes.longest_axial_diameter_mm(np.zeros((2, 2, 2), bool))

@@ -1,0 +1,387 @@
+"""Lesions into a scan, value in, value out: where they are, their shapes, and painting them in sequence."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from DiffMask.inference.masks import ShapeMaker, ShapeSettings
+from DiffMask.placement.spheres import Placement, draw_diameter
+from DiffMask.shapes.features import longest_axial_diameter_mm
+from LeFusion.dataset.axes import Axes, refuse_turned
+from LeFusion.dataset.boxes import Box, extent
+from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.hounsfield import refuse_other_units
+from LeFusion.dataset.intensity import Window
+from LeFusion.dataset.loading import LoadedCase
+from LeFusion.dataset.scans import read_volume
+from LeFusion.dataset.volume import Volume, on_grid_of
+from LeFusion.diffusion import address_seed, load_checkpoint
+from LeFusion.errors import UserError
+from LeFusion.inference.job import DTYPES, make_painter
+from LeFusion.insertion.canvas import MOST_LESIONS, Canvas
+from LeFusion.insertion.lung import Lung, in_lung
+from LeFusion.insertion.shapes import TOLERANCE, Shape, Wanted, make_shapes
+from LeFusion.insertion.sites import Site
+from LeFusion.painter import Painter, paint_case
+from LeFusion.runtime.commandline import choose_device, given_path
+from LeFusion.runtime.hashing import sha256_of_file
+from LeFusion.settings import InsertSettings
+from LeFusion.textures.conditions import Conditions, Palette, realistic_palette
+
+DIAMETERS = 5  # drawn for one lesion, where no place is found
+ROOM_MM = 2.0  # that a lesion as real nodules leaves free in the network's box
+LARGEST_DIFFERENCE_HU = 60  # between asked and obtained, that is not said
+
+
+@dataclass(frozen=True, eq=False)
+class Tools:
+    """What lesions are made with, loaded once. weights: file name -> sha256."""
+
+    painter: Painter
+    maker: ShapeMaker
+    palette: Palette
+    layout: Layout
+    window: Window
+    spacing_mm: tuple[float, float, float] | None
+    perturbation: float
+    bins: int
+    redraws: int
+    refuse: Callable[[Volume], None]
+    weights: dict[str, str]
+
+    @classmethod
+    def of(cls, settings: InsertSettings) -> "Tools":
+        """Loads the networks. Raises UserError for settings that do not fit them."""
+        path = given_path(settings.model_path)
+        checkpoint = load_checkpoint(path, settings.weights)
+        painter = make_painter(settings, checkpoint)
+        checkpoint.network.to(choose_device(settings.device), DTYPES[settings.precision])
+        mask_path = given_path(settings.mask_model_path)
+        maker = ShapeMaker(
+            ShapeSettings(
+                str(mask_path),
+                settings.weights,
+                settings.region_size,
+                mask_sampler=settings.mask_sampler,
+                num_steps=settings.mask_steps,
+                max_redraws=settings.max_redraws,
+                batch_size=settings.batch_size,
+                device=settings.device,
+                compile=settings.compile,
+            )
+        )
+
+        def refuse(image: Volume) -> None:
+            if settings.modality == "CT":
+                refuse_turned(image, settings.layout, settings.diffusion_depth_size, settings.data_type)
+                refuse_other_units(image, settings.window)
+
+        return cls(
+            painter,
+            maker,
+            realistic_palette(settings),
+            settings.layout,
+            settings.window,
+            tuple(settings.spacing_mm) if settings.spacing_mm else None,
+            settings.histogram_perturbation,
+            settings.histogram_bins,
+            settings.max_redraws,
+            refuse,
+            {file.name: sha256_of_file(file) for file in (path, mask_path)},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """A lesion that was made. Diameters are the longest axial ones of its label, in mm; asked_mm: None where
+    none was asked for. Differences are means over the label, after minus before, in the scan's units, on the
+    scan's grid and on the network's; asked: of the texture's histogram. box: around it, in voxels of the scan
+    (D, H, W); label, edit, before, after: (*box.size).
+    """
+
+    instance: int
+    texture: str
+    seed: int
+    world: tuple[float, float, float]
+    asked_mm: float | None
+    diameter_mm: float
+    volume_ml: float
+    mean: float
+    asked_difference: float
+    obtained_difference: float
+    asked_difference_network: float
+    obtained_difference_network: float
+    note: str
+    box: Box
+    label: np.ndarray
+    edit: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Inserted:
+    """image: the scan with all lesions. labels: their numbers, 1..n, in its stored order; edit: bool,
+    likewise, outside of which the image has the numbers of its source. spacing_mm: (depth, height, width)."""
+
+    image: Volume
+    labels: np.ndarray
+    edit: np.ndarray
+    lesions: list[Lesion]
+    spacing_mm: tuple[float, float, float]
+
+
+def insert_lesions(
+    volume: Volume,
+    tools: Tools,
+    lesions: int | Sequence[int] | Sequence[Site] = 3,
+    seed: int = 0,
+    version: int = 1,
+    texture: str | int = "realistic",
+    diameter_mm: float | Sequence[float] | None = None,
+    done: Callable[[], None] = lambda: None,
+) -> Inserted:
+    """A CT with lesions in it.
+
+    Args:
+        lesions: how many to draw, or (fewest, most), or the sites of all of them.
+        seed, version: of everything that is drawn; the same seed gives the same lesions in whatever order and
+            format the scan is stored.
+        texture: realistic (drawn, as common as real ones), or the name or number of one; of sites that name
+            none.
+        diameter_mm: longest axial diameter of those that are drawn: a number, (low, high) or None, as real.
+        done: called after each lesion.
+
+    Raises UserError, naming the file and the site, for a scan that is no CT in HU, sites outside the lung,
+    masks that do not fit, unknown textures, and lesions that find no place.
+    """
+    tools.refuse(volume)
+    canvas = Canvas(volume, tools.layout, tools.window, tools.spacing_mm, tools.painter.size)
+    address = f"{seed}/{canvas.address}/{version}"
+    if isinstance(lesions, int) or not isinstance(lesions[0], Site):
+        lesions = _count(lesions, address)
+        lung = _lung(canvas)
+        wanted = _drawn(canvas, lung, lesions, address, diameter_mm)
+        shapes = make_shapes(wanted, tools.maker, lung, canvas.spacing_mm, tools.redraws + 1, canvas.size)
+    else:
+        wanted, shapes = _given(canvas, lesions, address, tools)
+    conditions = _conditions(tools, wanted, texture)
+    made, edit = [], np.zeros(volume.raw.shape, bool)
+    edit_dhw = canvas.axes.to_dhw(edit)
+    for lesion, shape in zip(wanted, shapes, strict=True):
+        made.append(_painted(canvas, lesion, shape, tools, conditions, seed))
+        edit_dhw[made[-1].box.slices] |= made[-1].edit
+        done()
+    return Inserted(canvas.image(), canvas.stored_labels(), edit, made, canvas.spacing_mm)
+
+
+def _name(lesion: Wanted) -> str:
+    return f"{lesion.name}/{lesion.number}"
+
+
+def _count(lesions: int | Sequence[int], address: str) -> int:
+    if isinstance(lesions, int):
+        return lesions
+    generator = torch.Generator().manual_seed(address_seed("count", address))
+    return int(torch.randint(lesions[0], lesions[1] + 1, (), generator=generator))
+
+
+def _lung(canvas: Canvas) -> Lung:
+    try:
+        return Lung(canvas)
+    except UserError as error:
+        raise UserError(f"{canvas.source.path}: {error}") from None
+
+
+def _drawn(canvas: Canvas, lung: Lung, count: int, address: str, diameter_mm) -> list[Wanted]:
+    wanted, taken = [], []
+    for number in range(1, count + 1):
+        generator = torch.Generator().manual_seed(address_seed("placement", address, number))
+        taken.append(_place(canvas, lung, generator, diameter_mm, taken, f"lesion {number} of {count}"))
+        placement = taken[-1]
+        centre, sphere = lung.centre(placement), placement.diameter_mm
+        asked = None if diameter_mm is None else sphere
+        what = f"{canvas.source.path}: lesion {number}"
+        patch = canvas.patch(centre, centre)
+        wanted.append(Wanted(what, address, number, centre, sphere, asked, None, patch))
+    return wanted
+
+
+def _place(
+    canvas: Canvas, lung: Lung, generator: torch.Generator, diameter_mm, taken: list[Placement], what: str
+) -> Placement:
+    """A sphere in the lung; where no place is found for its diameter, another is drawn."""
+    reason = None
+    for _ in range(DIAMETERS):
+        try:
+            return lung.place(generator, _diameter(canvas, generator, diameter_mm), taken)
+        except UserError as error:
+            reason = error
+    raise UserError(f"{canvas.source.path}: {what}: {reason}; ask for fewer or smaller lesions")
+
+
+def _diameter(canvas: Canvas, generator: torch.Generator, diameter_mm) -> float:
+    """Drawn; of those of real nodules one that the network's box holds."""
+    room = min(n * mm for n, mm in zip(canvas.size, canvas.network_mm, strict=True)) - ROOM_MM
+    drawn = draw_diameter(generator, diameter_mm)
+    while diameter_mm is None and drawn > room:
+        drawn = draw_diameter(generator)
+    return drawn
+
+
+def _given(
+    canvas: Canvas, sites: Sequence[Site], address: str, tools: Tools
+) -> tuple[list[Wanted], list[Shape]]:
+    """The lesions of sites, in their order; those without a mask get a shape made."""
+    if len(sites) > MOST_LESIONS:
+        raise UserError(f"{len(sites)} sites are more than the {MOST_LESIONS} that a label map numbers")
+    wanted: list[Wanted] = []
+    shapes: dict[int, Shape] = {}
+    lung, volumes = None, {}
+    for number, site in enumerate(sites, start=1):
+        if site.mask is not None:
+            lesion, shapes[number] = _masked(canvas, site, number, address, volumes)
+            wanted.append(lesion)
+            continue
+        centre = canvas.axes.dhw_index(site.stored_index(canvas.source.affine), canvas.shape)
+        if any(not -0.5 <= c < n - 0.5 for c, n in zip(centre, canvas.shape, strict=True)):
+            raise UserError(f"{site.what} lies outside the scan {canvas.source.path}; is it of another scan?")
+        lung = lung or _lung(canvas)
+        in_lung(lung, centre, f"{site.what}: the site")
+        generator = torch.Generator().manual_seed(address_seed("diameter", address, number))
+        sphere = _diameter(canvas, generator, site.diameter_mm)
+        patch = canvas.patch(centre, centre)
+        wanted.append(
+            Wanted(site.what, address, number, centre, sphere, site.diameter_mm, site.texture, patch)
+        )
+    to_make = [lesion for lesion in wanted if lesion.number not in shapes]
+    if to_make:
+        made = make_shapes(to_make, tools.maker, lung, canvas.spacing_mm, tools.redraws + 1, canvas.size)
+        shapes |= {lesion.number: shape for lesion, shape in zip(to_make, made, strict=True)}
+    return wanted, [shapes[lesion.number] for lesion in wanted]
+
+
+def _masked(
+    canvas: Canvas, site: Site, number: int, address: str, volumes: dict[Path, np.ndarray]
+) -> tuple[Wanted, Shape]:
+    """A lesion whose label is given, on the scan's grid."""
+    if site.mask not in volumes:
+        mask = on_grid_of(read_volume(site.mask), canvas.source)
+        volumes[site.mask] = canvas.axes.to_dhw(mask.labels)
+    labels = volumes[site.mask]
+    found = labels == site.label if site.label is not None else labels > 0
+    if not found.any():
+        raise UserError(f"{site.what}: mask={site.mask} has no voxel of the lesion")
+    place = extent(found)
+    patch = canvas.patch(place.start, [end - 1 for end in place.end])
+    label = np.ascontiguousarray(found[patch.box.slices])
+    shape = Shape(patch.mask_of(label), label, longest_axial_diameter_mm(label, canvas.spacing_mm))
+    centre = tuple((first + end - 1) / 2 for first, end in zip(place.start, place.end, strict=True))
+    return Wanted(site.what, address, number, centre, 0.0, None, site.texture, patch), shape
+
+
+def _conditions(tools: Tools, wanted: Sequence[Wanted], texture: str | int) -> Conditions:
+    """Of the textures, the one for each lesion. Raises UserError, naming the lesion, for an unknown one."""
+    chosen = {}
+    for lesion in wanted:
+        name = lesion.texture or texture
+        if name == "realistic":
+            continue  # drawn
+        index = tools.palette.index(name)
+        if index is None:
+            raise UserError(
+                f"{lesion.what}: texture={name} must be realistic, or one of the textures: 1 to "
+                f"{len(tools.palette.names)}, {', '.join(tools.palette.names)}"
+            )
+        chosen[_name(lesion)] = index
+    return Conditions(tools.palette, True, tools.perturbation, tools.bins, 0, chosen)
+
+
+def _painted(
+    canvas: Canvas, lesion: Wanted, shape: Shape, tools: Tools, conditions: Conditions, seed: int
+) -> Lesion:
+    """Paints one lesion over those before it."""
+    patch, label = lesion.patch, shape.label
+    label = label & (canvas.labels[patch.box.slices] == 0)
+    if not label.any():
+        raise UserError(f"{lesion.what}: lies wholly in a lesion before it; move it, or leave it out")
+    loaded = _on_patch(canvas, lesion, shape.mask)
+    histogram = conditions.histogram(loaded, 1)
+    try:
+        patches = paint_case(tools.painter, loaded, histogram, ("insert", _name(lesion)))
+    except UserError as error:
+        raise UserError(f"{lesion.what}: {error}") from None
+    to_source = loaded.intensity_map.to_source
+    painted = to_source(loaded.image_under(patches, loaded.whole)[0]).numpy()
+    source = to_source(loaded.image_dhw).numpy()
+    edit = tools.painter.stored_edit(loaded)
+    before = canvas.values(patch.box)
+    touched = canvas.add(patch, lesion.number, label, painted - source, edit)
+    after = canvas.values(patch.box)
+    asked = _mean_asked(histogram, loaded, tools.bins)
+    differences = (
+        asked - float(before[label].mean()),
+        float(after[label].mean() - before[label].mean()),
+        asked - float(source[shape.mask].mean()),
+        float((painted - source)[shape.mask].mean()),
+    )
+    diameter = shape.diameter_mm
+    if not np.array_equal(label, shape.label):  # cut off at the lesion before it
+        diameter = longest_axial_diameter_mm(label, canvas.spacing_mm)
+    centre = np.argwhere(label).mean(axis=0) + patch.box.start
+    stored = canvas.axes.stored_index(centre, canvas.shape)
+    return Lesion(
+        lesion.number,
+        conditions.name(_name(lesion), 1),
+        seed,
+        tuple((canvas.source.affine @ [*stored, 1])[:3].tolist()),
+        lesion.diameter_mm,
+        diameter,
+        float(label.sum() * np.prod(canvas.spacing_mm) / 1000),
+        float(after[label].mean()),
+        *differences,
+        _note(lesion.diameter_mm, diameter, differences),
+        patch.box,
+        label,
+        touched,
+        before,
+        after,
+    )
+
+
+def _on_patch(canvas: Canvas, lesion: Wanted, mask: np.ndarray) -> LoadedCase:
+    """The scan under a lesion's patch and the lesion, as a case of its own on the network's grid."""
+    patch, name = lesion.patch, _name(lesion)
+    label = canvas.layout.lesion_labels[0]
+    layout = replace(canvas.layout, depth_axis=0, orientation=None, instances=False)
+    case = Case(name, canvas.source.path, Path(lesion.what))
+    affine = np.diag((*patch.spacing_mm, 1.0))
+    image = Volume(case.image_path, canvas.on_network(patch), 1.0, 0.0, affine, None)
+    labels = mask.astype(layout.label_dtype) * label
+    masks = Volume(case.mask_path, labels, 1.0, 0.0, affine, None)
+    axes = Axes.of(image, layout)
+    return LoadedCase(case, layout, image, masks, axes, labels, patch.shape, canvas.intensity_map)
+
+
+def _mean_asked(histogram: torch.Tensor, loaded: LoadedCase, bins: int) -> float:
+    """The mean intensity of a histogram (bins,) over the window, in the scan's units."""
+    centres = (torch.arange(bins, dtype=torch.float64) + 0.5) / bins * 2 - 1
+    shares = histogram[:bins].double()
+    return float(loaded.intensity_map.to_source((shares * centres).sum() / shares.sum()))
+
+
+def _note(asked_mm: float | None, diameter_mm: float, differences: tuple[float, float, float, float]) -> str:
+    """What of that which was asked for could not be met, in words."""
+    asked, obtained, _, network = differences
+    notes = []
+    if asked_mm is not None and abs(diameter_mm / asked_mm - 1) > TOLERANCE:
+        notes.append(f"diameter {diameter_mm:.1f} mm instead of {asked_mm:.1f} mm")
+    if abs(asked - obtained) > LARGEST_DIFFERENCE_HU:
+        notes.append(
+            f"{obtained:+.0f} HU instead of {asked:+.0f} HU on the voxels of the scan ({network:+.0f} HU on "
+            "those of the network)"
+        )
+    return "; ".join(notes)

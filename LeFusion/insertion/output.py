@@ -1,0 +1,133 @@
+"""What a scan with lesions leaves on disk: image, labels, table, preview, and the report that it is whole."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from LeFusion.dataset.scans import ending_of, write_label_like, write_volume
+from LeFusion.dataset.storage import atomic_file
+from LeFusion.insertion.lesions import Inserted, Lesion
+from LeFusion.runtime.hashing import sha256_of_file
+from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
+
+REPORT = "report.json"
+SIDE_MM = 48  # of the part of a plane that is shown, at least
+PREVIEW_HU = (-1000, 400)
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def write_output(folder: Path, inserted: Inserted, save_edit_mask: bool, preview_lesions: int) -> list[Path]:
+    """Writes all but the report; each file appears whole or not at all. Returns the paths. The image has the
+    format in which it was read, a DICOM series is a folder."""
+    source = inserted.image
+    image, labels = folder / f"image{ending_of(source.path)}", folder / "labels.nii.gz"
+    (folder / REPORT).unlink(missing_ok=True)
+    write_volume(replace(source, path=image))
+    write_label_like(source, inserted.labels, labels)
+    written = [*(sorted(image.iterdir()) if image.is_dir() else [image]), labels]
+    if save_edit_mask:
+        written.append(folder / "edit.nii.gz")
+        write_label_like(source, inserted.edit.astype(np.uint8), written[-1])
+    written.append(folder / "lesions.csv")
+    write_table(written[-1], inserted.lesions)
+    written.append(folder / "preview.png")
+    save_preview(written[-1], inserted.lesions[:preview_lesions], inserted.spacing_mm)
+    return written
+
+
+def write_table(path: Path, lesions: Sequence[Lesion]) -> None:
+    """lesions.csv, which `read_sites` reads."""
+    rows = [table_row(lesion) for lesion in lesions]
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table_row(lesion: Lesion) -> dict[str, str | int]:
+    x, y, z = lesion.world
+    numbers = {
+        "x": x,
+        "y": y,
+        "z": z,
+        "x_lps": -x,
+        "y_lps": -y,
+        "z_lps": z,
+        "diameter_mm": lesion.diameter_mm,
+        "asked_diameter_mm": lesion.asked_mm,
+        "volume_ml": lesion.volume_ml,
+        "mean_hu": lesion.mean,
+        "asked_difference_hu": lesion.asked_difference,
+        "obtained_difference_hu": lesion.obtained_difference,
+        "asked_difference_network_hu": lesion.asked_difference_network,
+        "obtained_difference_network_hu": lesion.obtained_difference_network,
+    }
+    shown = {
+        key: "" if value is None else f"{value:.{4 if 'ml' in key else 2}f}" for key, value in numbers.items()
+    }
+    return {
+        "instance": lesion.instance,
+        **shown,
+        "texture": lesion.texture,
+        "seed": lesion.seed,
+        "note": lesion.note,
+    }
+
+
+def save_preview(path: Path, lesions: Sequence[Lesion], spacing_mm: Sequence[float]) -> None:
+    """Each lesion in three planes, before and after, with the outline of its label on the latter."""
+    rows, outlines, names = [], [], []
+    for lesion in lesions:
+        images, masks = [], []
+        for volume in (lesion.before, lesion.after):
+            for axis in range(3):
+                level = lesion_slice(np.moveaxis(lesion.label, axis, 0))
+                plane, label = (np.moveaxis(array, axis, 0)[level] for array in (volume, lesion.label))
+                mm = np.delete(spacing_mm, axis)
+                plane, label = _square(plane, mm), _square(label, mm)
+                if axis:  # head up
+                    plane, label = plane[::-1], label[::-1]
+                part = around(label, round(SIDE_MM / min(mm)))
+                images.append(plane[part])
+                masks.append(label[part] if volume is lesion.before else None)
+        rows.append(images)
+        outlines.append(masks)
+        names.append(f"{lesion.instance}: {lesion.diameter_mm:.1f} mm\n{lesion.texture}")
+    titles = [f"{plane}, {when}" for when in ("before", "after") for plane in PLANES]
+    save_contact_sheet(path, rows, outlines, titles, names, PREVIEW_HU)
+
+
+def _square(plane: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """A plane with each voxel repeated so that it has square pixels of the smaller spacing."""
+    lines = [
+        np.minimum(
+            ((np.arange(round(n * mm / min(spacing_mm))) + 0.5) * min(spacing_mm) / mm).astype(int), n - 1
+        )
+        for n, mm in zip(plane.shape, spacing_mm, strict=True)
+    ]
+    return plane[np.ix_(*lines)]
+
+
+def write_report(folder: Path, facts: dict, files: Sequence[Path]) -> None:
+    """report.json: these facts, and the sha256 of each file, by which a later run knows it as whole."""
+    listed = {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
+    with atomic_file(folder / REPORT) as temporary:
+        temporary.write_text(json.dumps(facts | {"files": listed}, indent=2) + "\n", encoding="utf-8")
+
+
+def state(folder: Path, made_from: str) -> str:
+    """ "whole": made from just that, all files as they were written. "stale": made from something else.
+    "none": not made, or not to its end."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        files = dict(report["files"])
+        whole = all(sha256_of_file(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return "none"
+    if not whole:
+        return "none"
+    return "whole" if report.get("made_from") == made_from else "stale"

@@ -1,0 +1,127 @@
+"""Where lesions are wanted: drawn, or read from a table, which may be that of an earlier run."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from LeFusion.errors import MissingFileError, UserError
+
+WORLD, VOXEL = ("x", "y", "z"), ("i", "j", "k")
+SITE_COLUMNS = (*WORLD, *VOXEL, "diameter_mm", "texture", "mask", "scan")
+# What a written table has besides: results, which are made anew
+RESULTS = (
+    "instance",
+    "x_lps",
+    "y_lps",
+    "z_lps",
+    "asked_diameter_mm",
+    "volume_ml",
+    "mean_hu",
+    "asked_difference_hu",
+    "obtained_difference_hu",
+    "asked_difference_network_hu",
+    "obtained_difference_network_hu",
+    "seed",
+    "version",
+    "note",
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A lesion that is wanted. what: how messages call it.
+
+    world: (x, y, z) in mm, RAS as in NIfTI; voxel: (i, j, k), an index of the stored array; one of both, or
+    mask. diameter_mm: the longest axial one; None: as real nodules. texture: name or number; None: as the
+    run's. mask: a file with the lesion itself, or with its number in it where `label` is given.
+    """
+
+    what: str
+    world: tuple[float, float, float] | None = None
+    voxel: tuple[float, float, float] | None = None
+    diameter_mm: float | None = None
+    texture: str | int | None = None
+    mask: Path | None = None
+    label: int | None = None
+    scan: str = ""
+
+    def stored_index(self, affine: np.ndarray) -> tuple[float, float, float]:
+        """Of its centre."""
+        if self.voxel is not None:
+            return self.voxel
+        return tuple(np.round(np.linalg.solve(affine, (*self.world, 1))[:3], 3).tolist())
+
+
+def read_sites(path: Path) -> list[Site]:
+    """A CSV file of sites; see docs/whole_ct.md for its columns. Masks are relative to its folder.
+
+    Raises MissingFileError, and UserError with the line and the column.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"sites={path}: no such file; give a CSV file with the columns x, y, z, ...")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        names = [name.strip() for name in reader.fieldnames or ()]
+        known = (*SITE_COLUMNS, *RESULTS)
+        unknown = [name for name in names if name not in known or names.count(name) > 1]
+        if unknown:
+            raise UserError(
+                f"{path}: column {unknown[0]!r} is unknown or there twice; a table of sites may have "
+                f"{', '.join(SITE_COLUMNS)}, and the columns of a lesions.csv"
+            )
+        reader.fieldnames = names
+        rows = list(reader)
+    spaces = [space for space in (WORLD, VOXEL) if set(space) & set(names)]
+    if len(spaces) > 1 or any(set(space) - set(names) for space in spaces) or not (spaces or "mask" in names):
+        raise UserError(f"{path}: needs the columns x, y, z (mm, RAS), or i, j, k (voxels), or mask")
+    sites = [_site(path, number, row, spaces[0] if spaces else ()) for number, row in enumerate(rows, 2)]
+    if not sites:
+        raise UserError(f"{path}: holds no site")
+    return sites
+
+
+def _site(path: Path, line: int, row: dict[str, str | None], space: Sequence[str]) -> Site:
+    what = f"{path}, line {line}"
+    if None in row or None in row.values():
+        raise UserError(f"{what}: has more or fewer values than there are columns")
+    row = {key: value.strip() for key, value in row.items()}
+    place = tuple(_number(what, name, row[name]) for name in space if row[name] or not row.get("mask"))
+    if len(place) not in (0, 3):
+        raise UserError(f"{what}: needs all of {', '.join(space)}, or none of them and a mask")
+    mask = row.get("mask")
+    if mask and not (path.parent / mask).is_file():
+        raise MissingFileError(f"{what}: mask={mask}: there is no such file beside the table")
+    given = row.get("asked_diameter_mm") or row.get("diameter_mm")
+    diameter = _number(what, "diameter_mm", given) if given else None
+    if diameter is not None and diameter <= 0:
+        raise UserError(f"{what}: diameter_mm={diameter:g} must be above 0")
+    if mask and (given or place):
+        raise UserError(
+            f"{what}: a mask says where its lesion lies and how large it is; leave {', '.join(space)} and "
+            "diameter_mm empty"
+        )
+    texture = row.get("texture") or None
+    shown = ", ".join(f"{name}={value:g}" for name, value in zip(space[: len(place)], place, strict=True))
+    return Site(
+        f"{what} ({shown})" if place else what,
+        place if place and tuple(space) == WORLD else None,
+        place if place and tuple(space) == VOXEL else None,
+        diameter,
+        int(texture) if texture and texture.isdecimal() else texture,
+        (path.parent / mask).absolute() if mask else None,
+        scan=row.get("scan") or "",
+    )
+
+
+def _number(what: str, column: str, value: str) -> float:
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f"{what}: {column}={value!r} must be a number")
+    return found
