@@ -35,7 +35,7 @@ from LeFusion.dataset.storage import atomic_file
 from LeFusion.dataset.volume import Volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
-from LeFusion.runtime.hashing import sha256_of_file
+from LeFusion.runtime.hashing import sha256_of_scan
 
 SOURCES = "sources.json"  # what the folder was made from
 SOURCE_OPTIONS = ("source_image_dir", "source_mask_dir", "test_txt_path")
@@ -75,7 +75,7 @@ def prepare(
         check_pair(case.image_path, case.mask_path, values)
     planned = _plan(splits)
     content = description(channel_name, labels, len(splits["train"]), own)
-    sources = {name: sha256_of_file(source) for name, source in planned.items()}
+    sources = {name: sha256_of_scan(source) for name, source in planned.items()}
     _claim(output_dir, {"description": content, "files": sources}, overwrite)
 
     written = sum(

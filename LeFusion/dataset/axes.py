@@ -13,6 +13,7 @@ from LeFusion.errors import UserError
 
 TOWARDS_BASE = np.array([0.6, -0.5, 0.6])  # from apex to base: right, posterior, superior; roughly, of adults
 THICK = 1.2  # slices this much thicker than all other sides of a voxel are the slices of the scan
+NANOMETRE = 6  # decimals of a millimetre
 WHOLE = 3  # times the slices of the network's region: a volume with more of them is no region
 
 
@@ -88,8 +89,9 @@ class Axes:
         )
 
     def spacing_mm(self, volume: Volume) -> tuple[float, float, float]:
-        """Distance of voxels along (depth, height, width)."""
-        stored = np.linalg.norm(volume.affine[:3, :3], axis=0).tolist()
+        """Distance of voxels along (depth, height, width), to a nanometre: formats that keep 4, 8 or any
+        number of digits then agree, and so do sizes that are computed from it."""
+        stored = np.linalg.norm(volume.affine[:3, :3], axis=0).round(NANOMETRE).tolist()
         return tuple(stored[axis] for axis in self.order)
 
     @property

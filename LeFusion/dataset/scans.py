@@ -18,6 +18,7 @@ from LeFusion.errors import MissingFileError, UserError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
+DETACHED = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}  # headers, voxels in a file beside them
 ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)  # of files that are scans; how one is read is for its content to say
 NIFTI, DICOM = "NIfTI", "DICOM"
 UID = re.compile(r"[0-9]+(\.[0-9]+)+")
@@ -58,6 +59,11 @@ def find_scans(path: str | os.PathLike, skipped: list[str] | None = None) -> lis
         found = [scan for scan in _series_in(path.parent, skipped) if scan.path == path]
         return found or [Scan(path.parent.name, path)]  # the only series of its folder
     raise MissingFileError(f"{path}: no such folder or file; check the path")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at the path of a scan, which may be that of one series of a folder."""
+    return path.exists() or _is_series(path)
 
 
 def read_volume(path: str | os.PathLike) -> Volume:

@@ -46,8 +46,7 @@ from LeFusion.runtime.commandline import (
     say,
     say_weights,
 )
-from LeFusion.runtime.hashing import sha256_of_file
-from LeFusion.runtime.kept import sha256_of_volume
+from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
 from LeFusion.runtime.memory import BatchSize, largest_batch
 from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.processes import find_share
@@ -369,7 +368,7 @@ def _record(
         max_outside=_largest_change_outside(case, written, job.painter.stored_edit(case)),
         seconds=seconds,
         files=(str(output.image_path), str(output.label_path), str(output.case.image_path)),
-        hashes={column: sha256_of_volume(path) for path, column in output.files(job).items()},
+        hashes={column: sha256_of_scan(path) for path, column in output.files(job).items()},
     )
 
 

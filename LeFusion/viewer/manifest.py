@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.scans import exists
 from LeFusion.errors import UserError
 from LeFusion.viewer.files import Files, read_scan
 from LeFusion.viewer.page import MOST_BYTES, Page, write_page
@@ -28,7 +29,7 @@ def write_manifest_page(
     for row in rows:
         source = row.get("source") or (sources or {}).get(row["case"])
         image, label = Path(row["image"]), Path(row["label"])
-        if source and all(map(Path.is_file, (image, label, Path(source)))):
+        if source and all(map(exists, (image, label, Path(source)))):
             title_of = f"type {row['type']}" + (f", {row['texture']}" if row.get("texture") else "")
             versions.setdefault((row["case"], str(source)), []).append(Files(title_of, label, image))
     if not versions:

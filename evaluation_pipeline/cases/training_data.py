@@ -12,7 +12,7 @@ from evaluation_pipeline.cases.patients import checked_folds, patient_of, patien
 from evaluation_pipeline.cases.synthetic import SyntheticImage, check_leakage, draw_synthetic, find_synthetic
 from evaluation_pipeline.segmentation.preprocessing import check_pair, check_slices, fingerprint
 from LeFusion.errors import UserError
-from LeFusion.runtime.hashing import sha256_of_file
+from LeFusion.runtime.hashing import sha256_of_scan
 
 SPLITS_FILE = "splits.json"
 
@@ -104,7 +104,7 @@ def inspect(data: TrainingData) -> tuple[tuple, str]:
         shapes.append(shape)
         spacings.append(spacing_mm)
         for path in (case.image, case.label):
-            digest.update(bytes.fromhex(sha256_of_file(path)))
+            digest.update(bytes.fromhex(sha256_of_scan(path)))
     check_slices([case.image for case in pairs], spacings)
     real = len(data.train)  # synthetic data does not change the network's plan: runs stay comparable
     return fingerprint(shapes[:real], spacings[:real]), digest.hexdigest()

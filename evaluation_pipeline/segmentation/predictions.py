@@ -16,7 +16,7 @@ from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL
 from LeFusion.dataset.scans import read_volume, write_label_like
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
-from LeFusion.runtime.hashing import sha256_of_file
+from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
 
 MANIFEST = "predictions.json"
 
@@ -57,7 +57,7 @@ def predict_cases(
     anew = 0
     for case in tqdm(cases, unit="case", desc="predicting"):
         path = folder / f"{case.name}.nii.gz"
-        image = fingerprint(case.image)
+        image = sha256_of_scan(case.image)
         if path.is_file() and known.get(case.name) == {"image": image, "prediction": fingerprint(path)}:
             continue
         labels = segmenter.predict(case.image, overlap=overlap, mirror=mirror)

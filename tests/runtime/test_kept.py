@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from LeFusion.dataset.scans import ENDINGS, read_volume, write_label_like
-from LeFusion.runtime.kept import is_whole, sha256_of_volume
+from LeFusion.runtime.hashing import sha256_of_scan
+from LeFusion.runtime.kept import is_whole
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def source(tmp_path):
 def test_a_change_of_any_file_of_a_volume_is_seen(source, tmp_path, ending):
     path = tmp_path / "out" / f"a{ending}"
     write_label_like(source, np.ones(source.raw.shape, np.uint8), path)
-    digest = sha256_of_volume(path)
+    digest = sha256_of_scan(path)
     assert is_whole(path, digest, ()) and is_whole(path, None, (4, 5, 6)) and is_whole(path, "", (4, 5, 6))
     assert not is_whole(path, None, (4, 5, 7))
     for file in sorted(path.parent.iterdir()):
