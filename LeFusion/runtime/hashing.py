@@ -17,7 +17,7 @@ def sha256_of_file(path: str | os.PathLike) -> str:
 
 
 def sha256_of_scan(path: str | os.PathLike) -> str:
-    """Of a scan that is one file that of the file; of a header with voxels beside it that of both; of a series
+    """Of a scan in one file that of the file; of a header with voxels beside it that of both; of a series
     that of its numbers and their place. Raises UserError for a series that cannot be read."""
     path = Path(path)
     if not path.is_file():
