@@ -1,1 +1,19 @@
 """Lesion-focused diffusion: paints lesions into lesion-free 3D scans."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from LeFusion.errors import UserError
+    from LeFusion.painter import Painter
+
+__all__ = ["Painter", "UserError"]
+_PLACES = {"Painter": "LeFusion.painter", "UserError": "LeFusion.errors"}
+
+
+def __getattr__(name: str):
+    """Imports what is asked for then: LeFusion.diffusion needs fewer packages than a painter."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PLACES[name]), name)

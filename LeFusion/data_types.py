@@ -12,11 +12,12 @@ from yaml import YAMLError
 
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.intensity import Window
-from LeFusion.errors import MissingFileError, UserError
-from LeFusion.runtime.commandline import CONFIGS
+from LeFusion.errors import MissingFileError, UserError, check_choice
+from LeFusion.runtime.commandline import CONFIGS, plain
 from LeFusion.settings import Description
 
 FOLDER = CONFIGS / "data_type"
+SAMPLER_FOLDER = CONFIGS / "sampler"
 KEYS = ("layout", "window", "unit", "modality", "label_names")
 
 
@@ -52,9 +53,7 @@ def load_data_type(name_or_path: str | os.PathLike) -> DataType:
     label <value>.
     Raises FileNotFoundError for an unknown name, ValueError for a file that is no data type.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = FOLDER / f"{name_or_path}.yaml"
+    path = _path(name_or_path)
     try:
         content = OmegaConf.to_container(OmegaConf.masked_copy(_composed(path), list(KEYS)), resolve=True)
     except (YAMLError, OmegaConfBaseException, KeyError, TypeError, AttributeError) as error:
@@ -77,10 +76,34 @@ def load_data_type(name_or_path: str | os.PathLike) -> DataType:
     return DataType(path.stem, layout, window, unit, modality, names, layout.lesion_labels)
 
 
+def data_type_names() -> list[str]:
+    """Of configs/data_type."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def default_settings(data_type: str | os.PathLike, sampler: str | None = None, **changes) -> dict:
+    """What configs/inference.yaml says for a data type (a name, or a YAML file) with these keys changed, as
+    plain values: the settings that the command would get, without Hydra and its global state.
+
+    sampler: of configs/sampler; None: the default one. Raises UserError for an unknown name.
+    """
+    base = OmegaConf.load(CONFIGS / "inference.yaml")
+    chosen = sampler or next(entry.sampler for entry in base.defaults if "sampler" in entry)
+    check_choice("sampler", chosen, tuple(sorted(path.stem for path in SAMPLER_FOLDER.glob("*.yaml"))))
+    base = OmegaConf.masked_copy(base, [key for key in base if key not in ("defaults", "hydra")])
+    walk = OmegaConf.load(SAMPLER_FOLDER / f"{chosen}.yaml")
+    return plain(OmegaConf.merge(_composed(_path(data_type)), walk, base, changes))
+
+
+def _path(name_or_path: str | os.PathLike) -> Path:
+    path = Path(name_or_path)
+    return path if path.suffix in (".yaml", ".yml") else FOLDER / f"{name_or_path}.yaml"
+
+
 def _composed(path: Path) -> DictConfig:
     """A YAML on top of those that its `defaults` name, as Hydra composes them."""
     if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml")))
+        known = ", ".join(data_type_names())
         raise MissingFileError(f"{path}: no such data type; give one of {known}, or the path of a YAML file")
     content = OmegaConf.load(path)
     if isinstance(content, ListConfig):

@@ -1,5 +1,7 @@
 """What a command tells the user in one line. All other errors are bugs of ours and show a traceback."""
 
+from operator import index
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: the message is one line that names the file or key, and the fix."""
@@ -16,3 +18,14 @@ class StorageError(UserError, OSError):
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{name}={value!r} must be one of {', '.join(choices)}")
+
+
+def check_whole(name: str, value: object, least: int = 0) -> int:
+    """A whole number of Python's or NumPy's, as Python's."""
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or number < least or isinstance(value, bool):
+        raise UserError(f"{name}={value!r} must be a whole number of at least {least}")
+    return number

@@ -1,215 +1,213 @@
 """Painting the lesions of a case: value in, value out. Commands and training loops call the same."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import numpy as np
-import torch
+from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
+from LeFusion.box_painter import BoxPainter, paint_case
+from LeFusion.dataset.axes import refuse_turned
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.edit import SOFT_REACH, edit_masks, soften_edge
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, load_case
-from LeFusion.dataset.parts import Part
-from LeFusion.dataset.volume import Volume, with_values
-from LeFusion.diffusion import Checkpoint, NoiseSchedule, UNet3D
-from LeFusion.diffusion.denoiser import Denoiser
-from LeFusion.errors import UserError, check_choice
-from LeFusion.painting import SamplerSettings, paint
+from LeFusion.dataset.volume import Volume
+from LeFusion.diffusion import Checkpoint, load_checkpoint
+from LeFusion.diffusion.compilation import compile_network
+from LeFusion.errors import UserError, check_whole
+from LeFusion.images import given_image, placed
+from LeFusion.painting import DTYPES
+from LeFusion.runtime.commandline import choose_device
+from LeFusion.runtime.memory import BatchSize, largest_batch, needs_less_memory
+from LeFusion.settings import InferenceSettings
+from LeFusion.tasks import Key, MakeTask, Patch, Task, paint_together
+from LeFusion.textures.conditions import Conditions, Texture, conditions_of
+from LeFusion.weights import painter_settings
 
-GPU_STEP = (8, 16)  # of depth and plane, to which boxes just around lesions are rounded up on a GPU
-REGIONS = ("auto", "whole", "lesion")
-Patch = tuple[Tensor, Box]  # (1, *its box.size) in [-1, 1], painted, of the network's grid
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One box to paint: that of part `number` (from 0) of a case.
-
-    boxes: of all parts. histogram: (K * bins,). address: of the noise, such as (seed, case name, type).
-    earlier: what was painted before in the same image.
-    """
-
-    loaded: LoadedCase
-    number: int
-    boxes: tuple[Box, ...]
-    histogram: Tensor | None
-    address: tuple
-    earlier: Sequence[Patch] = ()
+Image = TypeVar("Image")
 
 
 @dataclass(frozen=True, eq=False)
-class Painter:
-    """A network and how it paints.
+class Painter(BoxPainter):
+    """Paints lesions into images. `Painter.load` makes one, `paint` paints; the rest is what commands need.
 
-    size: (depth, height, width) of the largest box that it sees at once. region: "whole" = boxes of that
-    size, around an organ or the lesions; "lesion" = just around what is painted, with `margin` voxels.
-    edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`.
-    soft_edge_mm: sd of the blur that carries lesions into their surroundings before they are painted, see
-    `soften_edge`; for networks that paint no rim.
+    Holds no state that painting changes, so threads may share one, and it can be sent to other processes.
+    settings: of the data and the textures; None: `paint_lesions` only. knows_sizes: see choose_conditions.
     """
 
-    network: UNet3D
-    schedule: NoiseSchedule
-    sampler: SamplerSettings
-    denoiser: Denoiser
-    size: tuple[int, int, int]
-    region: str
-    margin: int
-    edit_margin_mm: float = 0.0
-    soft_edge_mm: float = 0.0
+    settings: InferenceSettings | None = None
+    knows_sizes: bool = False
 
     @classmethod
-    def of(
+    def load(
         cls,
-        checkpoint: Checkpoint,
-        sampler: SamplerSettings,
-        size: Sequence[int] = (32, 64, 64),
-        region: str = "auto",
-        margin: int = 4,
-        edit_margin_mm: float | None = None,
-        soft_edge_mm: float | None = None,
+        weights: str | os.PathLike = "lidc",
+        *,
+        data_type: str | os.PathLike | None = None,
+        device: str = "auto",
+        precision: str = "no",
+        sampler: str | None = None,
+        **settings: Any,
     ) -> "Painter":
-        """With the network of a checkpoint, where it is. region: "auto" = as in its training; edit_margin_mm:
-        None = likewise. soft_edge_mm: None = what the checkpoint asks for, but 0 with edit_margin_mm=0.
+        """A painter with the settings of the command `lefusion paint`.
 
-        Raises UserError for a size or a sampler that the network cannot do with.
+        Args:
+            weights: a data type, for the weights that the command has by default (lidc, emidec, chest_ct: the
+                released ones where they are in their place, else the bundled ones); the name of bundled
+                weights (lidc_edit, lidc_small, emidec_small); or a file, .safetensors or .pt.
+            data_type: of configs/data_type, or a YAML file; None: what the weights were trained on.
+            device: auto, cpu, cuda, cuda:1, ...
+            precision: "no" (float32), bf16 or fp16.
+            sampler: ddim, dpmpp or repaint; None: the command's default.
+            settings: other keys of configs/inference.yaml, such as num_steps=25 or edit_margin_mm=0.
+
+        Raises:
+            UserError: for unknown names and values, and weights that do not fit the data type.
         """
-        metadata, network = checkpoint.metadata, checkpoint.network
-        check_choice("region", region, REGIONS)
-        if sampler.guidance_scale != 1 and not metadata.get("loss", {}).get("cond_dropout"):
-            raise UserError(
-                f"guidance_scale={sampler.guidance_scale} needs a network trained with loss.cond_dropout > "
-                "0; this one was not"
-            )
-        if any(n % network.plane_multiple for n in size[1:]):
-            raise UserError(
-                f"diffusion_img_size={size[1]} (rows and columns of size={tuple(size)}) must be a multiple "
-                f"of {network.plane_multiple}"
-            )
-        schedule = NoiseSchedule.of(metadata["schedule"])
-        if region == "auto":
-            region = metadata.get("region", "whole")
-            check_choice("region", region, REGIONS[1:])
-        trained = float(metadata.get("edit_margin_mm", 0))
-        edit = trained if edit_margin_mm is None else float(edit_margin_mm)
-        if edit not in (0.0, trained):
-            raise UserError(
-                f"edit_margin_mm={edit:g} must be 0 or what the network was trained with, {trained:g}"
-            )
-        asked = 0 if edit_margin_mm == 0 else metadata.get("soft_edge_mm", 0)
-        soft = float(asked if soft_edge_mm is None else soft_edge_mm)
-        if soft and (edit or edit_margin_mm == 0):
-            raise UserError(
-                f"soft_edge_mm={soft:g} is for networks that paint the label only; with "
-                f"edit_margin_mm={edit:g} it must be 0"
-            )
-        denoiser = Denoiser.of(metadata)
-        return cls(network, schedule, sampler, denoiser, tuple(size), region, margin, edit, soft)
+        changes = settings | {"device": device, "precision": precision}
+        given = painter_settings(weights, data_type, sampler, changes)
+        checkpoint = load_checkpoint(given.model_path)
+        painter = cls.from_settings(given, checkpoint)
+        checkpoint.network.to(choose_device(device), DTYPES[precision])
+        if given.compile:
+            compile_network(checkpoint.network, cuda_graphs=True)
+        return painter
+
+    @classmethod
+    def from_settings(cls, settings: InferenceSettings, checkpoint: Checkpoint) -> "Painter":
+        """The same with the network of a checkpoint, where it is."""
+        painter = cls.of_settings(settings, checkpoint)
+        return replace(painter, settings=settings, knows_sizes=bool(checkpoint.metadata.get("lesion_table")))
+
+    @overload
+    def paint(self, image: list[Image], mask: Sequence[Any], *args: Any, **kwargs: Any) -> list[Image]: ...
+    @overload
+    def paint(self, image: str | os.PathLike, mask: Any, *args: Any, **kwargs: Any) -> SpatialImage: ...
+    @overload
+    def paint(self, image: Image, mask: Any, *args: Any, **kwargs: Any) -> Image: ...
+    def paint(
+        self,
+        image: Any,
+        mask: Any,
+        texture: Texture = "mixture",
+        seed: int = 0,
+        *,
+        affine: np.ndarray | None = None,
+        name: str = "image",
+        kind: int = 1,
+    ) -> Any:
+        """Paints lesions into an image, under a mask.
+
+        Args:
+            image: a NumPy array or PyTorch tensor, (X, Y, Z) or (1, X, Y, Z), a nibabel or SimpleITK image,
+                or the path of a file; in the units of the data type (HU in CT). A list of them: each is
+                painted as alone, image i with seed + i; on a GPU together.
+            mask: of any of these kinds, on the grid of the image: the data type's lesion labels, 0 elsewhere.
+            texture: what the command takes as `condition`: one of `textures`, by name or number, "mixture"
+                (drawn, as common as they are), "own" (the intensities under the mask), or a list of bins.
+            seed: of the noise and of all that is drawn.
+            affine: (4, 4), voxel index to mm, of arrays without one; None: voxels of 1 mm. A mask
+                without one has that of the image.
+            name, kind: of the case, and which of its images: with those that the command has (kind i for
+                Image_i), the voxels are the command's.
+
+        Returns:
+            What was given as `image`, with its type, device, spacing, affine and metadata: other voxels under
+            the mask and in the rim of edit_margin_mm, the same numbers elsewhere. For a path a nibabel image.
+
+        Raises:
+            UserError: one line that names the argument: shapes, grids, labels and units that do not fit, NaN,
+                values that the image's type cannot hold, lesions larger than the network's box.
+        """
+        seed, kind = check_whole("seed", seed), check_whole("kind", kind, least=1)
+        many = isinstance(image, list | tuple)
+        images, masks = (list(image), list(mask)) if many else ([image], [mask])
+        if len(images) != len(masks):
+            raise UserError(f"mask: there are {len(masks)} masks for {len(images)} images")
+        given, loaded, conditions = [], [], []
+        for number, pair in enumerate(zip(images, masks, strict=True)):
+            which = f" {number}" if many else ""
+            source, labels = placed(*map(given_image, pair, (f"image{which}", f"mask{which}")), affine)
+            given.append(source)
+            loaded.append(self._load(name, source.volume, labels.volume))
+            conditions.append(self.conditions(texture, seed + number, kind))
+        boxes = {number: self.boxes(case) for number, case in enumerate(loaded)}
+
+        def task(number: int, part: int, earlier: Sequence[Patch]) -> Task:
+            histogram = conditions[number].histogram(loaded[number], kind)
+            return Task(loaded[number], part, boxes[number], histogram, (seed + number, name, kind), earlier)
+
+        painted: dict[int, Any] = {}
+        size = self.batch_size(boxes, task)
+        for done in paint_together(self.paint_boxes, boxes, task, size):
+            for number, (patches, _) in done.items():
+                case = loaded[number]
+                painted[number] = given[number].like(self.painted(case, patches, case.case.image_path).raw)
+        results = [painted[number] for number in range(len(images))]
+        return results if many else results[0]
 
     @property
-    def reach_mm(self) -> float:
-        """How far from the lesions voxels may change."""
-        return self.edit_margin_mm or SOFT_REACH * self.soft_edge_mm
+    def textures(self) -> tuple[str, ...]:
+        """The names that `texture` may have."""
+        return self.conditions("mixture", 0).palette.names
 
-    def boxes(self, loaded: LoadedCase) -> tuple[Box, ...]:
-        """Where the network looks, for each part. Raises UserError for a lesion larger than `size`."""
-        return tuple(self._box(loaded, part) for part in loaded.parts(self.size))
+    def conditions(self, texture: Texture, seed: int, kind: int = 1) -> Conditions:
+        """What `texture` means, for a seed. Raises UserError for an unknown one."""
+        key = (texture, kind) if isinstance(texture, str | int) else None
+        found = self._chosen.get(key)
+        if found is None:
+            found = conditions_of(self._of_data(), texture, kind, self.knows_sizes)
+            if key is not None:
+                self._chosen[key] = found
+        return replace(found, seed=seed)
 
-    def _box(self, loaded: LoadedCase, part: Part) -> Box:
-        if self.region == "whole":
-            return loaded.region(self.size, part)
-        multiple = (1, self.network.plane_multiple, self.network.plane_multiple)
-        rim = math.ceil(self.edit_margin_mm / min(loaded.spacing_mm)) if self.edit_margin_mm else 0
-        soft = math.ceil(SOFT_REACH * self.soft_edge_mm / min(loaded.spacing_mm))
-        # A GPU works on batches of one size, and compiles for each; on a CPU each voxel costs time
-        step = GPU_STEP if next(self.network.parameters()).is_cuda else None
-        return loaded.tight_region(max(self.margin + rim, soft), self.size, multiple, step, part)
+    @cached_property
+    def _chosen(self) -> dict[tuple, Conditions]:
+        """Textures that were read before."""
+        return {}
 
-    def paint(self, tasks: Sequence[Task]) -> Tensor:
-        """Paints tasks whose boxes have one size -> (B, 1, D, H, W) in [-1, 1] on the CPU."""
-        images, lesions, edits, histograms, addresses = [], [], [], [], []
-        for task in tasks:
-            part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
-            images.append(self._image(task, part, box))
-            lesions.append(part.lesions(box))
-            edits.append(self._edit(task.loaded, part, box))
-            if task.histogram is not None:  # a class that the part lacks has none, as in training
-                present = part.voxels.flatten(1).any(dim=1)
-                histograms.append((task.histogram.reshape(len(present), -1) * present[:, None]).flatten())
-            addresses.append((*task.address, task.number + 1) if task.number else task.address)
-        painted = paint(
-            self.network,
-            self.schedule,
-            self.sampler,
-            torch.stack(images),
-            torch.stack(lesions),
-            torch.stack(histograms) if histograms else None,
-            addresses,
-            self.denoiser,
-            torch.stack(edits),
+    def _of_data(self) -> InferenceSettings:
+        if self.settings is None:
+            raise UserError("this painter knows no data type; make it by Painter.load, or use paint_lesions")
+        return self.settings
+
+    def _load(self, name: str, image: Volume, mask: Volume) -> LoadedCase:
+        settings = self._of_data()
+        self.refuse(image)
+        case = Case(name, image.path, mask.path)
+        volumes = {image.path: image, mask.path: mask}
+        return load_case(
+            case, settings.layout, settings.window, settings.spacing_mm, read=volumes.__getitem__
         )
-        if not bool(torch.isfinite(painted).all()):
-            raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
-        return painted
 
-    def _image(self, task: Task, part: Part, box: Box) -> Tensor:
-        """(1, *box.size): what the network paints into; other lesions of the image stay."""
-        image = task.loaded.image_under(task.earlier, box)
-        if not self.soft_edge_mm or task.histogram is None:
-            return image
-        soft = soften_edge(
-            image, part.lesions(box), task.histogram, task.loaded.spacing_mm, self.soft_edge_mm
-        )
-        return torch.where(task.loaded.lesions(box).any(dim=0), image, soft)
+    def refuse(self, image: Volume) -> None:
+        """Raises UserError for an image whose slices lie along another axis than the data type says."""
+        if (given := self._of_data()).modality == "CT":
+            refuse_turned(image, given.layout, given.diffusion_depth_size, given.data_type)
 
-    def _edit(self, loaded: LoadedCase, part: Part, box: Box) -> Tensor:
-        """(K, *box.size) bool: what is painted for a part; other lesions of the image stay."""
-        lesions = part.lesions(box)
-        if not self.edit_margin_mm:
-            return lesions
-        edit = edit_masks(lesions, self.edit_margin_mm, loaded.spacing_mm)
-        for other in loaded.parts(self.size):
-            if other is not part:  # of two that share a voxel once they are resampled, both have it
-                edit &= lesions | ~other.lesions(box).any(dim=0)
-        return edit
-
-    def painted(self, loaded: LoadedCase, patches: Sequence[Patch], path: Path) -> Volume:
-        """The image of a case, to be at `path`, with its parts painted; other voxels as they are stored.
-
-        So are those of the rim that lie beyond the network's box, and those that a resampled lesion misses.
-        """
-        changes = []
-        for part in loaded.parts(self.size):
-            place, edit = loaded.edit_of(part, self.reach_mm)
-            values, new = loaded.painted(patches, place)
-            pieces = (loaded.axes.to_stored(array) for array in (values, edit & new))
-            changes.append((*pieces, loaded.stored_slices(place)))
-        return with_values(loaded.volume, changes, path)
-
-    def stored_edit(self, loaded: LoadedCase) -> np.ndarray:
-        """(D', H', W') bool: all that is painted in a case, on the stored grid."""
-        painted = np.zeros(loaded.labels_dhw.shape, dtype=bool)
-        for part in loaded.parts(self.size):
-            place, edit = loaded.edit_of(part, self.reach_mm)
-            painted[place.slices] |= edit
-        return painted
-
-
-def rounds(boxes: Sequence[Box]) -> list[list[int]]:
-    """Numbers of boxes in the order in which they are painted, those of one round at the same time.
-
-    Boxes that overlap are painted one after the other, so that each sees what was painted before.
-    """
-    number_of: list[int] = []
-    for index, box in enumerate(boxes):
-        before = [number_of[i] for i in range(index) if _overlap(boxes[i], box)]
-        number_of.append(max(before, default=-1) + 1)
-    return [[i for i, n in enumerate(number_of) if n == number] for number in range(max(number_of) + 1)]
+    def batch_size(self, boxes: Mapping[Key, Sequence[Box]], task: MakeTask[Key]) -> BatchSize:
+        """How many boxes go through the network at once. For auto as many of the largest as a GPU's memory
+        holds; a CPU takes one at a time anyway."""
+        given = self._of_data()
+        size = 1 if given.batch_size == "auto" else given.batch_size
+        device = next(self.network.parameters()).device
+        if given.batch_size == "auto" and boxes and device.type != "cpu":
+            key, number = max(
+                ((key, number) for key, found in boxes.items() for number in range(len(found))),
+                key=lambda at: math.prod(boxes[at[0]][at[1]].size),
+            )
+            sampler = replace(self.sampler, num_steps=1, jump_length=1, jump_n_sample=1)
+            once, largest = replace(self, sampler=sampler), task(key, number, ())
+            size = largest_batch(lambda: once.paint_boxes([largest]), device)
+        used = (given.precision, self.region, self.sampler.guidance_scale)
+        return BatchSize(size, needs_less_memory(*used))
 
 
 def paint_lesions(
@@ -258,20 +256,3 @@ def paint_lesions(
     loaded = load_case(case, layout, window, spacing_mm, read=volumes.__getitem__)
     patches = paint_case(painter, loaded, histogram, (seed, name, kind))
     return painter.painted(loaded, patches, case.image_path).raw
-
-
-def paint_case(painter: Painter, loaded: LoadedCase, histogram: Tensor | None, address: tuple) -> list[Patch]:
-    """Paints all lesions of a case, each part over those before it; see Task for the arguments."""
-    boxes = painter.boxes(loaded)
-    patches: list[Patch] = []
-    for number in (number for together in rounds(boxes) for number in together):
-        task = Task(loaded, number, boxes, histogram, address, tuple(patches))
-        patches.append((painter.paint([task])[0], boxes[number]))
-    return patches
-
-
-def _overlap(first: Box, second: Box) -> bool:
-    return all(
-        max(a, b) < min(c, d)
-        for a, b, c, d in zip(first.start, second.start, first.end, second.end, strict=True)
-    )

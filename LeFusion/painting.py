@@ -20,6 +20,7 @@ from LeFusion.diffusion.denoiser import Denoiser, by_rows
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import match_intensities
 
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the key precision
 GUIDED_SIGNAL = 0.95  # share of signal in the variance below which intensity guidance acts
 
 

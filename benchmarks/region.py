@@ -21,10 +21,10 @@ from plain_unet import PlainUNet3D
 from LeFusion.diffusion import NoiseSchedule, UNet3D, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.diffusion.denoiser import Denoiser
-from LeFusion.inference.job import sampler_settings
 from LeFusion.painting import SamplerSettings, paint
 from LeFusion.runtime.commandline import PROJECT_ROOT, choose_device, command_parser, plain
 from LeFusion.settings import InferenceSettings
+from LeFusion.weights import sampler_settings
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 PAPER = SamplerSettings("repaint", jump_length=2, jump_n_sample=2)

@@ -12,7 +12,6 @@ from DiffMask.settings import MaskInferenceSettings, MaskTrainSettings
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.diffusion import NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
-from LeFusion.inference.job import sampler_settings
 from LeFusion.losses import LesionLoss
 from LeFusion.runtime.commandline import PROJECT_ROOT
 from LeFusion.settings import (
@@ -24,6 +23,7 @@ from LeFusion.settings import (
     TrainSettings,
 )
 from LeFusion.textures.conditions import load_palette
+from LeFusion.weights import sampler_settings
 
 CONFIGS = PROJECT_ROOT / "configs"
 FRAGMENTS = {"quiet_hydra"}  # included by primary configs, no primary config itself

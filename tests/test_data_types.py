@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from LeFusion.data_types import FOLDER, load_data_type
+from LeFusion.data_types import data_type_names, default_settings, load_data_type
 from LeFusion.dataset.cases import Layout
+from LeFusion.errors import UserError
 
 LIVER = {
     "data_type": "custom",
@@ -40,7 +41,7 @@ def test_the_shipped_ones_as_commands_knew_them():
     )
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+@pytest.mark.parametrize("name", data_type_names())
 def test_all_of_the_folder_load(name):
     found = load_data_type(name)
     assert found.name == name and found.painted_labels == found.layout.lesion_labels
@@ -83,3 +84,19 @@ def test_an_unknown_name_lists_those_there_are(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1")
     with pytest.raises(ValueError, match="bad.yaml: is no data type"):
         load_data_type(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("name", data_type_names())
+@pytest.mark.parametrize("sampler", [None, "repaint", "dpmpp"])
+def test_default_settings_are_those_that_the_command_gets(composed, name, sampler):
+    overrides = [f"sampler={sampler}"] if sampler else []
+    expected = composed("inference", f"data_type={name}", *overrides, "seed=5", "layout.depth_axis=1")
+    found = default_settings(name, sampler, seed=5, layout={"depth_axis": 1})
+    # Hydra keeps the names of a parent's labels beside new ones
+    assert found.pop("label_names").items() <= expected.pop("label_names").items()
+    assert found == expected
+
+
+def test_an_unknown_sampler_is_refused():
+    with pytest.raises(UserError, match="sampler='euler' must be one of ddim, dpmpp, repaint"):
+        default_settings("lidc", "euler")

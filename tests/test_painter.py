@@ -11,13 +11,12 @@ import pytest
 import torch
 
 import LeFusion.inference.inference as inference
-from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.loading import load_case
 from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.errors import UserError
-from LeFusion.painter import Painter, paint_lesions, rounds
+from LeFusion.painter import Painter, paint_lesions
 from LeFusion.painting import SamplerSettings
 from LeFusion.runtime.commandline import PROJECT_ROOT
 from LeFusion.textures.histograms import condition_from_counts
@@ -130,7 +129,7 @@ def test_on_a_resampled_grid_the_scan_stays_where_the_network_changes_nothing(
         seen = task.loaded.image_under(task.earlier, task.boxes[task.number])
         return (seen + added[0] * (seen < 0.9))[None]
 
-    monkeypatch.setattr(Painter, "paint", paint)
+    monkeypatch.setattr(Painter, "paint_boxes", paint)
     options = {"affine": AFFINE, "spacing_mm": (1, 0.9, 1.8), "name": "a"}
     given = (painter, image, (numbers > 0).astype(np.uint8), None, Layout(), (-1000, 400))
     added[:] = [0.0]
@@ -150,7 +149,7 @@ def test_lesions_beside_each_other_keep_their_own_paint(painter, scan, spacing):
     layout = Layout(instances=True)
     edits = []
     painter = replace(painter, edit_margin_mm=2.0, region="lesion")
-    paint = Painter.paint
+    paint = Painter.paint_boxes
 
     def watched(self, tasks):
         (task,) = tasks
@@ -158,7 +157,7 @@ def test_lesions_beside_each_other_keep_their_own_paint(painter, scan, spacing):
         return paint(self, tasks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Painter, "paint", watched)
+        patch.setattr(Painter, "paint_boxes", watched)
         painted = paint_lesions(painter, image, labels, None, layout, (-1000, 400), name="a", **affine)
     assert len(edits) == 2
     for edit, task in edits:
@@ -219,26 +218,18 @@ def test_on_a_gpu_lesions_of_like_size_have_boxes_of_one_size(tmp_path, scan, gp
     assert [box.size for box in painter.boxes(loaded)] == sizes
 
 
-def test_boxes_that_overlap_are_painted_one_after_the_other():
-    first, second, third = (Box((start, 0, 0), (4, 4, 4)) for start in (0, 3, 6))
-    far = Box((0, 20, 0), (4, 4, 4))
-    assert rounds([first]) == [[0]]
-    assert rounds([first, far, second, third]) == [[0, 1], [2], [3]]
-    assert rounds([first, third, second]) == [[0, 1], [2]]
-
-
 def test_later_lesions_see_the_earlier_ones(painter, scan, monkeypatch):
     image, numbers = scan
     labels = (numbers > 0).astype(np.uint8)
     seen = {}
-    paint = Painter.paint
+    paint = Painter.paint_boxes
 
     def watched(self, tasks):
         (task,) = tasks
         seen[task.number] = task.loaded.image_under(task.earlier, task.loaded.whole)[0]
         return paint(self, tasks)
 
-    monkeypatch.setattr(Painter, "paint", watched)
+    monkeypatch.setattr(Painter, "paint_boxes", watched)
     painted = paint_lesions(painter, image, labels, None, Layout(), (-1000, 400))
     expected = torch.from_numpy(painted[LESIONS[0]].astype(np.float32) + 1000) / 700 - 1
     assert torch.allclose(seen[1][LESIONS[0]], expected, atol=1 / 700)

@@ -52,13 +52,18 @@ def read_itk(path: str | os.PathLike, kind: str) -> Volume:
             f"{path}: is a damaged {kind} file ({reason}); copy it again, with its voxels' file beside it"
         ) from error
     raw = SimpleITK.GetArrayFromImage(image).T
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
     names = (name for name in image.GetMetaDataKeys() if not name.startswith("ITK_"))
     entries = tuple((name, image.GetMetaData(name)) for name in names)
     header = ItkHeader(entries, COMPRESSED.search(head) is not None)
-    return Volume(path, raw, 1.0, 0.0, TO_RAS @ affine, header)
+    return Volume(path, raw, 1.0, 0.0, affine_of(image), header)
+
+
+def affine_of(image) -> np.ndarray:
+    """(4, 4), voxel index to mm of RAS, of a SimpleITK image."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return TO_RAS @ affine
 
 
 def write_itk(volume: Volume) -> None:

@@ -47,19 +47,30 @@ def read_nifti(path: str | os.PathLike) -> Volume:
 def write_nifti(volume: Volume) -> None:
     """Write a volume to its path, with its header where it comes from NIfTI. Raises OSError when that cannot
     be."""
-    raw, path, header = volume.raw, volume.path, _header_of(volume)
-    header["vox_offset"] = 0  # nibabel then puts the voxels right behind the header and its extensions
-    start = io.BytesIO()
-    header.write_to(start)
+    path, start = volume.path, _start(volume)
     with atomic_file(path) as temporary, open(temporary, "xb") as file:
         if str(path).endswith(".gz"):
             # No time and no name in the gzip header: the same voxels give the same bytes.
             with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:
-                packed.write(start.getvalue())
-                packed.write(raw.tobytes(order="F"))
+                packed.write(start)
+                packed.write(volume.raw.tobytes(order="F"))
         else:
-            file.write(start.getvalue())
-            file.write(raw.tobytes(order="F"))
+            file.write(start)
+            file.write(volume.raw.tobytes(order="F"))
+
+
+def nifti_bytes(volume: Volume) -> bytes:
+    """The content of the uncompressed file."""
+    return _start(volume) + volume.raw.tobytes(order="F")
+
+
+def _start(volume: Volume) -> bytes:
+    """The header as it is written, with its extensions."""
+    header = _header_of(volume)
+    header["vox_offset"] = 0  # nibabel then puts the voxels right behind the header and its extensions
+    start = io.BytesIO()
+    header.write_to(start)
+    return start.getvalue()
 
 
 def label_header(header: object, dtype: np.dtype) -> Nifti1Header | None:

@@ -13,7 +13,7 @@ from LeFusion.dataset.dicom_output import write_dicom
 from LeFusion.dataset.dicom_series import Series, dicom_files, find_series, is_dicom
 from LeFusion.dataset.itk import METAIMAGE, NRRD, read_itk, write_itk
 from LeFusion.dataset.nifti import GZIP_MAGIC, is_nifti, label_header, read_nifti, write_nifti
-from LeFusion.dataset.volume import WHOLE, Volume, with_values
+from LeFusion.dataset.volume import WHOLE, Volume, refuse_not_finite, with_values
 from LeFusion.errors import MissingFileError, UserError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -83,12 +83,7 @@ def read_volume(path: str | os.PathLike) -> Volume:
     if kind == DICOM:
         return read_dicom(path)
     volume = read_nifti(path) if kind == NIFTI else read_itk(path, kind)
-    ends = np.array([volume.raw.min(), volume.raw.max()], np.float64)
-    if not np.isfinite(ends * volume.slope + volume.inter).all():
-        bad = volume.raw.size - np.count_nonzero(np.isfinite(volume.values))
-        raise UserError(
-            f"{path}: holds {bad} NaN or infinite voxels; replace them by numbers (air in CT is -1000)"
-        )
+    refuse_not_finite(volume)
     return volume
 
 

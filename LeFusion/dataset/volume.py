@@ -96,6 +96,16 @@ def whole_numbers(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values - whole) <= LABEL_TOLERANCE, whole, values)
 
 
+def refuse_not_finite(volume: Volume) -> None:
+    """Raises UserError, naming the file, for NaN or infinite voxels."""
+    ends = np.array([volume.raw.min(), volume.raw.max()], np.float64)
+    if not np.isfinite(ends * volume.slope + volume.inter).all():
+        bad = volume.raw.size - np.count_nonzero(np.isfinite(volume.values))
+        raise UserError(
+            f"{volume.path}: holds {bad} NaN or infinite voxels; replace them by numbers (air in CT is -1000)"
+        )
+
+
 def check_same_grid(volume: Volume, other: Volume) -> None:
     """Raises UserError, naming both files, unless the shapes are equal and every voxel lies where the other's
     does, to GRID_TOLERANCE voxels."""

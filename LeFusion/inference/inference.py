@@ -8,10 +8,8 @@ that an interrupted run goes on. Several GPUs: torchrun, or accelerate launch. A
 configs/inference.yaml.
 """
 
-import math
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -33,10 +31,10 @@ from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError
-from LeFusion.inference.job import DTYPES, Canvas, Job, make_job
+from LeFusion.inference.job import Canvas, Job, make_job
 from LeFusion.inference.outputs import Output
 from LeFusion.inference.report import Manifest, save_preview
-from LeFusion.painter import Patch, Task, rounds
+from LeFusion.painting import DTYPES
 from LeFusion.runtime.commandline import (
     choose_device,
     given_path,
@@ -47,10 +45,11 @@ from LeFusion.runtime.commandline import (
     say_weights,
 )
 from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
-from LeFusion.runtime.memory import BatchSize, largest_batch
+from LeFusion.runtime.memory import BatchSize
 from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.processes import find_share
 from LeFusion.settings import InferenceSettings
+from LeFusion.tasks import Patch, Task, paint_together
 from LeFusion.textures.histograms import lesion_histogram
 from LeFusion.viewer.manifest import write_manifest_page
 
@@ -134,7 +133,8 @@ def run(settings: InferenceSettings) -> Path:
         f"{len(share.of(cases))} cases x {settings.types} types: {len(due)} to paint, {kept} kept{part}; "
         f"{calls} network calls each ({sampler.name}, {recorded['num_steps']} steps) on {device}"
     )
-    size = BatchSize(_batch_size(settings.batch_size, due, job), _advice(settings, job))
+    boxes = {output: output.boxes for output in due}
+    size = job.painter.batch_size(boxes, partial(_task, job))
     with tqdm(total=len(due), unit="image", desc="painting", disable=not share.main) as progress:
         for group in _groups(due):
             for _ in _paint(group, job, size, manifest):
@@ -251,73 +251,20 @@ def _groups(outputs: list[Output]) -> list[list[Output]]:
     return list(groups.values())
 
 
-def _batch_size(given: int | str, due: list[Output], job: Job) -> int:
-    """auto: as many of the largest box as a GPU's memory holds; a CPU takes one sample at a time anyway."""
-    if given != "auto" or not due:
-        return 1 if given == "auto" else given
-    largest, number = max(
-        ((output, number) for output in due for number in range(len(output.boxes))),
-        key=lambda found: math.prod(found[0].boxes[found[1]].size),
-    )
-    sampler = replace(job.painter.sampler, num_steps=1, jump_length=1, jump_n_sample=1)
-    once, task = replace(job.painter, sampler=sampler), _task(largest, number, job, ())
-    return largest_batch(lambda: once.paint([task]), next(once.network.parameters()).device)
-
-
-def _advice(settings: InferenceSettings, job: Job) -> str:
-    """What else would need less memory."""
-    smaller = [
-        f"{key}={value}"
-        for key, value, now in (
-            ("precision", "bf16", settings.precision),
-            ("region", "lesion", job.painter.region),
-            ("guidance_scale", 1, job.painter.sampler.guidance_scale),
-        )
-        if value != now
-    ]
-    if not smaller:
-        return "no setting needs less; use a GPU with more memory, device=cpu, or smaller lesions"
-    return f"try {' '.join(smaller)}, which needs least, or device=cpu"
-
-
 def _paint(outputs: Sequence[Output], job: Job, size: BatchSize, manifest: Manifest) -> Iterator[Output]:
     """Paints all boxes of these outputs; each is written, and yielded, when its last box is done."""
-    patches: dict[Output, dict[int, Patch]] = {output: {} for output in outputs}
-    seconds = dict.fromkeys(outputs, 0.0)
-    order = {output: rounds(output.boxes) for output in outputs}
-    for number in range(max(map(len, order.values()))):
-        due: dict[
-            tuple, list[tuple[Output, int]]
-        ] = {}  # boxes of one size can go through the network together
-        for output in outputs:
-            for part in order[output][number] if number < len(order[output]) else ():
-                due.setdefault(output.boxes[part].size, []).append((output, part))
-
-        def work(batch):
-            return job.painter.paint(
-                [_task(output, part, job, patches[output].values()) for output, part in batch]
-            )
-
-        for same in due.values():
-            start = time.perf_counter()
-            for batch, painted in size.run(same, work):
-                for (output, part), patch in zip(batch, painted, strict=True):
-                    patches[output][part] = patch, output.boxes[part]
-                    seconds[output] += (time.perf_counter() - start) / len(batch)
-                done = [o for o in dict.fromkeys(o for o, _ in batch) if len(patches[o]) == len(o.boxes)]
-                for output in done:
-                    _write(output, list(patches.pop(output).values()), job, manifest, seconds[output])
-                manifest.write()
-                yield from done
-                start = time.perf_counter()
+    boxes = {output: output.boxes for output in outputs}
+    for done in paint_together(job.painter.paint_boxes, boxes, partial(_task, job), size):
+        for output, (patches, seconds) in done.items():
+            _write(output, patches, job, manifest, seconds)
+        manifest.write()
+        yield from done
 
 
-def _task(output: Output, part: int, job: Job, earlier: Iterable[Patch]) -> Task:
+def _task(job: Job, output: Output, part: int, earlier: Sequence[Patch]) -> Task:
     canvas = job.canvas(output.case)
     address = (job.seed, output.case.name, output.kind)
-    return Task(
-        canvas.loaded, part, output.boxes, job.condition(canvas, output.kind), address, tuple(earlier)
-    )
+    return Task(canvas.loaded, part, output.boxes, job.condition(canvas, output.kind), address, earlier)
 
 
 def _write(output: Output, patches: list[Patch], job: Job, manifest: Manifest, seconds: float) -> None:

@@ -6,23 +6,18 @@ from functools import lru_cache
 
 import torch
 
-from LeFusion.dataset.axes import refuse_turned
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, Reader
-from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import Checkpoint, address_seed
-from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError
 from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
 from LeFusion.painter import Painter
-from LeFusion.painting import SamplerSettings
 from LeFusion.runtime.commandline import given_path
-from LeFusion.settings import InferenceSettings, PaintingSettings
+from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import Conditions, choose_conditions, own_histogram
 from LeFusion.textures.histograms import shift_histogram
 
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DONORS_TRIED = 10  # for one case, where the lesions of the first drawn leave nothing on it
 
 
@@ -105,55 +100,18 @@ class Donors:
 
 def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
     """Checks the settings against each other and the checkpoint."""
-    painter = make_painter(settings, checkpoint)
-
-    def refuse(image: Volume) -> None:
-        if settings.modality == "CT":
-            refuse_turned(image, settings.layout, settings.diffusion_depth_size, settings.data_type)
-
-    read = Reader(settings.layout, settings.window, settings.spacing_mm, refuse)
+    painter = Painter.from_settings(settings, checkpoint)
+    read = Reader(settings.layout, settings.window, settings.spacing_mm, painter.refuse)
     return Job(
         settings.layout,
         settings.window,
         settings.unit or "",
         settings.histogram_bins,
-        choose_conditions(settings, know_sizes=bool(checkpoint.metadata.get("lesion_table"))),
+        choose_conditions(settings, painter.knows_sizes),
         painter,
         settings.seed,
         settings.save_edit_mask,
         lru_cache(maxsize=2)(_canvas(settings, read)),  # a case's types follow each other
-    )
-
-
-def make_painter(settings: PaintingSettings, checkpoint: Checkpoint) -> Painter:
-    """Checks the settings against the checkpoint, which the messages name."""
-    _check_fit(settings, checkpoint, Denoiser.of(checkpoint.metadata))
-    try:
-        return Painter.of(
-            checkpoint,
-            sampler_settings(settings, checkpoint.metadata),
-            settings.region_size,
-            settings.region,
-            settings.margin,
-            settings.edit_margin_mm,
-            settings.soft_edge_mm,
-        )
-    except UserError as error:
-        raise UserError(f"{settings.model_path}: {error}") from None
-
-
-def sampler_settings(settings: PaintingSettings, metadata: dict) -> SamplerSettings:
-    """metadata: of the checkpoint, which may say how much intensity guidance its network needs."""
-    guidance = settings.intensity_guidance
-    return SamplerSettings(
-        settings.sampler,
-        settings.num_steps,
-        settings.schedule_jump_params.jump_length,
-        settings.schedule_jump_params.jump_n_sample,
-        float(settings.guidance_scale),
-        metadata.get("intensity_guidance", 0.0) if guidance is None else guidance,
-        settings.spacing,
-        float(settings.eta),
     )
 
 
@@ -177,41 +135,3 @@ def _canvas(settings: InferenceSettings, read: Callable[..., LoadedCase]) -> Cal
         if not cases:
             raise UserError(f"donor={name} is no case of {root}, or one of its test cases")
     return Donors(cases, layout, read, settings.histogram_bins, settings.seed).canvas
-
-
-def _check_fit(settings: PaintingSettings, checkpoint: Checkpoint, denoiser: Denoiser) -> None:
-    network, metadata, path = checkpoint.network.config, checkpoint.metadata, settings.model_path
-    classes, bins, layout = settings.classes, settings.histogram_bins, settings.layout
-    if metadata.get("data_type", settings.data_type) != settings.data_type:
-        raise UserError(
-            f"{path} was trained on {metadata['data_type']}, not on data_type={settings.data_type}"
-        )
-    for key, value, wanted in (
-        ("diffusion_num_channels", classes, network["out_channels"]),
-        ("histogram_bins", bins, metadata.get("histogram_bins", bins)),
-        ("cond_dim", settings.cond_dim, network["cond_dim"]),
-        ("window", settings.window, metadata.get("window", settings.window)),
-        # Weights that were trained on voxels as stored may see others resampled
-        ("spacing_mm", settings.spacing_mm, metadata.get("spacing_mm") or settings.spacing_mm),
-    ):
-        if value != wanted:
-            raise UserError(
-                f"{path} needs {key}={wanted}, got {value}; choose the data_type it was trained on"
-            )
-    trained = list(metadata.get("lesion_labels", layout.lesion_labels))
-    swapped = [
-        label
-        for i, label in enumerate(layout.lesion_labels)
-        if label in trained and trained.index(label) != i
-    ]
-    if swapped:
-        raise UserError(
-            f"{path} was trained with layout.lesion_labels={trained}, this run has "
-            f"{list(layout.lesion_labels)}: label {swapped[0]} would be painted as another class; give the "
-            "labels in the order of the training"
-        )
-    if network["in_channels"] != denoiser.in_channels(classes):
-        raise UserError(
-            f"{path} has {network['in_channels']} input channels, not {denoiser.in_channels(classes)}: is it "
-            "a LeFusion network?"
-        )

@@ -10,6 +10,7 @@ import torch
 from DiffMask.inference.masks import ShapeMaker, ShapeSettings
 from DiffMask.placement.spheres import Placement, draw_diameter
 from DiffMask.shapes.features import longest_axial_diameter_mm
+from LeFusion.box_painter import BoxPainter, paint_case
 from LeFusion.dataset.axes import Axes, refuse_turned
 from LeFusion.dataset.boxes import Box, extent
 from LeFusion.dataset.cases import Case, Layout
@@ -20,12 +21,11 @@ from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import Volume, on_grid_of
 from LeFusion.diffusion import address_seed, load_checkpoint
 from LeFusion.errors import UserError
-from LeFusion.inference.job import DTYPES, make_painter
 from LeFusion.insertion.canvas import MOST_LESIONS, Canvas
 from LeFusion.insertion.lung import Lung, in_lung
 from LeFusion.insertion.shapes import TOLERANCE, Shape, Wanted, make_shapes
 from LeFusion.insertion.sites import Site
-from LeFusion.painter import Painter, paint_case
+from LeFusion.painting import DTYPES
 from LeFusion.runtime.commandline import choose_device, given_path
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.settings import InsertSettings
@@ -40,7 +40,7 @@ LARGEST_DIFFERENCE_HU = 60  # between asked and obtained, that is not said
 class Tools:
     """What lesions are made with, loaded once. weights: file name -> sha256."""
 
-    painter: Painter
+    painter: BoxPainter
     maker: ShapeMaker
     palette: Palette
     layout: Layout
@@ -57,7 +57,7 @@ class Tools:
         """Loads the networks. Raises UserError for settings that do not fit them."""
         path = given_path(settings.model_path)
         checkpoint = load_checkpoint(path, settings.weights)
-        painter = make_painter(settings, checkpoint)
+        painter = BoxPainter.of_settings(settings, checkpoint)
         checkpoint.network.to(choose_device(settings.device), DTYPES[settings.precision])
         mask_path = given_path(settings.mask_model_path)
         maker = ShapeMaker(

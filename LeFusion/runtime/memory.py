@@ -82,3 +82,19 @@ def largest_batch(one: Callable[[], object], device: torch.device) -> int:
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, min(LARGEST_BATCH, int(USED * free / needed)))
+
+
+def needs_less_memory(precision: str, region: str, guidance_scale: float) -> str:
+    """What to try when one box is too much for a GPU, given the settings of now."""
+    smaller = [
+        f"{key}={value}"
+        for key, value, now in (
+            ("precision", "bf16", precision),
+            ("region", "lesion", region),
+            ("guidance_scale", 1, guidance_scale),
+        )
+        if value != now
+    ]
+    if not smaller:
+        return "no setting needs less; use a GPU with more memory, device=cpu, or smaller lesions"
+    return f"try {' '.join(smaller)}, which needs least, or device=cpu"

@@ -1,6 +1,6 @@
 """The histogram that an image is painted with: what `condition` in a configuration may be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from LeFusion.settings import DataTypeSettings, InferenceSettings
 from LeFusion.textures.fitted import read_textures
 from LeFusion.textures.histograms import condition_from_counts, lesion_histogram, perturb, shift_histogram
 from LeFusion.textures.realistic import LesionTable, load_lesion_table
+
+# A condition of the command: a name or number of a texture, mixture, own, ..., or bins
+Texture = str | int | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,22 @@ def choose_conditions(settings: InferenceSettings, know_sizes: bool = False) -> 
         palette = _only(palette, condition)
     of_case = _of_cases(settings.textures_of or {}, palette, condition)
     return Conditions(palette, draw, settings.histogram_perturbation, bins, settings.seed, of_case)
+
+
+def conditions_of(
+    settings: InferenceSettings, texture: Texture, kind: int, know_sizes: bool = False
+) -> Conditions:
+    """The same for `texture` in the place of the settings' condition, image `kind`, and seed 0.
+
+    Raises UserError that names the texture.
+    """
+    plain = isinstance(texture, str | int) or not isinstance(texture, Iterable)
+    condition = texture if plain else [float(share) for share in texture]
+    try:
+        given = InferenceSettings.of(dict(settings) | {"condition": condition, "types": kind, "seed": 0})
+        return choose_conditions(given, know_sizes)
+    except UserError as error:
+        raise UserError(f"texture={texture!r}: {error}") from None
 
 
 def realistic_palette(settings: DataTypeSettings) -> Palette:

@@ -1,0 +1,218 @@
+"""Painting boxes of cases with a network: what it looks at, what it paints, and back onto the image."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from LeFusion.dataset.boxes import Box
+from LeFusion.dataset.edit import SOFT_REACH, edit_masks, soften_edge
+from LeFusion.dataset.loading import LoadedCase
+from LeFusion.dataset.parts import Part
+from LeFusion.dataset.volume import Volume, with_values
+from LeFusion.diffusion import Checkpoint, NoiseSchedule, UNet3D
+from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.errors import UserError, check_choice
+from LeFusion.painting import SamplerSettings, paint
+from LeFusion.runtime.memory import BatchSize
+from LeFusion.settings import PaintingSettings
+from LeFusion.tasks import Patch, Task, paint_together
+from LeFusion.weights import check_fit, sampler_settings
+
+GPU_STEP = (8, 16)  # of depth and plane, to which boxes just around lesions are rounded up on a GPU
+REGIONS = ("auto", "whole", "lesion")
+P = TypeVar("P", bound="BoxPainter")
+
+
+@dataclass(frozen=True, eq=False)
+class BoxPainter:
+    """A network and how it paints boxes of cases.
+
+    size: (depth, height, width) of the largest box that it sees at once. region: "whole" = boxes of that
+    size, around an organ or the lesions; "lesion" = just around what is painted, with `margin` voxels.
+    edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`.
+    soft_edge_mm: sd of the blur that carries lesions into their surroundings before they are painted, see
+    `soften_edge`; for networks that paint no rim.
+    """
+
+    network: UNet3D
+    schedule: NoiseSchedule
+    sampler: SamplerSettings
+    denoiser: Denoiser
+    size: tuple[int, int, int]
+    region: str
+    margin: int
+    edit_margin_mm: float = 0.0
+    soft_edge_mm: float = 0.0
+
+    @classmethod
+    def of(
+        cls: type[P],
+        checkpoint: Checkpoint,
+        sampler: SamplerSettings,
+        size: Sequence[int] = (32, 64, 64),
+        region: str = "auto",
+        margin: int = 4,
+        edit_margin_mm: float | None = None,
+        soft_edge_mm: float | None = None,
+    ) -> P:
+        """With the network of a checkpoint, where it is. region: "auto" = as in its training; edit_margin_mm:
+        None = likewise. soft_edge_mm: None = what the checkpoint asks for, but 0 with edit_margin_mm=0.
+
+        Raises UserError for a size or a sampler that the network cannot do with.
+        """
+        metadata, network = checkpoint.metadata, checkpoint.network
+        check_choice("region", region, REGIONS)
+        if sampler.guidance_scale != 1 and not metadata.get("loss", {}).get("cond_dropout"):
+            raise UserError(
+                f"guidance_scale={sampler.guidance_scale} needs a network trained with loss.cond_dropout > "
+                "0; this one was not"
+            )
+        if any(n % network.plane_multiple for n in size[1:]):
+            raise UserError(
+                f"diffusion_img_size={size[1]} (rows and columns of size={tuple(size)}) must be a multiple "
+                f"of {network.plane_multiple}"
+            )
+        schedule = NoiseSchedule.of(metadata["schedule"])
+        if region == "auto":
+            region = metadata.get("region", "whole")
+            check_choice("region", region, REGIONS[1:])
+        trained = float(metadata.get("edit_margin_mm", 0))
+        edit = trained if edit_margin_mm is None else float(edit_margin_mm)
+        if edit not in (0.0, trained):
+            raise UserError(
+                f"edit_margin_mm={edit:g} must be 0 or what the network was trained with, {trained:g}"
+            )
+        asked = 0 if edit_margin_mm == 0 else metadata.get("soft_edge_mm", 0)
+        soft = float(asked if soft_edge_mm is None else soft_edge_mm)
+        if soft and (edit or edit_margin_mm == 0):
+            raise UserError(
+                f"soft_edge_mm={soft:g} is for networks that paint the label only; with "
+                f"edit_margin_mm={edit:g} it must be 0"
+            )
+        denoiser = Denoiser.of(metadata)
+        return cls(network, schedule, sampler, denoiser, tuple(size), region, margin, edit, soft)
+
+    @classmethod
+    def of_settings(cls: type[P], settings: PaintingSettings, checkpoint: Checkpoint) -> P:
+        """The same as settings say. Raises UserError, naming the file, where they do not fit the checkpoint."""
+        check_fit(settings, checkpoint)
+        try:
+            return cls.of(
+                checkpoint,
+                sampler_settings(settings, checkpoint.metadata),
+                settings.region_size,
+                settings.region,
+                settings.margin,
+                settings.edit_margin_mm,
+                settings.soft_edge_mm,
+            )
+        except UserError as error:
+            raise UserError(f"{settings.model_path}: {error}") from None
+
+    @property
+    def reach_mm(self) -> float:
+        """How far from the lesions voxels may change."""
+        return self.edit_margin_mm or SOFT_REACH * self.soft_edge_mm
+
+    def boxes(self, loaded: LoadedCase) -> tuple[Box, ...]:
+        """Where the network looks, for each part. Raises UserError for a lesion larger than `size`."""
+        return tuple(self._box(loaded, part) for part in loaded.parts(self.size))
+
+    def _box(self, loaded: LoadedCase, part: Part) -> Box:
+        if self.region == "whole":
+            return loaded.region(self.size, part)
+        multiple = (1, self.network.plane_multiple, self.network.plane_multiple)
+        rim = math.ceil(self.edit_margin_mm / min(loaded.spacing_mm)) if self.edit_margin_mm else 0
+        soft = math.ceil(SOFT_REACH * self.soft_edge_mm / min(loaded.spacing_mm))
+        # A GPU works on batches of one size, and compiles for each; on a CPU each voxel costs time
+        step = GPU_STEP if next(self.network.parameters()).is_cuda else None
+        return loaded.tight_region(max(self.margin + rim, soft), self.size, multiple, step, part)
+
+    def paint_boxes(self, tasks: Sequence[Task]) -> Tensor:
+        """Paints tasks whose boxes have one size -> (B, 1, D, H, W) in [-1, 1] on the CPU."""
+        images, lesions, edits, histograms, addresses = [], [], [], [], []
+        for task in tasks:
+            part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
+            images.append(self._image(task, part, box))
+            lesions.append(part.lesions(box))
+            edits.append(self._edit(task.loaded, part, box))
+            if task.histogram is not None:  # a class that the part lacks has none, as in training
+                present = part.voxels.flatten(1).any(dim=1)
+                histograms.append((task.histogram.reshape(len(present), -1) * present[:, None]).flatten())
+            addresses.append((*task.address, task.number + 1) if task.number else task.address)
+        painted = paint(
+            self.network,
+            self.schedule,
+            self.sampler,
+            torch.stack(images),
+            torch.stack(lesions),
+            torch.stack(histograms) if histograms else None,
+            addresses,
+            self.denoiser,
+            torch.stack(edits),
+        )
+        if not bool(torch.isfinite(painted).all()):
+            raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
+        return painted
+
+    def _image(self, task: Task, part: Part, box: Box) -> Tensor:
+        """(1, *box.size): what the network paints into; other lesions of the image stay."""
+        image = task.loaded.image_under(task.earlier, box)
+        if not self.soft_edge_mm or task.histogram is None:
+            return image
+        soft = soften_edge(
+            image, part.lesions(box), task.histogram, task.loaded.spacing_mm, self.soft_edge_mm
+        )
+        return torch.where(task.loaded.lesions(box).any(dim=0), image, soft)
+
+    def _edit(self, loaded: LoadedCase, part: Part, box: Box) -> Tensor:
+        """(K, *box.size) bool: what is painted for a part; other lesions of the image stay."""
+        lesions = part.lesions(box)
+        if not self.edit_margin_mm:
+            return lesions
+        edit = edit_masks(lesions, self.edit_margin_mm, loaded.spacing_mm)
+        for other in loaded.parts(self.size):
+            if other is not part:  # of two that share a voxel once they are resampled, both have it
+                edit &= lesions | ~other.lesions(box).any(dim=0)
+        return edit
+
+    def painted(self, loaded: LoadedCase, patches: Sequence[Patch], path: Path) -> Volume:
+        """The image of a case, to be at `path`, with its parts painted; other voxels as they are stored.
+
+        So are those of the rim that lie beyond the network's box, and those that a resampled lesion misses.
+        """
+        changes = []
+        for part in loaded.parts(self.size):
+            place, edit = loaded.edit_of(part, self.reach_mm)
+            values, new = loaded.painted(patches, place)
+            pieces = (loaded.axes.to_stored(array) for array in (values, edit & new))
+            changes.append((*pieces, loaded.stored_slices(place)))
+        return with_values(loaded.volume, changes, path)
+
+    def stored_edit(self, loaded: LoadedCase) -> np.ndarray:
+        """(D', H', W') bool: all that is painted in a case, on the stored grid."""
+        painted = np.zeros(loaded.labels_dhw.shape, dtype=bool)
+        for part in loaded.parts(self.size):
+            place, edit = loaded.edit_of(part, self.reach_mm)
+            painted[place.slices] |= edit
+        return painted
+
+
+def paint_case(
+    painter: BoxPainter, loaded: LoadedCase, histogram: Tensor | None, address: tuple
+) -> list[Patch]:
+    """Paints all lesions of a case, each part over those before it; see Task for the arguments."""
+    boxes = painter.boxes(loaded)
+
+    def task(_: str, number: int, earlier: Sequence[Patch]) -> Task:
+        return Task(loaded, number, boxes, histogram, address, earlier)
+
+    size = BatchSize(1, "use a machine with more memory, or smaller lesions")
+    (done,) = filter(None, paint_together(painter.paint_boxes, {"case": boxes}, task, size))
+    return done["case"][0]
