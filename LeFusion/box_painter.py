@@ -100,7 +100,7 @@ class BoxPainter:
 
     @classmethod
     def of_settings(cls: type[P], settings: PaintingSettings, checkpoint: Checkpoint) -> P:
-        """The same as settings say. Raises UserError, naming the file, where they do not fit the checkpoint."""
+        """The same, as settings say. Raises UserError, naming the file, where they do not fit the weights."""
         check_fit(settings, checkpoint)
         try:
             return cls.of(
