@@ -2,15 +2,18 @@
 
     python data/download.py lidc       # or emidec, weights, all; several names may be given
 
-An item appears under its final name only when it is whole: archives are unpacked, and weights copied, beside
-their place under a `.partial` name, then renamed. Nothing that is downloaded is executed or unpickled.
+An item appears under its final name only when it is whole: its SHA-256 is compared with the one that the hub
+states, then archives are unpacked, and weights copied, beside their place under a `.partial` name, then
+renamed. Nothing that is downloaded is executed or unpickled.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -97,6 +100,25 @@ def fetch(release: Release, target: Path, revision: str | None, overwrite: bool)
             f"network, set HF_ENDPOINT to a mirror (now {constants.ENDPOINT}), or download "
             f"{release.filename} by hand from {release.page} and {place}"
         ) from error
+
+
+def check_hash(fetched: Path, release: Release) -> None:
+    """Print the SHA-256 of a file in the cache; raise `DownloadError` unless the hub states the same.
+
+    The cache names a large file by what the hub states (its ETag), so a disk that went wrong since is noticed
+    as well. On systems without links the cache has no such names, and there is nothing to compare with.
+    """
+    digest = hashlib.sha256()
+    with fetched.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    stated = fetched.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", stated) and digest.hexdigest() != stated:
+        raise DownloadError(
+            f"{release.filename} is damaged: its SHA-256 is {digest.hexdigest()}, the hub states {stated}. "
+            f"{AGAIN}"
+        )
+    print(f"{release.filename}: SHA-256 {digest.hexdigest()}", flush=True)
 
 
 def unpack(archive: Path, release: Release, target: Path) -> None:
@@ -206,6 +228,7 @@ def get(release: Release, root: Path, revision: str | None, overwrite: bool) -> 
         return False
     source = fetch(release, target, revision, overwrite)
     try:
+        check_hash(source, release)
         target.parent.mkdir(parents=True, exist_ok=True)
         with only_writer(target.parent):
             if is_complete(release, target, overwrite):

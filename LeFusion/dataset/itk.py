@@ -14,6 +14,7 @@ from LeFusion.errors import StorageError, UserError
 METAIMAGE, NRRD = "MetaImage", "NRRD"
 HEADER_BYTES = 1 << 16  # within which a header is looked at
 COMPRESSED = re.compile(rb"^(CompressedData\s*=\s*True|encoding:\s*(gz|gzip|bz2|bzip2))\s*$", re.M | re.I)
+VOXELS_IN = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.*?)\s*$", re.M | re.I)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def read_itk(path: str | os.PathLike, kind: str) -> Volume:
     path = Path(path)
     with open(path, "rb") as file:
         head = file.read(HEADER_BYTES)
+    _refuse_files_elsewhere(path, head.replace(b"\r\n", b"\n"), kind)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(f"{'Meta' if kind == METAIMAGE else 'Nrrd'}ImageIO")
@@ -64,6 +66,23 @@ def affine_of(image) -> np.ndarray:
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
     return TO_RAS @ affine
+
+
+def _refuse_files_elsewhere(path: Path, head: bytes, kind: str) -> None:
+    """A header may name the files of its voxels, and these are read: it must not lead out of its folder."""
+    found = VOXELS_IN.search(head.partition(b"\n\n")[0] if kind == NRRD else head)
+    if not found:
+        return
+    names = [found[1]]
+    if found[1].upper().startswith(b"LIST"):
+        names = found.string[found.end() :].splitlines()
+    for name in names:
+        place = os.path.normpath(os.fsdecode(name.strip()))
+        if os.path.isabs(place) or place.split(os.sep)[0] == os.pardir:
+            raise UserError(
+                f"{path}: its voxels are in {place}, outside of its folder; put it beside it, with its "
+                "name alone in the header"
+            )
 
 
 def write_itk(volume: Volume) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
@@ -66,6 +67,25 @@ def test_whole_downloads_are_not_repeated(hub, download, tmp_path):
     assert result.returncode == 0, result.stderr
     assert contents(tmp_path / "root") == expected("emidec")
     assert_failed(download("emidec", "--overwrite", HF_HUB_OFFLINE="1"), "cannot fetch")
+    assert contents(tmp_path / "root") == expected("emidec")
+
+
+def test_a_file_that_is_not_what_the_hub_states_is_refused(hub, download, tmp_path):
+    """One bit of the cache has flipped, in the middle of a volume: the archive still unpacks."""
+    result = download("emidec")
+    stated = hashlib.sha256(hub.files[NORMAL_HEART]).hexdigest()
+    assert f"EMIDEC/Normal.tar: SHA-256 {stated}\n" in result.stdout
+    shutil.rmtree(tmp_path / "root")
+    (blob,) = (path for path in (tmp_path / "cache").rglob(stated) if path.is_file())
+    content = bytearray(blob.read_bytes())
+    content[1000] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(content)
+    assert_failed(
+        download("emidec"), "EMIDEC/Normal.tar is damaged", f"the hub states {stated}", "--overwrite"
+    )
+    assert not (tmp_path / "root/data/EMIDEC/Normal").exists()
+    assert download("emidec", "--overwrite").returncode == 0
     assert contents(tmp_path / "root") == expected("emidec")
 
 

@@ -129,6 +129,25 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):
     refused(save(tmp_path / "nan.mha", broken), "1 NaN")
 
 
+@pytest.mark.parametrize("ending, voxels", [(".mhd", "a.raw"), (".nhdr", "a.raw")])
+def test_a_header_does_not_lead_out_of_its_folder(tmp_path, ending, voxels):
+    """A file that was handed over must not have another one of this machine read as voxels."""
+    (tmp_path / "set").mkdir()
+    path = save(tmp_path / "set" / f"a{ending}", image(), packed=False)
+    header = path.read_text()
+    assert header.count(voxels) == 1
+    (tmp_path / "set" / voxels).rename(tmp_path / "secret.raw")
+    (tmp_path / "set" / "deep").mkdir()
+    for place in ("../secret.raw", tmp_path / "secret.raw", "deep/../../secret.raw", "LIST\n../secret.raw"):
+        for line_end in ("\n", "\r\n"):
+            changed = header.replace(voxels, str(place)).replace("\n", line_end)
+            path.write_bytes(changed.encode())
+            refused(path, "secret.raw, outside of its folder")
+    (tmp_path / "secret.raw").rename(tmp_path / "set" / "deep" / voxels)
+    path.write_text(header.replace(voxels, f"deep/{voxels}"))
+    assert read_volume(path).raw.shape == (7, 6, 5)
+
+
 def test_a_failed_write_leaves_no_half_of_a_pair(tmp_path, monkeypatch):
     source = read_volume(save(tmp_path / "a.mhd", image()))
     target = tmp_path / "out" / "b.mhd"

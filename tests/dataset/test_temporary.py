@@ -84,3 +84,20 @@ def test_the_machine_is_the_same_in_every_process_of_it(tmp_path):
     ).stdout
     mine = temporary_path(path).name
     assert other.split("-")[0] == mine.split("-")[0] and other.strip() != mine
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    """Neither writing nor cleaning up follows a link out of the folder."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("a user's")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "table.csv").symlink_to(tmp_path / "elsewhere" / "file")
+    left = temporary_path(folder / "table.csv")
+    for name in (left.name, left.name.replace(left.name.split("-")[1][:8], f"{DEAD:08x}")):
+        (folder / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with atomic_file(folder / "table.csv") as beside:
+        beside.write_text("a table")
+    assert (folder / "table.csv").read_text() == "a table" and not (folder / "table.csv").is_symlink()
+    assert [path.name for path in folder.iterdir()] == ["table.csv"]
+    assert (tmp_path / "elsewhere" / "file").read_text() == "a user's"
