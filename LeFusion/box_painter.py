@@ -1,7 +1,7 @@
 """Painting boxes of cases with a network: what it looks at, what it paints, and back onto the image."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,10 +18,12 @@ from LeFusion.dataset.volume import Volume, with_values
 from LeFusion.diffusion import Checkpoint, NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError, check_choice
+from LeFusion.guidance import Guide
 from LeFusion.painting import SamplerSettings, paint
 from LeFusion.runtime.memory import BatchSize
 from LeFusion.settings import PaintingSettings
 from LeFusion.tasks import Patch, Task, paint_together
+from LeFusion.textures.layers import Wanted
 from LeFusion.weights import check_fit, sampler_settings
 
 GPU_STEP = (8, 16)  # of depth and plane, to which boxes just around lesions are rounded up on a GPU
@@ -136,15 +138,17 @@ class BoxPainter:
 
     def paint_boxes(self, tasks: Sequence[Task]) -> Tensor:
         """Paints tasks whose boxes have one size -> (B, 1, D, H, W) in [-1, 1] on the CPU."""
-        images, lesions, edits, histograms, addresses = [], [], [], [], []
+        images, lesions, edits, histograms, guides, addresses = [], [], [], [], [], []
         for task in tasks:
             part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
             images.append(self._image(task, part, box))
             lesions.append(part.lesions(box))
             edits.append(self._edit(task.loaded, part, box))
-            if task.histogram is not None:  # a class that the part lacks has none, as in training
+            if task.wanted is not None:  # a class that the part lacks has none, as in training
                 present = part.voxels.flatten(1).any(dim=1)
-                histograms.append((task.histogram.reshape(len(present), -1) * present[:, None]).flatten())
+                classes = task.wanted.histogram.reshape(len(present), -1) * present[:, None]
+                histograms.append(classes.flatten())
+                guides.append(Guide.of(lesions[-1], classes, task.wanted, task.loaded.spacing_mm))
             addresses.append((*task.address, task.number + 1) if task.number else task.address)
         painted = paint(
             self.network,
@@ -156,6 +160,7 @@ class BoxPainter:
             addresses,
             self.denoiser,
             torch.stack(edits),
+            Guide.stack(guides) if guides else None,
         )
         if not bool(torch.isfinite(painted).all()):
             raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
@@ -164,11 +169,10 @@ class BoxPainter:
     def _image(self, task: Task, part: Part, box: Box) -> Tensor:
         """(1, *box.size): what the network paints into; other lesions of the image stay."""
         image = task.loaded.image_under(task.earlier, box)
-        if not self.soft_edge_mm or task.histogram is None:
+        if not self.soft_edge_mm or task.wanted is None:
             return image
-        soft = soften_edge(
-            image, part.lesions(box), task.histogram, task.loaded.spacing_mm, self.soft_edge_mm
-        )
+        wanted, spacing_mm = task.wanted.histogram, task.loaded.spacing_mm
+        soft = soften_edge(image, part.lesions(box), wanted, spacing_mm, self.soft_edge_mm)
         return torch.where(task.loaded.lesions(box).any(dim=0), image, soft)
 
     def _edit(self, loaded: LoadedCase, part: Part, box: Box) -> Tensor:
@@ -205,13 +209,16 @@ class BoxPainter:
 
 
 def paint_case(
-    painter: BoxPainter, loaded: LoadedCase, histogram: Tensor | None, address: tuple
+    painter: BoxPainter, loaded: LoadedCase, wanted: Callable[[int], Wanted | None], address: tuple
 ) -> list[Patch]:
-    """Paints all lesions of a case, each part over those before it; see Task for the arguments."""
+    """Paints all lesions of a case, each part over those before it.
+
+    wanted: number of a part, from 0 -> how its lesions are to look. address: see Task.
+    """
     boxes = painter.boxes(loaded)
 
     def task(_: str, number: int, earlier: Sequence[Patch]) -> Task:
-        return Task(loaded, number, boxes, histogram, address, earlier)
+        return Task(loaded, number, boxes, wanted(number), address, earlier)
 
     size = BatchSize(1, "use a machine with more memory, or smaller lesions")
     (done,) = filter(None, paint_together(painter.paint_boxes, {"case": boxes}, task, size))

@@ -29,6 +29,7 @@ from LeFusion.runtime.memory import BatchSize, largest_batch, needs_less_memory
 from LeFusion.settings import InferenceSettings
 from LeFusion.tasks import Key, MakeTask, Patch, Task, paint_together
 from LeFusion.textures.conditions import Conditions, Texture, conditions_of
+from LeFusion.textures.layers import Wanted
 from LeFusion.weights import painter_settings
 
 Image = TypeVar("Image")
@@ -141,8 +142,9 @@ class Painter(BoxPainter):
         boxes = {number: self.boxes(case) for number, case in enumerate(loaded)}
 
         def task(number: int, part: int, earlier: Sequence[Patch]) -> Task:
-            histogram = conditions[number].histogram(loaded[number], kind)
-            return Task(loaded[number], part, boxes[number], histogram, (seed + number, name, kind), earlier)
+            case = loaded[number]
+            wanted = conditions[number].wanted(case, kind, part=case.parts(self.size)[part], number=part)
+            return Task(case, part, boxes[number], wanted, (seed + number, name, kind), earlier)
 
         painted: dict[int, Any] = {}
         size = self.batch_size(boxes, task)
@@ -214,7 +216,7 @@ def paint_lesions(
     painter: Painter,
     image: np.ndarray,
     labels: np.ndarray,
-    histogram: Tensor | None,
+    histogram: Tensor | Wanted | None,
     layout: Layout,
     window: Window,
     affine: np.ndarray | None = None,
@@ -230,7 +232,8 @@ def paint_lesions(
         image: (X, Y, Z) integers or floats, in the units of `window` (HU in CT).
         labels: (X, Y, Z), where lesions are: the layout's lesion_labels; 0 and other_labels elsewhere.
         histogram: (K * bins,) intensities of the lesions over the window, each class's sum 1, see
-            LeFusion.textures.histograms.condition_from_counts; None: without condition.
+            LeFusion.textures.histograms.condition_from_counts; or what Conditions.wanted gives, which knows
+            where in a lesion they lie; None: without condition.
         layout: which axis is the depth, or the orientation; and the labels.
         window: (lowest, highest) intensity, "minmax" or percentiles, as in the network's training.
         affine: (4, 4), voxel index to mm, where the layout has an orientation, for spacing_mm, and for the
@@ -254,5 +257,6 @@ def paint_lesions(
         case.mask_path: Volume(case.mask_path, np.asarray(labels), 1.0, 0.0, affine, None),
     }
     loaded = load_case(case, layout, window, spacing_mm, read=volumes.__getitem__)
-    patches = paint_case(painter, loaded, histogram, (seed, name, kind))
+    wanted = Wanted(histogram) if isinstance(histogram, Tensor) else histogram
+    patches = paint_case(painter, loaded, lambda part: wanted, (seed, name, kind))
     return painter.painted(loaded, patches, case.image_path).raw

@@ -18,10 +18,9 @@ from LeFusion.diffusion import (
 )
 from LeFusion.diffusion.denoiser import Denoiser, by_rows
 from LeFusion.errors import UserError
-from LeFusion.textures.histograms import match_intensities
+from LeFusion.guidance import Guide, guide_intensity
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the key precision
-GUIDED_SIGNAL = 0.95  # share of signal in the variance below which intensity guidance acts
 
 
 @dataclass(frozen=True)
@@ -68,46 +67,6 @@ class SamplerSettings:
         return down * (1 if self.guidance_scale == 1 else 2)
 
 
-def guide_intensity(
-    noise: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    lesions: Tensor,
-    histogram: Tensor,
-    schedule: NoiseSchedule,
-    strength: float = 1.0,
-    max_signal: float = GUIDED_SIGNAL,
-) -> Tensor:
-    """Predicted noise, changed so that each lesion's implied x_0 has the intensities of its histogram.
-
-    The intensities of x_0 are remapped in rank order (see match_intensities), and only while signal is less
-    than max_signal of the variance: until then the lesion's overall intensities are being decided, and a
-    network that was not trained for long settles on usual ones. Which voxels are brighter than which is the
-    network's own throughout, and so are texture and border in the last steps.
-
-    Args:
-        noise, x_t: (B, K, D, H, W). t: (B,). lesions: (B, K, D, H, W) bool.
-        histogram: (B, K * bins) over [-1, 1]; a class without histogram is left alone.
-        strength: 0 to 1, how far intensities are moved.
-    """
-    levels = schedule.signal_and_noise(t)
-    due = (levels[0].square() < max_signal).tolist()
-    signal, spread = (v.to(x_t.device, x_t.dtype) for v in levels)
-    shares = histogram.unflatten(1, (x_t.shape[1], -1))
-    guided = noise.clone()
-    for b in range(len(x_t)):
-        if not due[b]:
-            continue
-        x_0 = (x_t[b] - spread[b] * noise[b]) / signal[b]
-        for k, lesion in enumerate(lesions[b]):
-            if bool(lesion.any()) and bool(shares[b, k].sum() > 0):
-                found = x_0[k][lesion]  # ranked before it is clamped: after that, most of it may be alike
-                matched, found = match_intensities(found, shares[b, k]), found.clamp(-1, 1)
-                moved = found + strength * (matched - found)
-                guided[b, k][lesion] = (x_t[b, k][lesion] - signal[b] * moved) / spread[b]
-    return guided
-
-
 @torch.no_grad()
 def paint(
     network: UNet3D,
@@ -119,6 +78,7 @@ def paint(
     addresses: Sequence[tuple],
     denoiser: Denoiser = Denoiser(),  # noqa: B008 (frozen)
     edit: Tensor | None = None,
+    guide: Guide | None = None,
 ) -> Tensor:
     """Paints lesions into a batch of images.
 
@@ -129,6 +89,7 @@ def paint(
         addresses: B addresses of the noise, e.g. (seed, case name, texture type).
         denoiser: what the network sees and predicts.
         edit: (B, K, D, H, W) bool, what is painted, see `edit_masks`; None: the lesions.
+        guide: where intensity guidance wants which intensities; None: the histogram anywhere in a lesion.
 
     Returns:
         (B, 1, D, H, W): painted inside the edit masks, `image` outside, on the CPU.
@@ -141,6 +102,11 @@ def paint(
     edit = lesions if edit is None else edit.to(device)
     histogram = None if histogram is None else histogram.to(device)
 
+    if guide is not None:
+        guide = guide.to(device)
+    elif histogram is not None:
+        guide = Guide.whole(lesions, histogram)
+
     def predict(x_t: Tensor, t: Tensor, rows: slice) -> Tensor:
         condition = None if histogram is None else histogram[rows]
         given = (image[rows], lesions[rows], schedule)
@@ -150,7 +116,7 @@ def paint(
             noise = unconditional + settings.guidance_scale * (noise - unconditional)
         if settings.intensity_guidance and condition is not None:
             strength = settings.intensity_guidance
-            noise = guide_intensity(noise, x_t, t, lesions[rows], condition, schedule, strength)
+            noise = guide_intensity(noise, x_t, t, guide.rows(rows), schedule, strength)
         return noise
 
     sample = SAMPLERS[settings.name]

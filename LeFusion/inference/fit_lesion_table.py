@@ -17,10 +17,10 @@ import pandas as pd
 
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Case, find_cases, patient_of
-from LeFusion.dataset.loading import load_case
+from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import run_command
-from LeFusion.textures.conditions import own_histogram
+from LeFusion.textures.layers import DEPTHS_MM, layered_histogram
 from LeFusion.textures.realistic import LesionTable, write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
@@ -48,7 +48,8 @@ def of_regions(cases: list[Case], scores: Path) -> LesionTable:
         textures=tuple(CLASSES),
         texture=_classes(scores, [given[case.name] for case in cases]),
         volume_mm3=np.array([one.lesion_mm3 for one in loaded]),
-        histograms=np.stack([own_histogram(one, BINS).numpy() for one in loaded]),
+        layers=np.stack([_layers(one) for one in loaded]),
+        depths_mm=DEPTHS_MM,
     )
 
 
@@ -79,8 +80,15 @@ def of_nodules(path: Path, cases: list[Case], test_cases: list[Case]) -> LesionT
         textures=tuple(CLASSES),
         texture=_classes(path, table["texture"]),
         volume_mm3=table["volume_mm3"].to_numpy(),
-        histograms=np.stack([np.histogram(values, EDGES)[0] / len(values) for values in moved]),
+        layers=np.stack([np.histogram(values, EDGES)[0] / len(values) for values in moved])[:, None],
     )
+
+
+def _layers(loaded: LoadedCase) -> np.ndarray:
+    """(layers, BINS): see LesionTable."""
+    lesions = loaded.all_lesions
+    image = loaded.image(lesions.place)
+    return layered_histogram(image, lesions.voxels, loaded.spacing_mm, BINS)[0].numpy()
 
 
 def _columns(path: Path, names: list[str]) -> pd.DataFrame:

@@ -264,7 +264,8 @@ def _paint(outputs: Sequence[Output], job: Job, size: BatchSize, manifest: Manif
 def _task(job: Job, output: Output, part: int, earlier: Sequence[Patch]) -> Task:
     canvas = job.canvas(output.case)
     address = (job.seed, output.case.name, output.kind)
-    return Task(canvas.loaded, part, output.boxes, job.condition(canvas, output.kind), address, earlier)
+    wanted = job.wanted(canvas, output.kind, part)
+    return Task(canvas.loaded, part, output.boxes, wanted, address, earlier)
 
 
 def _write(output: Output, patches: list[Patch], job: Job, manifest: Manifest, seconds: float) -> None:

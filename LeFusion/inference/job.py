@@ -17,6 +17,7 @@ from LeFusion.runtime.commandline import given_path
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import Conditions, choose_conditions, own_histogram
 from LeFusion.textures.histograms import shift_histogram
+from LeFusion.textures.layers import Wanted
 
 DONORS_TRIED = 10  # for one case, where the lesions of the first drawn leave nothing on it
 
@@ -47,7 +48,12 @@ class Job:
 
     def condition(self, canvas: Canvas, kind: int) -> torch.Tensor:
         """The histogram asked for, (cond_dim,); zero for classes that the case lacks."""
-        return self.conditions.histogram(canvas.loaded, kind, canvas.own_histogram)
+        return self.conditions.histogram(canvas.loaded, kind, canvas.own_histogram, self.painter.size)
+
+    def wanted(self, canvas: Canvas, kind: int, number: int) -> Wanted:
+        """What the lesions of part `number` (from 0) are to look like."""
+        part = canvas.loaded.parts(self.painter.size)[number]
+        return self.conditions.wanted(canvas.loaded, kind, canvas.own_histogram, part, number)
 
 
 class Donors:

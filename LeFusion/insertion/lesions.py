@@ -309,9 +309,9 @@ def _painted(
     if not label.any():
         raise UserError(f"{lesion.what}: lies wholly in a lesion before it; move it, or leave it out")
     loaded = _on_patch(canvas, lesion, shape.mask)
-    histogram = conditions.histogram(loaded, 1)
+    look = conditions.wanted(loaded, 1)
     try:
-        patches = paint_case(tools.painter, loaded, histogram, ("insert", _name(lesion)))
+        patches = paint_case(tools.painter, loaded, lambda part: look, ("insert", _name(lesion)))
     except UserError as error:
         raise UserError(f"{lesion.what}: {error}") from None
     to_source = loaded.intensity_map.to_source
@@ -321,7 +321,7 @@ def _painted(
     before = canvas.values(patch.box)
     touched = canvas.add(patch, lesion.number, label, painted - source, edit)
     after = canvas.values(patch.box)
-    asked = _mean_asked(histogram, loaded, tools.bins)
+    asked = _mean_asked(look.histogram, loaded, tools.bins)
     differences = (
         asked - float(before[label].mean()),
         float(after[label].mean() - before[label].mean()),

@@ -1,5 +1,6 @@
 """The histogram that an image is painted with: what `condition` in a configuration may be."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from torch import Tensor
 from LeFusion.dataset.cases import Case
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, load_case
+from LeFusion.dataset.parts import Part
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
 from LeFusion.settings import DataTypeSettings, InferenceSettings
 from LeFusion.textures.fitted import read_textures
 from LeFusion.textures.histograms import condition_from_counts, lesion_histogram, perturb, shift_histogram
+from LeFusion.textures.layers import DEPTHS_MM, Wanted, layer_shares, layered_histogram, with_shares
 from LeFusion.textures.realistic import LesionTable, load_lesion_table
 
 # A condition of the command: a name or number of a texture, mixture, own, ..., or bins
@@ -125,20 +128,49 @@ class Conditions:
         chosen = self.choose(case_name, kind)
         return "own" if chosen is None else self.palette.names[chosen]
 
-    def histogram(self, loaded: LoadedCase, kind: int, own: Tensor | None = None) -> Tensor:
-        """(cond_dim,): zero for classes that the case lacks.
+    def histogram(
+        self, loaded: LoadedCase, kind: int, own: Tensor | None = None, size: Sequence[int] | None = None
+    ) -> Tensor:
+        """(cond_dim,): what all lesions of a case are to look like together; see `wanted`.
 
-        own: the histogram of the lesion itself where it is not the one in the image. Raises ValueError when
-        the case has a class that the histogram chosen lacks.
+        size: of the boxes in which they are painted; None: all lesions are in one.
         """
+        parts = [loaded.all_lesions] if size is None else loaded.parts(size)
+        shape = len(loaded.layout.lesion_labels), self.bins
+        voxels = torch.stack([part.voxels.flatten(1).sum(dim=1) for part in parts]).float()
+        wanted = torch.stack(
+            [self.wanted(loaded, kind, own, part, n).histogram.reshape(shape) for n, part in enumerate(parts)]
+        )
+        if len(parts) == 1:
+            return wanted.flatten()
+        return ((wanted * voxels[..., None]).sum(dim=0) / voxels.sum(dim=0)[:, None].clamp(min=1)).flatten()
+
+    def wanted(
+        self,
+        loaded: LoadedCase,
+        kind: int,
+        own: Tensor | None = None,
+        part: Part | None = None,
+        number: int = 0,
+    ) -> Wanted:
+        """What the lesions of a part of a case are to look like.
+
+        own: the histogram of the lesion itself where it is not the one in the image. part: None: all lesions;
+        number: of the part, from 0. Raises UserError when the part has a class that the histogram chosen
+        lacks.
+        """
+        part = loaded.all_lesions if part is None else part
         chosen = self.choose(loaded.case.name, kind)
-        address = (self.seed, "histogram", loaded.case.name, kind)
-        if chosen is None:
-            wanted = own_histogram(loaded, self.bins) if own is None else own
+        address = (self.seed, "histogram", loaded.case.name, kind, *([number] if number else ()))
+        layers, depths = None, DEPTHS_MM
+        if chosen is None and own is None:
+            layers = layered_histogram(loaded.image(part.place), part.voxels, loaded.spacing_mm, self.bins)
+            wanted = layers.sum(dim=1).flatten()
+        elif chosen is None:
+            wanted = own
         elif self.palette.table is not None:
-            generator = torch.Generator().manual_seed(address_seed(*address))
-            wanted = self.palette.table.draw(loaded.lesion_mm3, generator, chosen)
-            wanted = perturb(wanted, self.perturbation, self.bins, address)
+            depths = self.palette.table.depths_mm
+            wanted, layers = self._drawn(self.palette.table, loaded, part, chosen, address)
         else:
             wanted = self.palette.histograms[chosen]
             if self.palette.reference_mean is not None and loaded.reference_mean is not None:
@@ -146,14 +178,31 @@ class Conditions:
                 wanted = shift_histogram(wanted, shift, self.bins)
             wanted = perturb(wanted, self.perturbation, self.bins, address)
         classes = wanted.reshape(-1, self.bins)
-        present = loaded.present
+        present = part.voxels.flatten(1).any(dim=1)
         lacking = present & (classes.sum(dim=1) == 0)
         if bool(lacking.any()):
             raise UserError(
                 f"{loaded.case.mask_path}: has lesion class {int(lacking.nonzero()[0]) + 1}, for which the "
                 f"texture {self.name(loaded.case.name, kind)!r} has no histogram; choose another condition"
             )
-        return (classes * present[:, None]).flatten()
+        return Wanted((classes * present[:, None]).flatten(), layers, depths)
+
+    def _drawn(
+        self, table: LesionTable, loaded: LoadedCase, part: Part, chosen: int, address: tuple
+    ) -> tuple[Tensor, Tensor | None]:
+        """The histogram (bins,) of a real lesion of like size; and layers (1, layers, bins) where the table
+        has them, with as many voxels in each as the part has."""
+        generator = torch.Generator().manual_seed(address_seed(*address))
+        mm3 = float(part.voxels.sum()) * math.prod(loaded.spacing_mm)
+        layers = table.draw(mm3, generator, chosen)
+        if table.depths_mm:
+            layers = with_shares(layers, layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm))
+        drawn = layers.sum(dim=0)
+        wanted = perturb(drawn, self.perturbation, self.bins, address)
+        if not table.depths_mm:
+            return wanted, None
+        layers = with_shares(layers * (wanted / drawn.clamp(min=1e-12)), layers.sum(dim=1))
+        return layers.sum(dim=0), layers[None]
 
 
 def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:

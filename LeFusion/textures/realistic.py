@@ -19,7 +19,7 @@ from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 
 NEIGHBOURS = 12  # lesions of like size that one is drawn from
-KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", "lesions")
+KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", "depths_mm", "lesions")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class LesionTable:
     """Real lesions: what each looks like, how large it is, and which texture it is.
 
     window: of the bins. voxels, masks, source: what the histograms were taken from, in words. textures: the
-    names. texture (N,): the index of each lesion's. volume_mm3 (N,). histograms (N, bins): of sum 1.
+    names. texture (N,): the index of each lesion's. volume_mm3 (N,). layers (N, len(depths_mm) + 1, bins):
+    the histogram of each layer of a lesion, see textures.layers; of sum 1 together. depths_mm: where a layer
+    ends; empty: lesions as a whole.
     """
 
     data_type: str
@@ -39,7 +41,13 @@ class LesionTable:
     textures: tuple[str, ...]
     texture: np.ndarray
     volume_mm3: np.ndarray
-    histograms: np.ndarray
+    layers: np.ndarray
+    depths_mm: tuple[float, ...] = ()
+
+    @property
+    def histograms(self) -> np.ndarray:
+        """(N, bins): of whole lesions, of sum 1."""
+        return self.layers.sum(axis=1)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -48,15 +56,19 @@ class LesionTable:
         return tuple((counts / counts.sum()).tolist())
 
     def draw(self, volume_mm3: float, generator: torch.Generator, texture: int | None = None) -> Tensor:
-        """A histogram (bins,) for a lesion of this volume, of one texture (its index) or of any.
+        """(layers, bins) of sum 1, for a lesion of this volume, of one texture (its index) or of any.
 
-        That of one of the NEIGHBOURS lesions nearest in log volume. (Histograms between two of them are wider
-        than real ones: a classifier told lesions painted with them from real ones with an AUC of 0.63 instead
-        of 0.54, 24 regions x 3 seeds.)
+        Those of one of the NEIGHBOURS lesions nearest in log volume. (Histograms between two of them are
+        wider than real ones: a classifier told lesions painted with them from real ones with an AUC of 0.63
+        instead of 0.54, 24 regions x 3 seeds.)
         """
-        log_volumes, histograms = self._of[texture]
+        log_volumes, layers = self._of[texture]
         nearest = np.argsort(np.abs(log_volumes - math.log(volume_mm3)), kind="stable")[:NEIGHBOURS]
-        return histograms[nearest[int(torch.randint(len(nearest), (), generator=generator))]]
+        return layers[nearest[int(torch.randint(len(nearest), (), generator=generator))]]
+
+    def draw_whole(self, volume_mm3: float, generator: torch.Generator) -> Tensor:
+        """(bins,): a histogram of any texture, without its layers."""
+        return self.draw(volume_mm3, generator).sum(dim=0)
 
     def only(self, texture: int) -> "LesionTable":
         """The lesions of one texture, by its index."""
@@ -66,27 +78,28 @@ class LesionTable:
             textures=(self.textures[texture],),
             texture=np.zeros(int(chosen.sum()), dtype=int),
             volume_mm3=self.volume_mm3[chosen],
-            histograms=self.histograms[chosen],
+            layers=self.layers[chosen],
         )
 
     @cached_property
     def _of(self) -> dict[int | None, tuple[np.ndarray, Tensor]]:
-        """(log volumes, histograms) of each texture, and of all under None."""
+        """(log volumes, layers) of each texture, and of all under None."""
         chosen = {kind: self.texture == kind for kind in range(len(self.textures))}
         chosen[None] = np.ones(len(self.texture), dtype=bool)
-        histograms = torch.from_numpy(self.histograms.astype(np.float32))
+        layers = torch.from_numpy(self.layers.astype(np.float32))
         return {
-            kind: (np.log(self.volume_mm3[which]), histograms[torch.from_numpy(which)])
+            kind: (np.log(self.volume_mm3[which]), layers[torch.from_numpy(which)])
             for kind, which in chosen.items()
         }
 
 
 def write_lesion_table(path: str | PathLike, table: LesionTable) -> None:
-    """JSON, a line for each lesion: index of its texture, volume in mm3, then the bins in ten-thousandths."""
+    """JSON, a line for each lesion: index of its texture, volume in mm3, then the bins of one layer after the
+    other, from the border inwards, in ten-thousandths of the lesion."""
     head = {key: getattr(table, key) for key in KEYS if key != "lesions"}
     rows = [
-        json.dumps([int(kind), round(float(volume), 1), *np.rint(row * 1e4).astype(int).tolist()])
-        for kind, volume, row in zip(table.texture, table.volume_mm3, table.histograms, strict=True)
+        json.dumps([int(kind), round(float(volume), 1), *np.rint(row * 1e4).astype(int).flatten().tolist()])
+        for kind, volume, row in zip(table.texture, table.volume_mm3, table.layers, strict=True)
     ]
     text = json.dumps(head, indent=2)[:-2] + ',\n  "lesions": [\n' + ",\n".join(rows) + "\n  ]\n}\n"
     with atomic_file(path) as temporary:
@@ -107,19 +120,21 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
     names, bins = content["textures"], content["bins"]
     try:
         rows = np.array(content["lesions"], dtype=np.float64)
-        window = tuple(float(end) for end in content["window"])
+        window, depths = (tuple(float(v) for v in content[key]) for key in ("window", "depths_mm"))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: lesions and window must hold numbers ({error})") from error
-    if rows.ndim != 2 or not isinstance(bins, int) or rows.shape[1] != 2 + bins:
-        raise UserError(f"{path}: each lesion needs a texture, a volume and {bins} bins")
-    kind, volume, histograms = rows[:, 0], rows[:, 1], rows[:, 2:]
-    sound = np.isfinite(rows).all() and (volume > 0).all() and (histograms >= 0).all()
-    if not sound or not (histograms.sum(axis=1) > 0).all():
+        raise UserError(f"{path}: lesions, window and depths_mm must hold numbers ({error})") from error
+    if list(depths) != sorted(set(depths)) or not all(0 < depth < float("inf") for depth in depths):
+        raise UserError(f"{path}: depths_mm={list(depths)} must rise, from above 0")
+    count = len(depths) + 1
+    if rows.ndim != 2 or not isinstance(bins, int) or rows.shape[1] != 2 + count * bins:
+        raise UserError(f"{path}: each lesion needs a texture, a volume and {count} x {bins} bins")
+    kind, volume, layers = rows[:, 0], rows[:, 1], rows[:, 2:].reshape(len(rows), count, -1)
+    totals = layers.sum(axis=(1, 2), keepdims=True)
+    if not (np.isfinite(rows).all() and (volume > 0).all() and (layers >= 0).all() and (totals > 0).all()):
         raise UserError(f"{path}: volumes must be above 0, bins at least 0 and not all 0")
     missing = set(range(len(names))) ^ set(kind.tolist())
     if missing:
         raise UserError(f"{path}: textures {sorted(missing)} have no lesion, or no name")
-    histograms = histograms / histograms.sum(axis=1, keepdims=True)
     return LesionTable(
         content["data_type"],
         window,
@@ -128,7 +143,8 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         tuple(names),
         kind.astype(int),
         volume,
-        histograms,
+        layers / totals,
+        depths,
     )
 
 

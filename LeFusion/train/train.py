@@ -132,7 +132,7 @@ def _lesion_table(settings: TrainSettings):
         )
     return load_lesion_table(
         given_path(settings.lesion_table), settings.data_type, settings.window, settings.histogram_bins
-    ).draw
+    ).draw_whole
 
 
 def _sample_sheet(

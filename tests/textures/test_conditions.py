@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 
 import nibabel
@@ -20,7 +21,7 @@ from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import Palette, choose_conditions, load_palette
 from LeFusion.textures.histograms import lesion_histogram, shift_histogram
-from LeFusion.textures.realistic import LesionTable, write_lesion_table
+from LeFusion.textures.realistic import LesionTable, read_lesion_table, write_lesion_table
 
 FITTED = PROJECT_ROOT / "configs" / "fitted_textures"
 BINS = 16
@@ -36,7 +37,7 @@ def defaults():
         return plain(compose("inference"))
 
 
-def loaded(name="A", lesions=((100, 110, 120),), reference_mean=None):
+def loaded(name="A", lesions=((100, 110, 120),), reference_mean=None, mm=1.0):
     """A case whose lesion of class k has voxels of these intensities."""
     image = torch.full((2, 4, 8), -1.0)
     masks = torch.zeros(len(lesions), 2, 4, 8, dtype=torch.bool)
@@ -45,7 +46,8 @@ def loaded(name="A", lesions=((100, 110, 120),), reference_mean=None):
         image[0, k, : len(intensities)] = torch.tensor(intensities, dtype=torch.float32) / 80 - 1
     labels = sum(number * mask.numpy().astype(np.uint8) for number, mask in enumerate(masks, start=1))
     case = Case(name, f"/images/{name}.nii.gz", f"/labels/{name}.nii.gz")
-    volume = Volume(case.image_path, IntensityMap(*WINDOW).to_source(image.numpy()), 1, 0, np.eye(4), None)
+    values, affine = IntensityMap(*WINDOW).to_source(image.numpy()), np.diag([mm, mm, mm, 1])
+    volume = Volume(case.image_path, values, 1, 0, affine, None)
     return LoadedCase(
         case,
         Layout(lesion_labels=range(1, len(lesions) + 1)),
@@ -416,12 +418,16 @@ def test_the_shipped_configurations_give_conditions(composed):
         assert {conditions.choose(f"{i}", 1) for i in range(9)} == {2}
 
 
-def table_in(folder, window=(0.0, 160.0)):
-    """Small lesions are dark and large ones bright, in the textures dim and vivid."""
+def table_in(folder, window=(0.0, 160.0), depths=()):
+    """Small lesions are dark and large ones bright, in the textures dim and vivid; each layer is a bin
+    darker than the one around it."""
     volumes, texture = np.repeat(np.array([3.0, 3000.0]), 40), np.tile([0, 1], 40)
-    histograms = np.eye(BINS)[np.where(volumes < 100, 2, 6) + 8 * texture]
+    bins = np.where(volumes < 100, 2, 6) + 8 * texture
+    layers = np.stack([np.eye(BINS)[bins - n] for n in range(len(depths) + 1)], axis=1)
     names = ("dim", "vivid")
-    table = LesionTable("lidc", window, BINS, "1 mm", "drawn", "made up", names, texture, volumes, histograms)
+    table = LesionTable(
+        "lidc", window, BINS, "1 mm", "drawn", "made up", names, texture, volumes, layers, depths
+    )
     write_lesion_table(folder / "table.json", table)
     return str(folder / "table.json")
 
@@ -432,11 +438,73 @@ SAME = {"published_textures": LISTED}  # the textures of the settings are those 
 def test_weights_that_know_sizes_get_real_lesions_of_like_size(tmp_path):
     conditions = choose(realistic_textures=table_in(tmp_path), types=2, **SAME, know_sizes=True)
     assert conditions.palette.names == ("dim", "vivid")
-    small, large = loaded(), loaded("B", lesions=(tuple(range(8)),))
-    object.__setattr__(large, "lesion_mm3", 2900.0)
+    small, large = loaded(), loaded("B", lesions=(tuple(range(8)),), mm=7.1)
     found = [[int(conditions.histogram(one, kind).argmax()) for kind in (1, 2)] for one in (small, large)]
     assert found == [[2, 10], [6, 14]]
     assert torch.equal(conditions.histogram(small, 1), conditions.histogram(small, 1))
+
+
+def test_layers_of_a_real_lesion_take_the_shares_of_the_lesion_to_paint(tmp_path):
+    """Three voxels in a row at 1 mm are all in the layer at the border."""
+    path = table_in(tmp_path, depths=(1.5,))
+    conditions = choose(realistic_textures=path, **SAME, types=2, know_sizes=True)
+    wanted = conditions.wanted(loaded(), 1)
+    assert wanted.depths_mm == (1.5,) and wanted.layers.shape == (1, 2, BINS)
+    assert torch.allclose(wanted.layers[0, 0], histogram({2: 1.0})) and not bool(wanted.layers[0, 1].any())
+    assert torch.allclose(wanted.histogram, histogram({2: 1.0}))
+    thick = conditions.wanted(loaded(mm=2.0), 1)  # deeper than 1.5 mm: all in the layer within
+    assert torch.allclose(thick.layers[0, 1], histogram({1: 1.0})) and not bool(thick.layers[0, 0].any())
+
+
+def test_perturbed_layers_sum_to_the_histogram_and_keep_their_shares(tmp_path):
+    path = table_in(tmp_path, depths=(1.5,))
+    for lesion in (loaded(), loaded(mm=2.0)):
+        plain, moved = (
+            choose(
+                realistic_textures=path, **SAME, types=2, know_sizes=True, histogram_perturbation=v
+            ).wanted(lesion, 2)
+            for v in (0.0, 0.5)
+        )
+        assert torch.allclose(moved.layers.sum(dim=(0, 1)), moved.histogram)
+        assert torch.allclose(moved.layers.sum(dim=2), plain.layers.sum(dim=2))
+
+
+def test_a_lesion_s_own_layers_sum_to_its_histogram():
+    wanted = choose(condition="own").wanted(loaded(), 1)
+    assert torch.allclose(wanted.layers.sum(dim=1).flatten(), wanted.histogram)
+    assert torch.allclose(wanted.histogram, OWN)
+    donated = choose(condition="own").wanted(loaded(), 1, own=FIRST)
+    assert donated.layers is None and torch.equal(donated.histogram, FIRST)
+
+
+def far_apart():
+    """A small dark lesion and a larger bright one, too far apart for one box of 4 voxels a side."""
+    case = loaded(lesions=((20, 20, 130, 130, 130, 130),))
+    labels = np.zeros((2, 4, 8), np.uint8)
+    labels[0, 0, [0, 5, 6, 7]] = 1
+    image = torch.full((2, 4, 8), 20.0)
+    image[0, 0, 5:] = 130
+    volume = replace(case.volume, raw=image.numpy())
+    return replace(case, labels_dhw=labels, volume=volume)
+
+
+def test_each_part_of_a_case_has_what_it_wants_and_the_case_their_mean():
+    conditions, case, size = choose(condition="own"), far_apart(), (4, 4, 4)
+    parts = case.parts(size)
+    found = [conditions.wanted(case, 1, None, part, n).histogram for n, part in enumerate(parts)]
+    assert [int(h.argmax()) for h in found] == [2, 13]
+    assert torch.allclose(conditions.histogram(case, 1, size=size), histogram({2: 0.25, 13: 0.75}))
+
+
+def test_parts_draw_apart_from_each_other(tmp_path):
+    path = table_in(tmp_path)
+    layers = np.eye(BINS)[np.arange(80) % BINS][:, None]
+    write_lesion_table(path, replace(read_lesion_table(path), volume_mm3=np.full(80, 3.0), layers=layers))
+    conditions = choose(condition="realistic", realistic_textures=path, types=8)
+    pairs = [[conditions.wanted(far_apart(), kind, number=n) for n in (0, 1, 1)] for kind in range(1, 9)]
+    bins = [[int(wanted.histogram.argmax()) for wanted in each] for each in pairs]
+    assert all(second == again for _, second, again in bins)
+    assert any(first != second for first, second, _ in bins)
 
 
 def test_other_weights_and_published_get_the_published_textures(tmp_path):

@@ -1,6 +1,7 @@
 """Histograms of real lesions of like size: drawn from the neighbours, written and read as they are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def table_of(count=60, bins=16) -> LesionTable:
     histograms[np.arange(count), 8 * kind + np.arange(count) * 8 // count] = 1
     return LesionTable(
         "lidc", (-1000.0, 400.0), bins, "1 mm", "one reader", "made up", ("dark", "bright"), kind,
-        np.exp(np.linspace(2, 8, count)), histograms,
+        np.exp(np.linspace(2, 8, count)), histograms[:, None],
     )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def test_a_drawn_histogram_is_of_a_lesion_of_like_size_and_texture():
             for _ in range(30):
                 histogram = table.draw(table.volume_mm3[number], generator, kind)
                 assert float(histogram.sum()) == pytest.approx(1)
-                seen |= set(histogram.nonzero().flatten().tolist())
+                seen |= set(histogram[0].nonzero().flatten().tolist())
             near = np.argsort(np.abs(np.log(table.volume_mm3[kind::2] / table.volume_mm3[number])))
             bins = table.histograms[kind::2][near[:NEIGHBOURS]].argmax(axis=1)
             assert seen <= set(bins.tolist()) and len(seen) > 1
@@ -40,7 +41,7 @@ def test_a_drawn_histogram_is_of_a_lesion_of_like_size_and_texture():
 
 def test_without_texture_any_lesion_of_like_size_is_drawn():
     table, generator = table_of(), torch.Generator().manual_seed(0)
-    drawn = torch.stack([table.draw(50.0, generator) for _ in range(60)]).argmax(dim=1)
+    drawn = torch.stack([table.draw_whole(50.0, generator) for _ in range(60)]).argmax(dim=1)
     assert 0.2 < float((drawn < 8).float().mean()) < 0.8
 
 
@@ -63,7 +64,18 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     )  # fmt: skip
     assert np.array_equal(back.texture, table.texture)
     assert back.volume_mm3 == pytest.approx(table.volume_mm3, abs=0.06)
-    assert back.histograms == pytest.approx(table.histograms)
+    assert back.layers == pytest.approx(table.layers) and back.depths_mm == ()
+
+
+def test_layers_are_read_as_they_were_written(tmp_path):
+    table = table_of()
+    layers = np.stack([0.25 * table.histograms, 0.75 * table.histograms[:, ::-1]], axis=1)
+    layered = replace(table, layers=layers, depths_mm=(1.5,))
+    write_lesion_table(tmp_path / "t.json", layered)
+    back = read_lesion_table(tmp_path / "t.json")
+    assert back.depths_mm == (1.5,) and back.layers == pytest.approx(layers)
+    assert back.histograms == pytest.approx(layers.sum(axis=1))
+    assert back.draw(50.0, torch.Generator().manual_seed(0)).shape == (2, 16)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +87,9 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
         ({"lesions": [[0, 5.0, *[1] * 16]]}, "have no lesion"),
         ({"lesions": [["a"]]}, "numbers"),
         ({"more": 1}, "keys"),
+        ({"depths_mm": [2, 1]}, "must rise"),
+        ({"depths_mm": [1, 2]}, "3 x 16 bins"),
+        ({"depths_mm": ["deep"]}, "numbers"),
     ],
 )
 def test_a_broken_table_is_refused_in_one_line(tmp_path, change, words):

@@ -1,0 +1,56 @@
+"""Layers of a lesion by distance from its border: by hand, and sums that must hold."""
+
+import pytest
+import torch
+
+from LeFusion.textures.histograms import lesion_histogram
+from LeFusion.textures.layers import layer_shares, layered_histogram, layers_of, with_shares
+
+
+def block(size=9, first=2, last=7):
+    lesion = torch.zeros(size, size, size, dtype=torch.bool)
+    lesion[first:last, first:last, first:last] = True
+    return lesion
+
+
+def test_layers_of_a_block_are_its_shells():
+    layers = layers_of(block(), (1, 1, 1), (1.0, 2.0))
+    assert torch.equal(layers >= 0, block())
+    assert torch.equal(layers == 1, block(first=3, last=6) & ~block(first=4, last=5))
+    assert torch.equal(layers == 2, block(first=4, last=5))
+
+
+def test_distances_are_in_mm():
+    assert torch.equal(layers_of(block(), (2, 2, 2), (2.0, 4.0)), layers_of(block(), (1, 1, 1), (1.0, 2.0)))
+    flat = layers_of(block(), (10, 1, 1), (1.0, 2.0))  # thick slices: the border is in the plane
+    assert torch.equal(flat[3], flat[4]) and int(flat[2].max()) == 2
+
+
+def test_beyond_the_array_is_outside():
+    assert int(layers_of(torch.ones(3, 3, 3, dtype=torch.bool), (1, 1, 1), (1.0,))[1, 1, 1]) == 1
+    assert int(layers_of(torch.ones(3, 3, 3, dtype=torch.bool), (1, 1, 1), (1.0,))[0, 1, 1]) == 0
+
+
+def test_shares_count_the_voxels():
+    assert layer_shares(block(), (1, 1, 1), (1.0, 2.0)).tolist() == pytest.approx(
+        [98 / 125, 26 / 125, 1 / 125]
+    )
+
+
+def test_layers_sum_to_the_histogram_of_the_lesion():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 9, 9, 9, generator=generator) * 2 - 1
+    lesions = torch.stack([block(), torch.zeros_like(block()), ~block()])
+    layered = layered_histogram(image, lesions, (1, 1, 1))
+    assert torch.allclose(layered.sum(dim=1).flatten(), lesion_histogram(image, lesions), atol=1e-6)
+    assert not bool(layered[1].any())
+
+
+def test_a_lesion_with_other_shares_takes_the_nearest_layer_for_one_that_is_missing():
+    layers = torch.zeros(4, 3)
+    layers[0, 0], layers[1, 1], layers[1, 2] = 0.5, 0.25, 0.25
+    shares = torch.tensor([0.2, 0.2, 0.3, 0.3])
+    moved = with_shares(layers, shares)
+    assert torch.allclose(moved.sum(dim=1), shares)
+    assert torch.allclose(moved[2], torch.tensor([0, 0.15, 0.15]))
+    assert torch.allclose(moved[0], torch.tensor([0.2, 0, 0]))
