@@ -1,4 +1,4 @@
-"""What happens across a lesion's border, voxel layer by voxel layer, and how grainy its inside is.
+"""What happens across a lesion's border, voxel layer by voxel layer, and how grainy and uneven its inside is.
 
 A lesion that ends at its label, or that carries other noise than the scan, is given away by these alone,
 whatever its histogram.
@@ -16,6 +16,7 @@ LAYERS = (-3, -2, -1, 1, 2, 3)  # from the border: inside below 0, outside above
 SURROUNDINGS_MM = (5.0, 10.0)  # where the lung, or other tissue around, is looked at
 CORE_MM = 2.5  # from the border inwards: what is deeper is the core
 RESAMPLES = 500
+LEAST_CORE = 20  # voxels
 GRAIN_SIGMA = 1.0  # voxels: grain is what a Gaussian of this width takes off
 
 
@@ -52,9 +53,22 @@ def grain(lesion: Lesion) -> tuple[float, float]:
     deep = distance_transform_edt(lesion.mask, sampling=lesion.spacing_mm) > CORE_MM
     outside = distance_transform_edt(~lesion.mask, sampling=lesion.spacing_mm) > SURROUNDINGS_MM[0]
     local = np.sqrt(gaussian_filter(fine**2, 2.0))
-    inside = float(fine[deep].std()) if deep.sum() >= 20 else float("nan")
+    inside = float(fine[deep].std()) if deep.sum() >= LEAST_CORE else float("nan")
     scan = float(np.quantile(local[outside], 0.25)) if outside.any() else float("nan")
     return inside, scan
+
+
+def unevenness(lesion: Lesion) -> float:
+    """sd of what a Gaussian of GRAIN_SIGMA leaves of the core, in the image's units; NaN without a core.
+
+    Mottle as a reader sees it in a narrow window: that of a large solid nodule is low.
+    """
+    deep = distance_transform_edt(lesion.mask, sampling=lesion.spacing_mm) > CORE_MM
+    if deep.sum() < LEAST_CORE:
+        return float("nan")
+    weight = gaussian_filter(deep.astype(np.float64), GRAIN_SIGMA)
+    smooth = gaussian_filter(np.where(deep, lesion.image, 0.0).astype(np.float64), GRAIN_SIGMA)
+    return float((smooth[deep] / weight[deep]).std())
 
 
 def profiles(lesions: Sequence[Lesion]) -> np.ndarray:
@@ -71,10 +85,11 @@ def grain_ratios(lesions: Sequence[Lesion]) -> np.ndarray:
 def compare_profiles(
     real: Sequence[Lesion], synthetic: Sequence[Lesion], generator: np.random.Generator
 ) -> dict:
-    """How well each layer, and the grain, alone tells synthetic lesions from real ones.
+    """How well each layer, the grain and the unevenness alone tell synthetic lesions from real ones.
 
     `layers`: for each, the median share of the contrast of both, and the AUC (of the better direction, so 0.5
-    at least) with 95 % over lesions drawn anew. `grain`: the same for the grain of the core over the scan's.
+    at least) with 95 % over lesions drawn anew. `grain`: the same for the grain of the core over the scan's;
+    `unevenness`: likewise.
     Raises TooLittleData without surroundings or contrast to measure.
     """
     shares = profiles(real), profiles(synthetic)
@@ -84,7 +99,13 @@ def compare_profiles(
         {"layer": layer} | _told_apart(shares[0][:, column], shares[1][:, column], generator)
         for column, layer in enumerate(LAYERS)
     ]
-    return {"layers": rows, "grain": _told_apart(grain_ratios(real), grain_ratios(synthetic), generator)}
+    grains = (grain_ratios(lesions) for lesions in (real, synthetic))
+    uneven = (np.array([unevenness(lesion) for lesion in lesions]) for lesions in (real, synthetic))
+    return {
+        "layers": rows,
+        "grain": _told_apart(*grains, generator),
+        "unevenness": _told_apart(*uneven, generator),
+    }
 
 
 def _told_apart(real: np.ndarray, synthetic: np.ndarray, generator: np.random.Generator) -> dict:

@@ -60,6 +60,7 @@ def summary_rows(report: dict) -> list[dict]:
             where = f"layer {abs(row['layer'])} {'inside' if row['layer'] < 0 else 'outside'} the border"
             _add_told_apart(add, f"{where}, share of the contrast", row)
         _add_told_apart(add, "grain of the core over the scan's", part["grain"])
+        _add_told_apart(add, f"unevenness of the core, smoothed ({unit})", part["unevenness"])
     if part := found["realism"]:
         for name, title in (("frechet", "Fréchet"), ("kernel", "kernel (MMD²)")):
             cells = [_spread(part[name][who]) for who in ("synthetic", "real")]

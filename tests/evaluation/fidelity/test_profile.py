@@ -12,6 +12,7 @@ from evaluation_pipeline.fidelity.profile import (
     grain_ratios,
     layer_profile,
     profiles,
+    unevenness,
 )
 
 
@@ -78,6 +79,23 @@ def test_grain_that_is_not_the_scan_s_is_seen():
     grainy = [lesion_of(np.where(mask, 2 * n, n - 800), mask) for n in noise[6:]]
     found = compare_profiles(real, grainy, np.random.default_rng(1))["grain"]
     assert found["auc"] == 1 and found["synthetic"] == pytest.approx(2 * found["real"], rel=0.2)
+
+
+def test_a_mottled_core_is_seen_by_its_unevenness():
+    rng, mask = np.random.default_rng(0), ball(8)
+    noise = [rng.normal(0, 20, mask.shape) for _ in range(12)]
+    real = [lesion_of(np.where(mask, n, n - 800), mask) for n in noise[:6]]
+    blobs = [60 * gaussian_filter(rng.normal(0, 1, mask.shape), 2.0) * 10 for _ in noise[6:]]
+    mottled = [lesion_of(np.where(mask, n + b, n - 800), mask) for n, b in zip(noise[6:], blobs, strict=True)]
+    found = compare_profiles(real, mottled, np.random.default_rng(1))["unevenness"]
+    assert found["auc"] == 1 and found["synthetic"] > 2 * found["real"]
+    same = [lesion_of(np.where(mask, n, n - 800), mask) for n in noise[6:]]
+    assert compare_profiles(real, same, np.random.default_rng(1))["unevenness"]["low"] < 0.75
+    assert unevenness(real[0]) == pytest.approx(unevenness(lesion_of(real[0].image + 700, mask)))
+
+
+def test_a_lesion_without_core_has_no_unevenness():
+    assert np.isnan(unevenness(lesion_of(np.ones((33, 33, 33)), ball(2))))
 
 
 def test_lesions_without_profile_are_too_little_data():
