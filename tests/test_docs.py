@@ -1,0 +1,73 @@
+"""The documents: links lead somewhere, and the example of a sampler in CONTRIBUTING.md samples."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from LeFusion.diffusion import AddressedNoise, NoiseSchedule, samplers, walk_levels
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    path
+    for folder in (".", "docs", "data", "slicer", "LeFusion", "DiffMask")
+    for path in (ROOT / folder).glob("*.md" if folder == "." else "**/*.md")
+    if not path.is_relative_to(ROOT / "LeFusion" / "demo_data")
+)
+LINK = re.compile(r"(?<!`)!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def text_of(page: Path) -> str:
+    """Without blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.+?)\s*$", text_of(page), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_within_the_project_lead_somewhere(page):
+    for target in LINK.findall(text_of(page)):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists() and there.is_relative_to(ROOT), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{page.name}: {target}"
+
+
+def test_the_sampler_of_the_contributing_guide_is_ddim_in_other_words():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(def euler.*?)```", text, flags=re.S)
+    names = dict(vars(samplers))
+    exec(code, names)  # ours, and the test of what the guide says
+    schedule = NoiseSchedule.cosine(300)
+    known = torch.rand(1, 1, 4, 6, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    lesions = torch.zeros(1, 1, 4, 6, 6, dtype=torch.bool)
+    lesions[..., 1:3, 2:5, 2:5] = True
+    walk = walk_levels(300, 6, 2, 2)
+
+    def denoise(x, t):
+        return 0.8 * x + 0.1
+
+    found, expected = (
+        sample(denoise, known, lesions, AddressedNoise([(1,)]), schedule, walk)
+        for sample in (names["euler"], samplers.ddim)
+    )
+    assert torch.allclose(found[lesions], expected[lesions], atol=1e-4)
+
+
+def test_the_loss_of_the_contributing_guide():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(def gradient_loss.*?)```", text, flags=re.S)
+    names = {"Tensor": torch.Tensor}
+    exec(code, names)
+    image = torch.arange(6.0).reshape(1, 1, 1, 1, 6)
+    lesions = torch.ones(1, 1, 1, 1, 6, dtype=torch.bool)
+    assert names["gradient_loss"](image, image, lesions).tolist() == [0]
+    assert names["gradient_loss"](3 * image, image, lesions).tolist() == [2]
