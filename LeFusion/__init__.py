@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from LeFusion.errors import UserError
     from LeFusion.painter import Painter
+    from LeFusion.pool import PaintedPool
+    from LeFusion.transforms import RandPaintLesiond
 
-__all__ = ["Painter", "UserError"]
-_PLACES = {"Painter": "LeFusion.painter", "UserError": "LeFusion.errors"}
+__all__ = ["PaintedPool", "Painter", "RandPaintLesiond", "UserError"]
+_PLACES = {
+    "PaintedPool": "LeFusion.pool",
+    "Painter": "LeFusion.painter",
+    "RandPaintLesiond": "LeFusion.transforms",
+    "UserError": "LeFusion.errors",
+}
 
 
 def __getattr__(name: str):

@@ -160,6 +160,11 @@ class Painter(BoxPainter):
         """The names that `texture` may have."""
         return self.conditions("mixture", 0).palette.names
 
+    @property
+    def lesion_labels(self) -> tuple[int, ...]:
+        """The values of lesions in masks."""
+        return tuple(self._of_data().layout.lesion_labels)
+
     def conditions(self, texture: Texture, seed: int, kind: int = 1) -> Conditions:
         """What `texture` means, for a seed. Raises UserError for an unknown one."""
         key = (texture, kind) if isinstance(texture, str | int) else None
