@@ -34,8 +34,16 @@ from statistics import median
 
 import nibabel as nib
 import numpy as np
-from phantoms.contours import Outline, find_database
-from phantoms.nodules import MAX_READERS, SCORES, Nodule, find_nodules, read_scans
+from phantoms.contours import find_database
+from phantoms.nodules import (
+    MAX_READERS,
+    SCORES,
+    Nodule,
+    consensus,
+    draw_test_patients,
+    find_nodules,
+    read_scans,
+)
 from phantoms.volumes import write_bytes, write_volume
 from scipy import ndimage
 from scipy.spatial.distance import pdist
@@ -50,30 +58,6 @@ COLUMNS = (
 
 
 # --- masks ------------------------------------------------------------------
-
-
-def consensus(nodule: Nodule, with_outline: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 1 mm voxels that at least half of the annotations include, in a box that holds them all.
-
-    The second is the position (z, row, column) in mm of the box's first voxel; rows and columns count from
-    the corner of the scan.
-    """
-    lines = np.concatenate([points for a in nodule.annotations for _, _, points in a.contours])
-    low = lines.min(axis=0) - 2
-    size = tuple((lines.max(axis=0) - low + 3).astype(int)[::-1])
-    margin = 2 + int(np.ceil(nodule.slice_mm))
-    heights = [z for a in nodule.annotations for z, _, _ in a.contours]
-    z = np.arange(np.floor(min(heights)) - margin, np.ceil(max(heights)) + margin + 1)
-    rows, columns = (
-        np.arange(np.ceil(first * nodule.pixel_mm), (first + n - 1) * nodule.pixel_mm)
-        for first, n in zip(low[::-1], size, strict=True)
-    )
-    votes = np.zeros((len(z), len(rows), len(columns)), int)
-    for annotation in nodule.annotations:
-        outline = Outline(annotation.contours, nodule.pixel_mm, nodule.slice_mm, with_outline, low, size)
-        window = (rows / nodule.pixel_mm - low[1], columns / nodule.pixel_mm - low[0])
-        votes += outline.signed_distance(z, *window) > 0
-    return 2 * votes >= len(nodule.annotations), np.array([z[0], rows[0], columns[0]])
 
 
 def place(voxels: np.ndarray) -> np.ndarray | None:
@@ -130,26 +114,6 @@ def make_mask(nodule: Nodule, out: Path, with_outline: bool) -> tuple[np.ndarray
 
 
 # --- tables -----------------------------------------------------------------
-
-
-def draw_test_patients(patients: list, share: float, seed: int, test_txt: Path | None) -> set[str]:
-    """Return the patients of the test part: those named in `test_txt`, and of the others about `share`.
-
-    Each patient's draw depends on the seed and the patient's name only. Raises ValueError when `test_txt`
-    names nobody.
-    """
-    listed = set()
-    if test_txt is not None:
-        names = Path(test_txt).read_text().split()
-        listed = {name.rpartition("_Vol_")[0] for name in names} & set(patients)
-        if not listed:
-            raise ValueError(f"{test_txt}: none of its {len(names)} lines is <patient>_Vol_<n> of LIDC-IDRI")
-        unknown = sum(name.rpartition("_Vol_")[0] not in listed for name in names)
-        print(
-            f"{test_txt}: {len(listed)} patients; {unknown} of {len(names)} lines name no LIDC-IDRI patient"
-        )
-    drawn = {p for p in patients if np.random.default_rng([seed, *p.encode()]).random() < share}
-    return listed | drawn
 
 
 def describe(nodule: Nodule, mask: np.ndarray, centre_mm: list[float], split: str) -> dict:

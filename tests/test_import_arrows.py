@@ -49,6 +49,10 @@ ALLOWED_OF_THE_PROJECT = {
         "LeFusion.runtime.tables",
     },
     "data": set(),
+    "data.preparation": {"LeFusion.dataset", "LeFusion.errors", "DiffMask.placement"},
+    "data.prepare_lidc": {"LeFusion.dataset"},
+    "data.prepare_luna16": {"LeFusion.dataset"},
+    "data.prepare_emidec": {"LeFusion.dataset", "LeFusion.errors"},
     "benchmarks": set(PACKAGES),
 }
 PROJECT_NAMES = {*FOLDERS, "tests", "configs"}
@@ -252,6 +256,12 @@ def test_the_rules_cover_all_packages():
         ),
         ("evaluation_pipeline.fidelity", "import DiffMask", ["DiffMask"]),
         ("data.download", "import LeFusion", ["LeFusion"]),
+        (
+            "data.prepare_lidc_masks",
+            "from LeFusion.dataset.scans import stem",
+            ["LeFusion.dataset.scans.stem"],
+        ),
+        ("data.prepare_lidc", "from LeFusion.dataset.scans import stem", []),
     ],
 )
 def test_the_rules_find_forbidden_imports(module, source, found):

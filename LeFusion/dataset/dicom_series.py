@@ -17,6 +17,7 @@ NO_PREAMBLE = (b"\x02\x00", b"\x08\x00")  # the group that files begin with that
 NO_SCANS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "SR", "PR", "KO", "REG", "DOC")
 SAME_DIRECTION = 1e-3  # by which direction cosines of slices of one series may differ
 TAGS = (
+    "PatientID "
     "SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesNumber SeriesDescription Modality ImageType "
     "Rows Columns ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness "
     "SpacingBetweenSlices RescaleSlope RescaleIntercept ModalityLUTSequence BitsAllocated BitsStored HighBit "
@@ -70,6 +71,7 @@ class Series:
     number: int | None
     description: str
     modality: str
+    patient: str
     slices: tuple[Slice, ...]
 
     def __str__(self) -> str:
@@ -126,6 +128,7 @@ def find_series(files: Sequence[Path], skipped: list[str] | None = None) -> list
                 None if number is None else int(number),
                 str(header.get("SeriesDescription", "")),
                 str(header.get("Modality", "")),
+                str(header.get("PatientID", "") or ""),
                 tuple(slices),
             )
         )

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from download_hub import SCRIPT, Hub
 
-folder = Path(__file__).parents[2] / "data" / "phantoms"
-spec = importlib.util.spec_from_file_location(
-    "phantoms", folder / "__init__.py", submodule_search_locations=[str(folder)]
-)
-sys.modules["phantoms"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["phantoms"])
+for name in ("phantoms", "preparation"):
+    folder = Path(__file__).parents[2] / "data" / name
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 
 @pytest.fixture
