@@ -13,15 +13,22 @@ from LeFusion.errors import UserError
 
 AERATED_HU = -400  # half way between lung and soft tissue
 GAS_HU = -950  # free gas: around the body, in the bowel; lung, even emphysema, is denser on average
+NO_TISSUE_HU = -1100  # below air: no measurement
+PADDING_SHARE = 0.01  # of the sides of the volume: so much of one value, up to GAS_HU, may be padding
 SMOOTH_MM = 1.0  # sd, against noise, before the thresholds
 CLOSING_MM = (
     6.0  # what is thinner than twice this and lies between lung is lung: vessels, dents of the pleura
 )
 MIN_LUNG_ML = 2.0  # less lung than this is a bubble
 SMALLEST_SHARE = 0.05  # of the largest part; smaller ones are bowel, folds of the skin, noise
+GAS_SHARE = 0.1  # in a whole CT, a part with more free gas than this must have vessels to be lung:
+VESSEL_SHARE = 0.003  # so much of its inside is denser than VESSEL_HU;
+INSIDE_MM, INSIDE_SHARE = 6.0, 0.2  # so much of a part is that far from its border, or it is a fold
 BODY_SHARE = (
     0.5  # of the surface of a lung: this much is the body, not the table nor the border of the volume
 )
+CUT_BODY_SHARE = 0.25  # the same of a lung that the side of a whole CT, wider than WHOLE_MM, cuts
+WHOLE_MM = 200
 
 AIRWAY_HU = -930  # the gas of large airways, and at least AIRWAY_CONTRAST_HU below the lung's median
 AIRWAY_CONTRAST_HU = 80
@@ -43,19 +50,20 @@ def lung_mask(
 
     What is aerated is lung, unless it is gas that reaches the side of the volume (around the body), lies in
     the trachea or the bowel, or is not in the body (a hollow table). So a region may be cut out of the lung.
-    Where it is cut, the lung ends at the border of the volume. lesions_dhw: bool, what is known to lie in the
-    lung although it is dense; None: nothing. Raises ValueError when no lung is found.
+    Where it is cut, the lung ends at the border of the volume, or of the round field of view.
+
+    lesions_dhw: bool, what is known to lie in the lung although it is dense; None: nothing. Raises ValueError
+    when no lung is found.
     """
     assert hu_dhw.ndim == 3 and len(spacing_mm) == 3, f"{hu_dhw.shape} voxels of {spacing_mm} mm"
     factors = _coarsening(hu_dhw.shape, spacing_mm)
-    hu = block_mean(hu_dhw, factors)
     spacing = np.multiply(spacing_mm, factors)
-    hu = ndimage.gaussian_filter(hu, SMOOTH_MM / spacing, mode="nearest")
-    aerated = hu < AERATED_HU
-    body = _body(~aerated, spacing)
-    lung = _lung_like(aerated, hu, body, spacing)
+    hu, outside = _smoothed(hu_dhw, factors, spacing)
+    aerated = (hu < AERATED_HU) & ~outside
+    body = _body(~aerated & ~outside, spacing)
+    lung = _lung_like(aerated, hu, body, outside, spacing)
     airways = _airways(lung, hu, spacing)
-    lung = _lung_like(lung & ~airways, hu, body, spacing)
+    lung = _lung_like(lung & ~airways, hu, body, outside, spacing)
     millilitres = lung.sum() * np.prod(spacing) / 1000
     if millilitres < MIN_LUNG_ML:
         air = f"{aerated.mean():.0%} of the volume is below {AERATED_HU} HU"
@@ -64,7 +72,7 @@ def lung_mask(
         )
     if lesions_dhw is not None:
         lung |= block_mean(lesions_dhw, factors) >= 0.5
-    lung = ndimage.binary_fill_holes(_closed(lung, CLOSING_MM, spacing)) & ~airways
+    lung = ndimage.binary_fill_holes(_closed(lung, CLOSING_MM, spacing)) & ~airways & ~outside
     lung = _enlarged(lung, factors, hu_dhw.shape)
     return lung if lesions_dhw is None else lung | lesions_dhw
 
@@ -102,29 +110,77 @@ def depth_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     return depth
 
 
-def _lung_like(aerated: np.ndarray, hu: np.ndarray, body: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+def padding_mask(hu_dhw: np.ndarray) -> np.ndarray:
+    """Return what lies outside a scan's field of view, which may be round: bool (D, H, W).
+
+    It reaches the sides of the volume and is below air, or has one value up to that of gas, in whole blocks
+    of voxels. Air in the field of view has noise, even where it is clipped at -1000 or -1024 HU.
+    """
+    outside = np.zeros(hu_dhw.shape, bool)
+    sides = [hu_dhw[:, 0], hu_dhw[:, -1], hu_dhw[:, :, 0], hu_dhw[:, :, -1]]
+    values, counts = np.unique(np.concatenate([side.ravel() for side in sides]), return_counts=True)
+    common = values[(counts > PADDING_SHARE * counts.sum()) & (values >= NO_TISSUE_HU) & (values <= GAS_HU)]
+    for value in (None, *common):
+        same = hu_dhw < NO_TISSUE_HU if value is None else hu_dhw == value
+        block = np.ones((3, 3, 3), bool)
+        solid = ndimage.binary_erosion(same, block, border_value=1)
+        solid = ndimage.binary_dilation(solid, block, iterations=2, mask=same)
+        parts, count = ndimage.label(solid)
+        reaching = np.zeros(count + 1, bool)
+        for side in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
+            reaching[np.unique(side)] = True
+        reaching[0] = False
+        outside |= reaching[parts]
+    return outside
+
+
+def _smoothed(
+    hu_dhw: np.ndarray, factors: Sequence[int], spacing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means over blocks of voxels, smoothed, of what lies in the field of view; bool, where nothing does."""
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(values, SMOOTH_MM / spacing, mode="nearest")
+
+    outside = padding_mask(hu_dhw)
+    if not outside.any():
+        return smooth(block_mean(hu_dhw, factors)), np.zeros(1, bool)
+    weights = block_mean(~outside, factors)
+    hu = smooth(block_mean(np.where(outside, 0, hu_dhw), factors)) / np.maximum(smooth(weights), 1e-6)
+    return hu, weights < 0.5
+
+
+def _lung_like(
+    aerated: np.ndarray, hu: np.ndarray, body: np.ndarray, outside: np.ndarray, spacing: np.ndarray
+) -> np.ndarray:
     """The components that may be lung: not gas on average, in the body, not far smaller than the largest.
 
-    A component that reaches a side of the volume (not its first or last slice) need not be in the body: the
-    lung may be cut there.
+    A component that reaches a side of the volume (not its first or last slice) or of the field of view need
+    not be in the body, or less so in a whole CT: the lung may be cut there.
     """
+    whole = min(np.multiply(hu.shape, spacing)[1:]) > WHOLE_MM
+    cut_share = CUT_BODY_SHARE if whole else 0.0
     parts, count = ndimage.label(aerated)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     sizes[0] = 0
     at_side = np.zeros(count + 1, bool)
     for side in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
         at_side[np.unique(side)] = True
+    if outside.any():
+        at_side[np.unique(parts[ndimage.binary_dilation(outside)])] = True
     kept = []
     boxes = ndimage.find_objects(parts)
     for index in np.argsort(-sizes, kind="stable"):
         if sizes[index] == 0 or (kept and sizes[index] < SMALLEST_SHARE * sizes[kept[0]]):
             break
-        if sizes[index] * np.prod(spacing) < 100:  # mm3
+        if sizes[index] * np.prod(spacing) < (100 if kept else 1000 * MIN_LUNG_ML):  # mm3
             break
         part = parts == index
         if np.median(hu[part]) < GAS_HU:
             continue
-        if at_side[index] or _share_of_surface(part, boxes[index - 1], body) >= BODY_SHARE:
+        needed = cut_share if at_side[index] else BODY_SHARE
+        in_body = needed == 0 or _share_of_surface(part, boxes[index - 1], body) >= needed
+        if in_body and not (whole and _without_vessels(part, hu, spacing)):
             kept.append(int(index))
     return np.isin(parts, kept)
 
@@ -138,6 +194,18 @@ def _body(tissue: np.ndarray, spacing: np.ndarray) -> np.ndarray:
         return tissue
     largest = np.bincount(parts.ravel())[1:].argmax() + 1
     return _enlarged(ndimage.binary_dilation(parts == largest), factors, tissue.shape)
+
+
+def _without_vessels(part: np.ndarray, hu: np.ndarray, spacing: np.ndarray) -> bool:
+    """Whether a component holds much free gas and, unlike lung with emphysema, no vessels, or hardly any
+    inside: stomach, bowel, trachea, folds of the skin, the table and the air between it and the body."""
+    if (hu[part] < GAS_HU).mean() <= GAS_SHARE:
+        return False
+    box = _box(part, [int(CLOSING_MM / s) + 1 for s in spacing])
+    around = np.pad(_closed(part, CLOSING_MM, spacing)[box], 1, mode="edge")
+    inside = _distance(around, spacing)[1:-1, 1:-1, 1:-1] > INSIDE_MM
+    thin = np.count_nonzero(inside) < INSIDE_SHARE * np.count_nonzero(part)
+    return thin or float((hu[box][inside] > VESSEL_HU).mean()) < VESSEL_SHARE
 
 
 def _share_of_surface(part: np.ndarray, box: tuple, body: np.ndarray) -> float:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from DiffMask.placement import lungs
-from DiffMask.placement.lungs import depth_mm, lung_mask, vessel_mask
+from DiffMask.placement.lungs import depth_mm, lung_mask, padding_mask, vessel_mask
 from LeFusion.dataset.scans import read_volume
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -56,6 +57,45 @@ def test_only_the_lungs_of_a_whole_ct_are_found():
     assert dice(found, truth) > 0.96
     assert not found[:, :3].any() and not found[:, 48:].any()  # the air around the body, and the table
     assert not found[10:30, 26:29, 39:42].any() and not found[:3].any()  # trachea, bowel
+
+
+def circle_of(shape, spacing_mm, radius_mm):
+    """Where a round field of view in the middle of the slices is."""
+    _, y, x = (s * (np.arange(n) - n / 2) for n, s in zip(shape, spacing_mm, strict=True))
+    return np.broadcast_to(np.hypot(y[:, None], x) <= radius_mm, shape)
+
+
+def emptied(hu, truth):
+    """A CT without lungs: tissue in their place, and in what blurs into them."""
+    return np.where(ndimage.binary_dilation(truth, iterations=3), noisy(np.full(hu.shape, TISSUE)), hu)
+
+
+@pytest.mark.parametrize("value", [-3024, -2000, -1024, AIR])
+@pytest.mark.parametrize("radius_mm", [150, 110, 95])
+def test_a_round_field_of_view_may_cut_the_lung(value, radius_mm):
+    """From one outside of the body to one that cuts both lungs."""
+    hu, truth, spacing = whole_ct()
+    view = circle_of(hu.shape, spacing, radius_mm)
+    found = lung_mask(np.where(view, hu, value), spacing)
+    assert not found[~view].any() and dice(found, truth & view) > 0.95
+    assert not found[:, 45:].any()  # the air around the body, and the table
+
+
+@pytest.mark.parametrize("radius_mm", [400, 150, 110, 95])
+def test_gas_of_stomach_trachea_and_table_alone_is_no_lung(radius_mm):
+    hu, truth, spacing = whole_ct()
+    z, y, x = np.mgrid[:36, :60, :80] * 4.0
+    hu = emptied(hu, truth)
+    hu[((y - 90) ** 2 + (x - 200) ** 2 + (z - 40) ** 2) < 30**2] = AIR  # 110 ml
+    with pytest.raises(ValueError, match="^no lung found"):
+        lung_mask(np.where(circle_of(hu.shape, spacing, radius_mm), hu, -3024), spacing)
+
+
+def test_clipped_air_is_no_padding_and_cold_voxels_of_noise_stay_lung():
+    clipped = noisy(np.full((8, 40, 40), float(AIR)), 30).clip(AIR).round()
+    assert not padding_mask(clipped).any()
+    hu = noisy(np.full((16, 32, 32), float(LUNG)), 150)
+    assert (hu < -1100).any() and not padding_mask(hu).any() and lung_mask(hu, ONE_MM).all()
 
 
 @pytest.mark.parametrize("gas", [False, True])
@@ -133,5 +173,14 @@ def test_the_lung_of_a_real_ct():
     image, mask = DATA / "CT" / "chest_ct.nii.gz", DATA / "CT" / "chest_ct_lung_mask.nii.gz"
     if not image.is_file():
         pytest.skip(f"no {image}; set LEFUSION_SHARED_DATA to the data's folder")
+    spacing = (3.0, 3.0, 3.0)
     hu, truth = (np.moveaxis(read_volume(path).values, 2, 0)[::2, ::2, ::2] for path in (image, mask))
-    assert dice(lung_mask(hu, (3.0, 3.0, 3.0)), truth > 0) > 0.97
+    truth = truth > 0
+    assert dice(lung_mask(hu, spacing), truth) > 0.97
+    for radius_mm, value in ((145, -3024), (140, -3024), (135, -1000), (120, -1000), (60, -3024)):
+        view = circle_of(hu.shape, spacing, radius_mm)
+        found = lung_mask(np.where(view, hu, value), spacing)
+        assert dice(found, truth & view) > 0.95 and not found[~view].any()
+        assert dice(found, truth) > 0.95 or radius_mm < 120
+        with pytest.raises(ValueError, match="^no lung found"):
+            lung_mask(np.where(view, emptied(hu, truth), value), spacing)
