@@ -229,6 +229,7 @@ class InsertSettings(PaintingSettings):
     lesions: either(Count, Counts, words=(None,))
     sites: NoPath
     masks: NoPath
+    labels: NoPath
     texture: either(kind(str, "realistic, the name of a texture", bool), Count)
     diameter_mm: Millimetres
     versions: Count

@@ -58,7 +58,7 @@ TAKES = {
     "published_textures": {"null", "lists"},
     "save_edit_mask": {"flag"},
     **dict.fromkeys(("input", "output", "mask_model_path"), ANY_TEXT),
-    **dict.fromkeys(("sites", "masks"), ANY_TEXT | {"null"}),
+    **dict.fromkeys(("sites", "masks", "labels"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("lesions", "mask_steps"), COUNT | {"null"}),
     **dict.fromkeys(("versions", "preview_lesions"), COUNT),
     "texture": ANY_TEXT | COUNT,

@@ -106,14 +106,8 @@ class Canvas:
 
     @cached_property
     def address(self) -> str:
-        """16 hexadecimal digits of what the network can see of the scan: the same in whatever order or format
-        it is stored, so that it gets the same lesions."""
-        digest = hashlib.sha256(repr((self.shape, self.spacing_mm)).encode())
-        low, high = self.intensity_map.low, self.intensity_map.high
-        for level in self.axes.to_dhw(self.source.raw):
-            values = level * np.float64(self.source.slope) + self.source.inter
-            digest.update(np.rint(np.clip(values, low, high)).astype("<i4", order="C"))
-        return digest.hexdigest()[:16]
+        """See scan_address."""
+        return scan_address(self.source, self.axes, self.spacing_mm, self.intensity_map)
 
     def values(self, box: Box) -> np.ndarray:
         """(*box.size) in the scan's units, with the lesions so far."""
@@ -174,3 +168,15 @@ class Canvas:
     def stored_labels(self) -> np.ndarray:
         """The numbers of the lesions in the order in which the scan is stored, uint8 or uint16."""
         return self._labels.astype(np.min_scalar_type(max(1, int(self._labels.max()))))
+
+
+def scan_address(volume: Volume, axes: Axes, spacing_mm: Sequence[float], intensity_map: IntensityMap) -> str:
+    """16 hexadecimal digits of what the network can see of a scan: the same in whatever order or format it is
+    stored, so that it gets the same lesions."""
+    dhw = axes.to_dhw(volume.raw)
+    digest = hashlib.sha256(repr((dhw.shape, tuple(spacing_mm))).encode())
+    for level in dhw:
+        values = level * np.float64(volume.slope) + volume.inter
+        seen = np.rint(np.clip(values, intensity_map.low, intensity_map.high))
+        digest.update(seen.astype("<i4", order="C"))
+    return digest.hexdigest()[:16]

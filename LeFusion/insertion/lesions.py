@@ -1,137 +1,33 @@
 """Lesions into a scan, value in, value out: where they are, their shapes, and painting them in sequence."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from DiffMask.inference.masks import ShapeMaker, ShapeSettings
 from DiffMask.placement.spheres import Placement, draw_diameter
 from DiffMask.shapes.features import longest_axial_diameter_mm
-from LeFusion.box_painter import BoxPainter, paint_case
-from LeFusion.dataset.axes import Axes, refuse_turned
-from LeFusion.dataset.boxes import Box, extent
-from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.hounsfield import refuse_other_units
-from LeFusion.dataset.intensity import Window
+from LeFusion.box_painter import paint_case
+from LeFusion.dataset.axes import Axes
+from LeFusion.dataset.boxes import extent
+from LeFusion.dataset.cases import Case
 from LeFusion.dataset.loading import LoadedCase
 from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import Volume, on_grid_of
-from LeFusion.diffusion import address_seed, load_checkpoint
+from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
 from LeFusion.insertion.canvas import MOST_LESIONS, Canvas
 from LeFusion.insertion.lung import Lung, in_lung
-from LeFusion.insertion.shapes import TOLERANCE, Shape, Wanted, make_shapes
+from LeFusion.insertion.result import Inserted, Lesion, mean_of, measured
+from LeFusion.insertion.shapes import Shape, Wanted, make_shapes
 from LeFusion.insertion.sites import Site
-from LeFusion.painting import DTYPES
-from LeFusion.runtime.commandline import choose_device, given_path
-from LeFusion.runtime.hashing import sha256_of_file
-from LeFusion.settings import InsertSettings
-from LeFusion.textures.conditions import Conditions, Palette, realistic_palette
+from LeFusion.insertion.tools import Tools
+from LeFusion.textures.conditions import Conditions
 
 DIAMETERS = 5  # drawn for one lesion, where no place is found
 ROOM_MM = 2.0  # that a lesion as real nodules leaves free in the network's box
-LARGEST_DIFFERENCE_HU = 60  # between asked and obtained, that is not said
-
-
-@dataclass(frozen=True, eq=False)
-class Tools:
-    """What lesions are made with, loaded once. weights: file name -> sha256."""
-
-    painter: BoxPainter
-    maker: ShapeMaker
-    palette: Palette
-    layout: Layout
-    window: Window
-    spacing_mm: tuple[float, float, float] | None
-    perturbation: float
-    bins: int
-    redraws: int
-    refuse: Callable[[Volume], None]
-    weights: dict[str, str]
-
-    @classmethod
-    def of(cls, settings: InsertSettings) -> "Tools":
-        """Loads the networks. Raises UserError for settings that do not fit them."""
-        path = given_path(settings.model_path)
-        checkpoint = load_checkpoint(path, settings.weights)
-        painter = BoxPainter.of_settings(settings, checkpoint)
-        checkpoint.network.to(choose_device(settings.device), DTYPES[settings.precision])
-        mask_path = given_path(settings.mask_model_path)
-        maker = ShapeMaker(
-            ShapeSettings(
-                str(mask_path),
-                settings.weights,
-                settings.region_size,
-                mask_sampler=settings.mask_sampler,
-                num_steps=settings.mask_steps,
-                max_redraws=settings.max_redraws,
-                batch_size=settings.batch_size,
-                device=settings.device,
-                compile=settings.compile,
-            )
-        )
-
-        def refuse(image: Volume) -> None:
-            if settings.modality == "CT":
-                refuse_turned(image, settings.layout, settings.diffusion_depth_size, settings.data_type)
-                refuse_other_units(image, settings.window)
-
-        return cls(
-            painter,
-            maker,
-            realistic_palette(settings),
-            settings.layout,
-            settings.window,
-            tuple(settings.spacing_mm) if settings.spacing_mm else None,
-            settings.histogram_perturbation,
-            settings.histogram_bins,
-            settings.max_redraws,
-            refuse,
-            {file.name: sha256_of_file(file) for file in (path, mask_path)},
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Lesion:
-    """A lesion that was made. Diameters are the longest axial ones of its label, in mm; asked_mm: None where
-    none was asked for. Differences are means over the label, after minus before, in the scan's units, on the
-    scan's grid and on the network's; asked: of the texture's histogram. box: around it, in voxels of the scan
-    (D, H, W); label, edit, before, after: (*box.size).
-    """
-
-    instance: int
-    texture: str
-    seed: int
-    world: tuple[float, float, float]
-    asked_mm: float | None
-    diameter_mm: float
-    volume_ml: float
-    mean: float
-    asked_difference: float
-    obtained_difference: float
-    asked_difference_network: float
-    obtained_difference_network: float
-    note: str
-    box: Box
-    label: np.ndarray
-    edit: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Inserted:
-    """image: the scan with all lesions. labels: their numbers, 1..n, in its stored order; edit: bool,
-    likewise, outside of which the image has the numbers of its source. spacing_mm: (depth, height, width)."""
-
-    image: Volume
-    labels: np.ndarray
-    edit: np.ndarray
-    lesions: list[Lesion]
-    spacing_mm: tuple[float, float, float]
 
 
 def insert_lesions(
@@ -168,14 +64,15 @@ def insert_lesions(
         shapes = make_shapes(wanted, tools.maker, lung, canvas.spacing_mm, tools.redraws + 1, canvas.size)
     else:
         wanted, shapes = _given(canvas, lesions, address, tools)
-    conditions = _conditions(tools, wanted, texture)
+    textures = {_name(lesion): lesion.texture or texture for lesion in wanted}
+    conditions = tools.conditions(textures, {_name(lesion): lesion.what for lesion in wanted})
     made, edit = [], np.zeros(volume.raw.shape, bool)
     edit_dhw = canvas.axes.to_dhw(edit)
     for lesion, shape in zip(wanted, shapes, strict=True):
         made.append(_painted(canvas, lesion, shape, tools, conditions, seed))
         edit_dhw[made[-1].box.slices] |= made[-1].edit
         done()
-    return Inserted(canvas.image(), canvas.stored_labels(), edit, made, canvas.spacing_mm)
+    return Inserted(canvas.image(), canvas.stored_labels(), edit, made, canvas.spacing_mm, tools.unit)
 
 
 def _name(lesion: Wanted) -> str:
@@ -283,23 +180,6 @@ def _masked(
     return Wanted(site.what, address, number, centre, 0.0, None, site.texture, patch), shape
 
 
-def _conditions(tools: Tools, wanted: Sequence[Wanted], texture: str | int) -> Conditions:
-    """Of the textures, the one for each lesion. Raises UserError, naming the lesion, for an unknown one."""
-    chosen = {}
-    for lesion in wanted:
-        name = lesion.texture or texture
-        if name == "realistic":
-            continue  # drawn
-        index = tools.palette.index(name)
-        if index is None:
-            raise UserError(
-                f"{lesion.what}: texture={name} must be realistic, or one of the textures: 1 to "
-                f"{len(tools.palette.names)}, {', '.join(tools.palette.names)}"
-            )
-        chosen[_name(lesion)] = index
-    return Conditions(tools.palette, True, tools.perturbation, tools.bins, 0, chosen)
-
-
 def _painted(
     canvas: Canvas, lesion: Wanted, shape: Shape, tools: Tools, conditions: Conditions, seed: int
 ) -> Lesion:
@@ -320,35 +200,22 @@ def _painted(
     edit = tools.painter.stored_edit(loaded)
     before = canvas.values(patch.box)
     touched = canvas.add(patch, lesion.number, label, painted - source, edit)
-    after = canvas.values(patch.box)
-    asked = _mean_asked(look.histogram, loaded, tools.bins)
-    differences = (
-        asked - float(before[label].mean()),
-        float(after[label].mean() - before[label].mean()),
-        asked - float(source[shape.mask].mean()),
-        float((painted - source)[shape.mask].mean()),
-    )
-    diameter = shape.diameter_mm
-    if not np.array_equal(label, shape.label):  # cut off at the lesion before it
-        diameter = longest_axial_diameter_mm(label, canvas.spacing_mm)
-    centre = np.argwhere(label).mean(axis=0) + patch.box.start
-    stored = canvas.axes.stored_index(centre, canvas.shape)
-    return Lesion(
+    return measured(
         lesion.number,
         conditions.name(_name(lesion), 1),
         seed,
-        tuple((canvas.source.affine @ [*stored, 1])[:3].tolist()),
-        lesion.diameter_mm,
-        diameter,
-        float(label.sum() * np.prod(canvas.spacing_mm) / 1000),
-        float(after[label].mean()),
-        *differences,
-        _note(lesion.diameter_mm, diameter, differences),
+        canvas.source,
+        canvas.axes,
+        canvas.spacing_mm,
         patch.box,
         label,
         touched,
         before,
-        after,
+        canvas.values(patch.box),
+        float(to_source(mean_of(look.histogram))),
+        (float(source[shape.mask].mean()), float(painted[shape.mask].mean())),
+        tools.unit,
+        lesion.diameter_mm,
     )
 
 
@@ -364,24 +231,3 @@ def _on_patch(canvas: Canvas, lesion: Wanted, mask: np.ndarray) -> LoadedCase:
     masks = Volume(case.mask_path, labels, 1.0, 0.0, affine, None)
     axes = Axes.of(image, layout)
     return LoadedCase(case, layout, image, masks, axes, labels, patch.shape, canvas.intensity_map)
-
-
-def _mean_asked(histogram: torch.Tensor, loaded: LoadedCase, bins: int) -> float:
-    """The mean intensity of a histogram (bins,) over the window, in the scan's units."""
-    centres = (torch.arange(bins, dtype=torch.float64) + 0.5) / bins * 2 - 1
-    shares = histogram[:bins].double()
-    return float(loaded.intensity_map.to_source((shares * centres).sum() / shares.sum()))
-
-
-def _note(asked_mm: float | None, diameter_mm: float, differences: tuple[float, float, float, float]) -> str:
-    """What of that which was asked for could not be met, in words."""
-    asked, obtained, _, network = differences
-    notes = []
-    if asked_mm is not None and abs(diameter_mm / asked_mm - 1) > TOLERANCE:
-        notes.append(f"diameter {diameter_mm:.1f} mm instead of {asked_mm:.1f} mm")
-    if abs(asked - obtained) > LARGEST_DIFFERENCE_HU:
-        notes.append(
-            f"{obtained:+.0f} HU instead of {asked:+.0f} HU on the voxels of the scan ({network:+.0f} HU on "
-            "those of the network)"
-        )
-    return "; ".join(notes)

@@ -4,13 +4,16 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from LeFusion.dataset.dicom_seg import write_segmentation
+from LeFusion.dataset.dicom_series import Series
 from LeFusion.dataset.scans import ending_of, write_label_like, write_volume
 from LeFusion.dataset.storage import atomic_file
-from LeFusion.insertion.lesions import Inserted, Lesion
+from LeFusion.insertion.result import Inserted, Lesion
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 
@@ -20,35 +23,46 @@ PREVIEW_HU = (-1000, 400)
 PLANES = ("axial", "coronal", "sagittal")
 
 
-def write_output(folder: Path, inserted: Inserted, save_edit_mask: bool, preview_lesions: int) -> list[Path]:
-    """Writes all but the report; each file appears whole or not at all. Returns the paths. The image has the
-    format in which it was read, a DICOM series is a folder."""
+def write_output(
+    folder: Path, inserted: Inserted, save_edit_mask: bool, preview_lesions: int, version: str
+) -> list[Path]:
+    """Writes all but the report; each file appears whole or not at all. Returns the paths.
+
+    The image has the format in which it was read; a DICOM series is a folder, and its lesions are in
+    labels.dcm as well where highdicom is installed. version: of LeFusion, which that file says.
+    """
     source = inserted.image
     image, labels = folder / f"image{ending_of(source.path)}", folder / "labels.nii.gz"
     (folder / REPORT).unlink(missing_ok=True)
     write_volume(replace(source, path=image))
     write_label_like(source, inserted.labels, labels)
     written = [*(sorted(image.iterdir()) if image.is_dir() else [image]), labels]
+    if isinstance(source.header, Series) and find_spec("highdicom"):
+        written.append(folder / "labels.dcm")
+        names = [f"{lesion.instance} {lesion.texture}" for lesion in inserted.lesions]
+        write_segmentation(image, inserted.labels, names, written[-1], version)
     if save_edit_mask:
         written.append(folder / "edit.nii.gz")
         write_label_like(source, inserted.edit.astype(np.uint8), written[-1])
     written.append(folder / "lesions.csv")
-    write_table(written[-1], inserted.lesions)
+    write_table(written[-1], inserted.lesions, inserted.unit)
     written.append(folder / "preview.png")
-    save_preview(written[-1], inserted.lesions[:preview_lesions], inserted.spacing_mm)
+    window = PREVIEW_HU if inserted.unit == "HU" else None
+    save_preview(written[-1], inserted.lesions[:preview_lesions], inserted.spacing_mm, window)
     return written
 
 
-def write_table(path: Path, lesions: Sequence[Lesion]) -> None:
-    """lesions.csv, which `read_sites` reads."""
-    rows = [table_row(lesion) for lesion in lesions]
+def write_table(path: Path, lesions: Sequence[Lesion], unit: str) -> None:
+    """lesions.csv, which `read_sites` reads where the unit is HU."""
+    rows = [table_row(lesion, f"_{unit.lower()}" if unit else "") for lesion in lesions]
     with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def table_row(lesion: Lesion) -> dict[str, str | int]:
+def table_row(lesion: Lesion, unit: str) -> dict[str, str | int]:
+    """unit: what the names of columns of intensities end in."""
     x, y, z = lesion.world
     numbers = {
         "x": x,
@@ -60,11 +74,11 @@ def table_row(lesion: Lesion) -> dict[str, str | int]:
         "diameter_mm": lesion.diameter_mm,
         "asked_diameter_mm": lesion.asked_mm,
         "volume_ml": lesion.volume_ml,
-        "mean_hu": lesion.mean,
-        "asked_difference_hu": lesion.asked_difference,
-        "obtained_difference_hu": lesion.obtained_difference,
-        "asked_difference_network_hu": lesion.asked_difference_network,
-        "obtained_difference_network_hu": lesion.obtained_difference_network,
+        f"mean{unit}": lesion.mean,
+        f"asked_difference{unit}": lesion.asked_difference,
+        f"obtained_difference{unit}": lesion.obtained_difference,
+        f"asked_difference_network{unit}": lesion.asked_difference_network,
+        f"obtained_difference_network{unit}": lesion.obtained_difference_network,
     }
     shown = {
         key: "" if value is None else f"{value:.{4 if 'ml' in key else 2}f}" for key, value in numbers.items()
@@ -78,11 +92,20 @@ def table_row(lesion: Lesion) -> dict[str, str | int]:
     }
 
 
-def save_preview(path: Path, lesions: Sequence[Lesion], spacing_mm: Sequence[float]) -> None:
-    """Each lesion in three planes, before and after, with the outline of its label on the latter."""
+def save_preview(
+    path: Path,
+    lesions: Sequence[Lesion],
+    spacing_mm: Sequence[float],
+    window: tuple[float, float] | None = PREVIEW_HU,
+) -> None:
+    """Each lesion in three planes, before, with the outline of its label, and after.
+
+    window: (darkest, brightest); None: of each lesion what is there before.
+    """
     rows, outlines, names = [], [], []
     for lesion in lesions:
         images, masks = [], []
+        low, high = window or np.percentile(lesion.before, (1, 99))
         for volume in (lesion.before, lesion.after):
             for axis in range(3):
                 level = lesion_slice(np.moveaxis(lesion.label, axis, 0))
@@ -92,13 +115,13 @@ def save_preview(path: Path, lesions: Sequence[Lesion], spacing_mm: Sequence[flo
                 if axis:  # head up
                     plane, label = plane[::-1], label[::-1]
                 part = around(label, round(SIDE_MM / min(mm)))
-                images.append(plane[part])
+                images.append((plane[part] - low) / max(high - low, 1e-9))
                 masks.append(label[part] if volume is lesion.before else None)
         rows.append(images)
         outlines.append(masks)
         names.append(f"{lesion.instance}: {lesion.diameter_mm:.1f} mm\n{lesion.texture}")
     titles = [f"{plane}, {when}" for when in ("before", "after") for plane in PLANES]
-    save_contact_sheet(path, rows, outlines, titles, names, PREVIEW_HU)
+    save_contact_sheet(path, rows, outlines, titles, names, (0, 1))
 
 
 def _square(plane: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:

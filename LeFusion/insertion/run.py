@@ -13,14 +13,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from LeFusion.dataset.cases import find_images, refuse_among_sources
+from LeFusion.dataset.cases import find_cases, find_images, refuse_among_sources
 from LeFusion.dataset.scans import read_volume
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.insertion.lesions import Inserted, Tools, insert_lesions
+from LeFusion.insertion.hearts import insert_infarct
+from LeFusion.insertion.lesions import insert_lesions
 from LeFusion.insertion.output import state, write_output, write_report
+from LeFusion.insertion.result import Inserted
 from LeFusion.insertion.sites import Site, read_sites
+from LeFusion.insertion.tools import Tools
 from LeFusion.runtime.commandline import choose_device, git_commit, given_path, output_folder, say
-from LeFusion.runtime.hashing import sha256_of_file
+from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
 from LeFusion.settings import InsertSettings
 
 DRAWN = 3  # lesions, where nothing is said
@@ -32,9 +35,9 @@ def run(settings: InsertSettings) -> list[Path]:
     """Makes what the settings ask for; returns the folders, one for each scan and version."""
     started = time.monotonic()
     output = output_folder(settings.output, "output")
-    source = given_path(settings.input)
-    scans = find_scans(source)
-    refuse_among_sources({"output": output}, [source, given_path(settings.masks)])
+    scans = find_scans(settings)
+    read = (settings.input, settings.masks, settings.labels)
+    refuse_among_sources({"output": output}, [given_path(path) for path in read])
     wanted = {name: _lesions(settings, name, list(scans)) for name in scans}
     tools = Tools.of(settings)
     folders, due, stale = _due(settings, output, scans, wanted, tools)
@@ -55,16 +58,34 @@ def run(settings: InsertSettings) -> list[Path]:
     return list(folders)
 
 
-def find_scans(path: Path) -> dict[str, Path]:
-    """The scans of a path, by name."""
-    scans = find_images(path)
-    if not scans:
-        raise MissingFileError(f"{path}: holds no scan; give a scan, or a folder of scans")
-    return scans
+def find_scans(settings: InsertSettings) -> dict[str, tuple[Path, Path | None]]:
+    """The scans of the input, by name; of hearts each with its label map, of others with None."""
+    path, labels, layout = given_path(settings.input), given_path(settings.labels), settings.layout
+    if layout.myocardium_label is None:
+        if labels is not None:
+            raise UserError(f"labels={settings.labels} are of hearts, for data_type=emidec; see masks")
+        scans = find_images(path)
+        if not scans:
+            raise MissingFileError(f"{path}: holds no scan; give a scan, or a folder of scans")
+        return {name: (image, None) for name, image in scans.items()}
+    if labels is None and path.is_file():
+        labels = path.parent.parent / layout.mask_folder
+        if path.parent.name != layout.image_folder or not labels.is_dir():
+            raise UserError(f"{path}: say with labels= where the label map of this heart is")
+    cases = find_cases(path, layout, mask_dir=labels)
+    return {case.name: (case.image_path, case.mask_path) for case in cases}
 
 
 def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> int | list[int] | list[Site]:
     """What a scan is to get: a count, or its sites."""
+    if settings.layout.myocardium_label is not None:
+        for key in ("lesions", "sites", "masks", "diameter_mm"):
+            if getattr(settings, key) not in (None, 1):
+                raise UserError(
+                    f"{key}={getattr(settings, key)} is for lungs; a heart gets one infarct, in its wall or "
+                    "under the lesion labels of its label map"
+                )
+        return 1
     given = [key for key in ("lesions", "sites", "masks") if getattr(settings, key) is not None]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} both say where lesions are; give one of them")
@@ -111,12 +132,18 @@ def _masks(path: Path, name: str, scans: int) -> list[Site]:
     return sites
 
 
-def _due(settings, output: Path, scans: dict[str, Path], wanted: dict, tools: Tools):
+def _due(settings, output: Path, scans: dict, wanted: dict, tools: Tools):
     """-> all folders with what they are made from, by (scan, version); those to make; names of stale ones."""
     folders, due, stale = {}, {}, []
     described = settings.model_dump(exclude=INDIFFERENT, mode="json", fallback=str)
-    for name, path in scans.items():
-        facts = [_digest(path), described, tools.weights, _described(wanted[name])]
+    for name, (path, labels) in scans.items():
+        facts = [
+            _digest(path),
+            labels and _digest(labels),
+            described,
+            tools.weights,
+            _described(wanted[name]),
+        ]
         for number in range(1, settings.versions + 1):
             folder = output / (name if settings.versions == 1 else f"{name}_v{number}")
             made_from = hashlib.sha256(json.dumps([*facts, number], default=str).encode()).hexdigest()
@@ -131,12 +158,10 @@ def _due(settings, output: Path, scans: dict[str, Path], wanted: dict, tools: To
 
 def _digest(path: Path) -> list[str]:
     """Of all that a scan is read from: a file, or the files of a DICOM folder."""
-    if path.is_file() and not path.name.endswith((".mhd", ".nhdr")):
-        return [sha256_of_file(path)]
-    folder = path if path.is_dir() else path.parent
-    if path.is_file() or any(file.is_dir() for file in folder.iterdir()):
-        return [read_volume(path).sha256]
-    return [path.name, *sorted(sha256_of_file(file) for file in folder.iterdir())]
+    if path.is_file():
+        return [sha256_of_scan(path)]
+    folder = path if path.is_dir() else path.parent  # that of one of its series
+    return [path.name, *sorted(sha256_of_file(file) for file in folder.iterdir() if file.is_file())]
 
 
 def _described(lesions: int | list) -> list:
@@ -144,7 +169,7 @@ def _described(lesions: int | list) -> list:
         return [lesions]
     return [
         [site.world, site.voxel, site.diameter_mm, site.texture, site.label]
-        + ([sha256_of_file(site.mask)] if site.mask else [])
+        + ([sha256_of_scan(site.mask)] if site.mask else [])
         for site in lesions
     ]
 
@@ -159,17 +184,13 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
             started = time.monotonic()
             if held != name:
                 volume, held = None, name
-                volume = read_volume(scans[name])
-            inserted = insert_lesions(
-                volume,
-                tools,
-                wanted[name],
-                settings.seed,
-                number,
-                settings.texture,
-                settings.diameter_mm,
-                progress.update,
-            )
+                volume = read_volume(scans[name][0])
+            drawn = settings.seed, number, settings.texture
+            if tools.hearts:
+                inserted = insert_infarct(volume, scans[name][1], tools, *drawn, done=progress.update)
+            else:
+                asked = *drawn, settings.diameter_mm
+                inserted = insert_lesions(volume, tools, wanted[name], *asked, done=progress.update)
             notes += [
                 f"{folder.name}, lesion {lesion.instance}: {lesion.note}"
                 for lesion in inserted.lesions
@@ -177,7 +198,7 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
             ]
             if writing is not None:
                 writing.result()
-            facts = _facts(settings, tools, scans[name], number, made_from)
+            facts = _facts(settings, tools, scans[name][0], number, made_from)
             writing = writer.submit(_write, folder, inserted, settings, facts, started)
             del inserted
         if writing is not None:
@@ -186,7 +207,8 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
 
 
 def _write(folder: Path, inserted: Inserted, settings: InsertSettings, facts: dict, started: float) -> None:
-    files = write_output(folder, inserted, settings.save_edit_mask, settings.preview_lesions)
+    shown = settings.save_edit_mask, settings.preview_lesions
+    files = write_output(folder, inserted, *shown, facts["lefusion"] or "unknown")
     facts["seconds"] = round(time.monotonic() - started, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     facts["peak_memory_mb"] = round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))

@@ -80,6 +80,6 @@ def settings(overrides):
 
 @pytest.fixture
 def tools(settings):
-    from LeFusion.insertion.lesions import Tools
+    from LeFusion.insertion.tools import Tools
 
     return Tools.of(settings())

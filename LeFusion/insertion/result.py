@@ -1,0 +1,129 @@
+"""What was made: the lesions of a scan, measured."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from DiffMask.shapes.features import longest_axial_diameter_mm
+from LeFusion.dataset.axes import Axes
+from LeFusion.dataset.boxes import Box
+from LeFusion.dataset.volume import Volume
+from LeFusion.insertion.shapes import TOLERANCE
+
+LARGEST_DIFFERENCE_HU = 60  # between asked and obtained, that is not said
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """A lesion that was made. Diameters are the longest axial ones of its label, in mm; asked_mm: None where
+    none was asked for. Differences are means over the label, after minus before, in the scan's units, on the
+    scan's grid and on the network's; asked: of the texture's histogram. box: around it, in voxels of the scan
+    (D, H, W); label, edit, before, after: (*box.size).
+    """
+
+    instance: int
+    texture: str
+    seed: int
+    world: tuple[float, float, float]
+    asked_mm: float | None
+    diameter_mm: float
+    volume_ml: float
+    mean: float
+    asked_difference: float
+    obtained_difference: float
+    asked_difference_network: float
+    obtained_difference_network: float
+    note: str
+    box: Box
+    label: np.ndarray
+    edit: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Inserted:
+    """image: the scan with all lesions. labels: their numbers, 1..n, in its stored order; edit: bool,
+    likewise, outside of which the image has the numbers of its source. spacing_mm: (depth, height, width).
+    unit: of intensities, "" where scans have none in common."""
+
+    image: Volume
+    labels: np.ndarray
+    edit: np.ndarray
+    lesions: list[Lesion]
+    spacing_mm: tuple[float, float, float]
+    unit: str
+
+
+def measured(
+    number: int,
+    texture: str,
+    seed: int,
+    scan: Volume,
+    axes: Axes,
+    spacing_mm: tuple[float, float, float],
+    box: Box,
+    label: np.ndarray,
+    edit: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    asked: float,
+    network: tuple[float, float],
+    unit: str,
+    asked_mm: float | None = None,
+) -> Lesion:
+    """A lesion in the box of a scan; label to after: (*box.size).
+
+    asked: mean of the texture. network: mean over the lesion on the network's grid, before and after.
+    """
+    mean_before, mean_after = float(before[label].mean()), float(after[label].mean())
+    differences = (
+        asked - mean_before,
+        mean_after - mean_before,
+        asked - network[0],
+        network[1] - network[0],
+    )
+    diameter = longest_axial_diameter_mm(label, spacing_mm)
+    centre = np.argwhere(label).mean(axis=0) + box.start
+    stored = axes.stored_index(centre, axes.to_dhw(scan.raw).shape)
+    return Lesion(
+        number,
+        texture,
+        seed,
+        tuple((scan.affine @ [*stored, 1])[:3].tolist()),
+        asked_mm,
+        diameter,
+        float(label.sum() * np.prod(spacing_mm) / 1000),
+        mean_after,
+        *differences,
+        _note(asked_mm, diameter, differences, unit),
+        box,
+        label,
+        edit,
+        before,
+        after,
+    )
+
+
+def mean_of(histogram: torch.Tensor) -> float:
+    """The mean of a histogram (bins,) over [-1, 1]."""
+    bins = len(histogram)
+    centres = (torch.arange(bins, dtype=torch.float64) + 0.5) / bins * 2 - 1
+    return float((histogram.double() * centres).sum() / histogram.double().sum())
+
+
+def _note(
+    asked_mm: float | None, diameter_mm: float, differences: tuple[float, float, float, float], unit: str
+) -> str:
+    """What of that which was asked for could not be met, in words."""
+    asked, obtained, _, network = differences
+    notes = []
+    if asked_mm is not None and abs(diameter_mm / asked_mm - 1) > TOLERANCE:
+        notes.append(f"diameter {diameter_mm:.1f} mm instead of {asked_mm:.1f} mm")
+    if unit == "HU" and abs(asked - obtained) > LARGEST_DIFFERENCE_HU:
+        notes.append(
+            f"{obtained:+.0f} HU instead of {asked:+.0f} HU on the voxels of the scan ({network:+.0f} HU on "
+            "those of the network)"
+        )
+    return "; ".join(notes)

@@ -1,0 +1,105 @@
+"""What lesions are made with: networks, textures and what the data type says."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from DiffMask.inference.masks import ShapeMaker, ShapeSettings
+from LeFusion.box_painter import BoxPainter
+from LeFusion.dataset.axes import refuse_turned
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.hounsfield import refuse_other_units
+from LeFusion.dataset.intensity import Window
+from LeFusion.dataset.volume import Volume
+from LeFusion.diffusion import load_checkpoint
+from LeFusion.errors import UserError
+from LeFusion.painting import DTYPES
+from LeFusion.runtime.commandline import choose_device, given_path
+from LeFusion.runtime.hashing import sha256_of_file
+from LeFusion.settings import InsertSettings
+from LeFusion.textures.conditions import Conditions, Palette, realistic_palette
+
+
+@dataclass(frozen=True, eq=False)
+class Tools:
+    """What lesions are made with, loaded once. maker: None for hearts, whose lesions are drawn without a
+    network. refuse: raises UserError for a scan of the wrong kind. weights: file name -> sha256."""
+
+    painter: BoxPainter
+    maker: ShapeMaker | None
+    palette: Palette
+    layout: Layout
+    window: Window
+    unit: str
+    spacing_mm: tuple[float, float, float] | None
+    perturbation: float
+    bins: int
+    redraws: int
+    refuse: Callable[[Volume], None]
+    weights: dict[str, str]
+
+    @classmethod
+    def of(cls, settings: InsertSettings) -> "Tools":
+        """Loads the networks. Raises UserError for settings that do not fit them."""
+        path = given_path(settings.model_path)
+        checkpoint = load_checkpoint(path, settings.weights)
+        painter = BoxPainter.of_settings(settings, checkpoint)
+        checkpoint.network.to(choose_device(settings.device), DTYPES[settings.precision])
+        files, maker = [path], None
+        if settings.layout.myocardium_label is None:
+            files.append(given_path(settings.mask_model_path))
+            maker = ShapeMaker(
+                ShapeSettings(
+                    str(files[-1]),
+                    settings.weights,
+                    settings.region_size,
+                    mask_sampler=settings.mask_sampler,
+                    num_steps=settings.mask_steps,
+                    max_redraws=settings.max_redraws,
+                    batch_size=settings.batch_size,
+                    device=settings.device,
+                    compile=settings.compile,
+                )
+            )
+
+        def refuse(image: Volume) -> None:
+            if settings.modality == "CT":
+                refuse_turned(image, settings.layout, settings.diffusion_depth_size, settings.data_type)
+                refuse_other_units(image, settings.window)
+
+        return cls(
+            painter,
+            maker,
+            realistic_palette(settings),
+            settings.layout,
+            settings.window,
+            settings.unit or "",
+            tuple(settings.spacing_mm) if settings.spacing_mm else None,
+            settings.histogram_perturbation,
+            settings.histogram_bins,
+            settings.max_redraws,
+            refuse,
+            {file.name: sha256_of_file(file) for file in files},
+        )
+
+    @property
+    def hearts(self) -> bool:
+        return self.layout.myocardium_label is not None
+
+    def conditions(self, textures: Mapping[str, str | int], what: Mapping[str, str]) -> Conditions:
+        """Of the textures, one for each lesion.
+
+        textures: address of a lesion -> realistic (drawn), the name or the number of one. what: how messages
+        call the lesion. Raises UserError for an unknown one.
+        """
+        chosen = {}
+        for address, name in textures.items():
+            if name == "realistic":
+                continue
+            index = self.palette.index(name)
+            if index is None:
+                raise UserError(
+                    f"{what[address]}: texture={name} must be realistic, or one of the textures: 1 to "
+                    f"{len(self.palette.names)}, {', '.join(self.palette.names)}"
+                )
+            chosen[address] = index
+        return Conditions(self.palette, True, self.perturbation, self.bins, 0, chosen)
