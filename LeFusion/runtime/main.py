@@ -21,6 +21,10 @@ COMMANDS = {
     "check": ("LeFusion/train/check_dataset.py", "is a data set fit for training? a report"),
     "textures": ("LeFusion/inference/fit_textures.py", "find the texture types of a data set"),
     "report": ("evaluation_pipeline/evaluate_synthesis.py", "how real painted lesions look, measured"),
+    "sheet": (
+        "evaluation_pipeline/reader_sheet.py",
+        "real and painted lesions, shuffled, for readers to tell apart",
+    ),
     "prepare": ("evaluation_pipeline/prepare_real_dataset.py", "a real data set in nnU-Net's raw layout"),
     "train-segmenter": ("evaluation_pipeline/run_segmentation_training.py", "train a segmentation network"),
     "evaluate": ("evaluation_pipeline/run_segmentation_evaluation.py", "judge a segmentation on test cases"),
