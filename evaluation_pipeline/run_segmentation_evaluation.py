@@ -60,6 +60,7 @@ def evaluate(
         volume, reference = read_label_map(case.label, scheme)
         predicted_volume, prediction = read_label_map(path, scheme)
         check_same_grid(predicted_volume, volume)
+        prediction, reference = scheme.judged(prediction, reference)
         values = list(scheme.lesions.values())
         metrics = case_metrics(prediction, reference, spacing_mm(volume), values, tolerances_mm)
         if scheme.wall:

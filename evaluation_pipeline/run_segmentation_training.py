@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> Path:
     model = {
         "name": name,
         "in_channels": 1,
-        "out_channels": len(data.real.label_values),
+        "out_channels": 1 + len(data.real.classes),
         "patch_size": list(patch_size),
         "size": size,
         "spacing_mm": list(spacing_mm),
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> Path:
     content = {
         "model": model,
         "preprocessing": preprocessing.as_dict(),
-        "labels": data.real.labels,
+        "labels": data.real.classes,
         "metadata": described(data, arguments, data_sha256),
     }
     set_track_meta(False)  # plain tensors are faster, and nothing here needs MONAI's
@@ -174,6 +174,7 @@ def described(data: TrainingData, arguments: argparse.Namespace, data_sha256: st
     lesions = [name for name, value in data.real.labels.items() if value in data.real.lesion_labels]
     return {
         "lesions": lesions,
+        **({"ignore": data.real.ignore} if data.real.ignore is not None else {}),
         "fold": "all" if arguments.fold is None else arguments.fold,
         "seed": arguments.seed,
         "real_data_dir": str(arguments.real_data_dir),

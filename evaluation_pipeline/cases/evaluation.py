@@ -14,6 +14,7 @@ from LeFusion.errors import MissingFileError, UserError
 
 ANATOMY = ("background", "cavity", "myocardium", "ignore")  # labels that are no lesion, by their names
 MYOCARDIUM = "myocardium"
+IGNORE = "ignore"  # nnU-Net's name of a label for what nobody has labelled: not learnt, not judged
 OWN = "lefusion"  # of dataset.json: what nnU-Net has no word for
 NAMES_SHOWN = 5
 
@@ -32,11 +33,20 @@ class LabelScheme:
     """lesions: name -> value of each lesion class. allowed: all values that may occur, None = any.
 
     wall: values that make up the wall of the left ventricle, empty where the data has no `myocardium`.
+    ignore: the value of voxels that are not judged, None where there are none such.
     """
 
     lesions: dict[str, int]
     allowed: frozenset[int] | None
     wall: tuple[int, ...] = ()
+    ignore: int | None = None
+
+    def judged(self, prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both with background where the reference says that nobody knows."""
+        if self.ignore is None:
+            return prediction, reference
+        unknown = reference == self.ignore
+        return np.where(unknown, 0, prediction), np.where(unknown, 0, reference)
 
 
 def find_cases(test_data_dir: Path, gt_dir: Path) -> list[EvaluationCase]:
@@ -116,7 +126,7 @@ def label_scheme(
     wall = [value for name, value in known.items() if name.lower() == MYOCARDIUM]
     # all lesions of the file, also those that are not judged: each is a part of the wall
     wall += [value for value in all_lesions.values() if wall]
-    return LabelScheme(lesions, frozenset({0, *known.values()}), tuple(wall))
+    return LabelScheme(lesions, frozenset({0, *known.values()}), tuple(wall), ignored_of(known))
 
 
 def read_label_map(path: Path, scheme: LabelScheme) -> tuple[Volume, np.ndarray]:
@@ -188,6 +198,11 @@ def lesions_of(labels: Mapping[str, int], own: Mapping) -> dict[str, int]:
     if chosen:
         return {name: value for name, value in labels.items() if value in chosen}
     return {name: value for name, value in labels.items() if name.lower() not in ANATOMY}
+
+
+def ignored_of(labels: Mapping[str, int]) -> int | None:
+    """The value of nnU-Net's label `ignore`, None where there is none."""
+    return next((value for name, value in labels.items() if name.lower() == IGNORE), None)
 
 
 def _stored_labels(path: Path) -> tuple[dict[str, int], dict[str, int]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation_pipeline.cases.evaluation import OWN, lesions_of
+from evaluation_pipeline.cases.evaluation import IGNORE, OWN, ignored_of, lesions_of
 from evaluation_pipeline.cases.patients import CHANNEL_SUFFIX, case_name
 from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import Layout
@@ -35,7 +35,8 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class RealDataset:
-    """labels: name -> value, without the background; lesions: those of them that are no anatomy.
+    """labels: name -> value, without the background; lesions: those of them that are no anatomy. ignore: the
+    value of voxels that nobody has labelled, None where there are none such; the highest of labels.
     modality: CT or MR. window: (lowest, highest) HU that count in CT. layout: of the scans that synthetic
     images were painted into, for the names of their masks."""
 
@@ -53,6 +54,15 @@ class RealDataset:
         return list((self.lesions or lesions_of(self.labels, {})).values())
 
     @property
+    def ignore(self) -> int | None:
+        return ignored_of(self.labels)
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """The labels that are learnt."""
+        return {name: value for name, value in self.labels.items() if value != self.ignore}
+
+    @property
     def label_values(self) -> list[int]:
         """All values that a label map may hold."""
         return [0, *self.labels.values()]
@@ -64,6 +74,8 @@ def check_labels(labels: Mapping[str, int]) -> None:
     if sorted(labels.values()) != list(range(1, len(labels) + 1)):
         listed = " ".join(f"{name}={value}" for name, value in labels.items())
         raise UserError(f"--labels {listed}: the values must be 1, 2, 3, ... without a gap, as nnU-Net asks")
+    if ignored_of(labels) not in (None, len(labels)):
+        raise UserError(f"--labels {' '.join(labels)}: {IGNORE} must have the highest value, as nnU-Net asks")
     if not lesions_of(labels, {}):
         raise UserError(f"--labels {' '.join(labels)}: all are anatomy; name at least one lesion")
 

@@ -15,9 +15,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceLoss
+from monai.networks import one_hot
 from monai.networks.nets import DynUNet, SwinUNETR, UNet
 from torch import Tensor, nn
+from torch.nn import functional
 
 from LeFusion.errors import UserError
 
@@ -154,21 +156,29 @@ class SegmentationLoss(nn.Module):
     """Dice (background left out) + cross entropy; with deep supervision, weights of 1, 1/2, 1/4, ... / sum.
 
     logits: (B, C, *patch) or (B, heads, C, *patch). labels: (B, 1, *patch), whole numbers below C.
+    ignore: the label of voxels that do not count, None: all count.
     """
 
-    def __init__(self):
+    def __init__(self, ignore: int | None = None):
         super().__init__()
-        self.loss = DiceCELoss(
-            include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1e-5, smooth_dr=1e-5
-        )
+        self.ignore = ignore
+        self.dice = DiceLoss(include_background=False, smooth_nr=1e-5, smooth_dr=1e-5)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         heads = logits.unbind(1) if logits.ndim == labels.ndim + 1 else (logits,)
         weights = [0.5**number for number in range(len(heads))]
         total = sum(
-            weight * self.loss(head.float(), labels) for weight, head in zip(weights, heads, strict=True)
+            weight * self._loss(head.float(), labels) for weight, head in zip(weights, heads, strict=True)
         )
         return total / sum(weights)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        known = torch.ones_like(labels) if self.ignore is None else (labels != self.ignore).float()
+        true = (labels * known).long()
+        classes = one_hot(true, logits.shape[1], dtype=logits.dtype)
+        entropy = functional.cross_entropy(logits, true[:, 0], reduction="none") * known[:, 0]
+        dice = self.dice(logits.softmax(dim=1) * known, classes * known)
+        return dice + entropy.sum() / known.sum().clamp(min=1)
 
 
 def default_learning_rate(name: str) -> float:

@@ -71,7 +71,7 @@ def train_original(
         raise UserError(f"{best}: was not written; see nnU-Net's messages above")
     content = {
         "model": {"name": NAME, "folder": str(results.relative_to(output_dir.absolute())), "fold": part},
-        "labels": data.real.labels,
+        "labels": data.real.classes,
         "metadata": metadata | {"epoch": max_epochs, "checkpoint_sha256": sha256_of_file(best)},
     }
     save_checkpoint(output_dir / BEST_MODEL, content)

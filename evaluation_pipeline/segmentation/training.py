@@ -164,7 +164,7 @@ def train(
         if accelerator.scaler and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
     model, optimizer = accelerator.prepare(network, optimizer)
-    loss_fn = SegmentationLoss()
+    loss_fn = SegmentationLoss(segmenter.metadata.get("ignore"))
     first_epoch, history, best = (state["epoch"], state["history"], state["best"]) if state else (0, [], -1.0)
     steps, total = settings.steps_per_epoch, settings.steps_per_epoch * settings.max_epochs
     loader = DataLoader(
@@ -246,6 +246,7 @@ def validate(
     for i in range(accelerator.process_index, len(cases), accelerator.num_processes):
         predicted = segmenter.predict(cases[i].image, overlap, mirror=False)
         reference = read_volume(cases[i].label).labels
+        predicted = np.where(reference == segmenter.metadata.get("ignore"), 0, predicted)
         for k, value in enumerate(lesions.values()):
             scores[i, k] = dice(predicted == value, reference == value)
     means = accelerator.reduce(scores, reduction="sum").mean(dim=0).tolist()

@@ -168,6 +168,25 @@ def test_classes_of_a_heart(heart, evaluate):
     assert "no-reflow" in out and "% of Myocardium" in out
 
 
+def test_what_nobody_has_labelled_is_not_judged(data, evaluate):
+    """A false lesion and a part of the right one lie under nnU-Net's label `ignore`."""
+    assert evaluate(data)[0] == 0
+    plain = results.read_results(data / "results.csv")[0]
+    labels = {"background": 0, "nodule": 1, "ignore": 2}
+    (data / "dataset.json").write_text(json.dumps({"labels": labels}))
+    for number, case in enumerate(CASES):
+        reference, prediction = block(2 + number), block(3 + number)
+        reference[:, :, 0], prediction[:, 8:, 0] = 2, 1
+        reference[2 + number] = 2  # what was missed
+        reference[6 + number] = 2  # what was too much
+        write(data / "labelsTs" / f"{case}.nii.gz", reference)
+        write(data / "predictions" / f"{case}.nii.gz", prediction)
+    assert evaluate(data, "--experiment_name", "ignored")[0] == 0
+    row = results.read_results(data / "results.csv")[1]
+    assert plain["Dice"] == 0.75 and row["Dice"] == 1 and row["HD95 mm"] == 0 and row["Lesion F1"] == 1
+    assert row["Volume ml"] == row["Reference Volume ml"] == pytest.approx(3 * 4 * 4 * 2 / 1000)
+
+
 def test_chosen_lesion_labels(heart, evaluate):
     evaluate(heart, "--lesion_labels", "4")
     (row,) = results.read_results(heart / "results.csv")

@@ -114,6 +114,22 @@ def test_training_learns_and_leaves_everything_behind(run, tmp_path, real):
     assert 2 * (predicted & reference).sum() / (predicted.sum() + reference.sum()) > 0.5
 
 
+def test_the_label_ignore_is_neither_learnt_nor_judged(run, tmp_path, real):
+    """Half of each volume is not labelled, and of noise where it would be looked at."""
+    write_description(real, description("CT", {"nodule": 1, "ignore": 2}, 8))
+    for path in (real / "labelsTr").iterdir():
+        labels = np.asarray(nibabel.load(path).dataobj).copy()
+        labels[:, :, 8:] = 2
+        write(path, labels)
+    code, _, err = run(epochs="2")
+    assert code == 0, err
+    content = read_checkpoint(tmp_path / "model" / "best_model.pt")
+    assert content["labels"] == {"nodule": 1} and content["metadata"]["ignore"] == 2
+    assert content["model"]["out_channels"] == 2
+    reached = {float(row["dice"]) for row in curves(tmp_path / "model")}
+    assert all(0 <= dice <= 1 for dice in reached)
+
+
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(run, tmp_path, monkeypatch):
     options = ("--val_every", "2")
     assert run(*options, into="whole")[0] == 0

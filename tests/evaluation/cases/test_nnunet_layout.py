@@ -45,6 +45,16 @@ def test_anatomy_is_no_lesion_and_other_channels_are_mr(folder):
     assert data.lesion_labels == [3, 4] and data.label_values == [0, 1, 2, 3, 4] and data.modality == "MR"
 
 
+def test_nnunets_ignore_label_is_no_class(folder):
+    labels = {"nodule": 1, "Ignore": 2}
+    write_description(folder, description("CT", labels, 2))
+    data = read_dataset(folder)
+    assert (data.ignore, data.classes, data.lesion_labels) == (2, {"nodule": 1}, [1])
+    assert data.label_values == [0, 1, 2]
+    with pytest.raises(ValueError, match="--labels ignore nodule: ignore must have the highest value"):
+        check_labels({"ignore": 1, "nodule": 2})
+
+
 def test_labels_are_described_in_the_order_of_their_values():
     content = description("CT", {"tumour": 2, "liver": 1}, 3)
     assert list(content["labels"].items()) == [("background", 0), ("liver", 1), ("tumour", 2)]

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from monai.losses import DiceCELoss
 
 from evaluation_pipeline.segmentation.models import (
     MODEL_NAMES,
@@ -93,6 +94,23 @@ def test_a_right_answer_costs_nothing_and_a_wrong_one_much():
     right = torch.cat([-50 * labels + 25, 50 * labels - 25], dim=1)
     assert float(SegmentationLoss()(right, labels)) < 1e-3
     assert float(SegmentationLoss()(-right, labels)) > 1
+
+
+def test_the_loss_is_dice_and_cross_entropy_of_what_is_not_ignored():
+    """Of known voxels alone the loss is MONAI's; what stands in the others changes nothing, nor is learnt."""
+    reference = DiceCELoss(
+        include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+    logits, labels = torch.randn(1, 3, 8, 4, 4), torch.randint(0, 3, (1, 1, 8, 4, 4)).float()
+    known = float(reference(logits[:, :, :4], labels[:, :, :4]))
+    assert float(SegmentationLoss()(logits, labels)) == pytest.approx(float(reference(logits, labels)))
+    labels[:, :, 4:] = 3
+    logits.requires_grad_()
+    loss = SegmentationLoss(ignore=3)(logits, labels)
+    loss.backward()
+    assert float(loss) == pytest.approx(known, rel=1e-5)
+    assert not logits.grad[:, :, 4:].any() and logits.grad[:, :, :4].any()
+    assert float(SegmentationLoss(ignore=3)(logits, torch.full_like(labels, 3))) == 0
 
 
 def test_only_nnunet_gets_its_optimizer_and_decay():
