@@ -11,6 +11,7 @@ from LeFusion.runtime.commandline import PROJECT_ROOT
 
 PACKAGES = ("LeFusion", "DiffMask", "evaluation_pipeline")
 OPTIONAL = {"surface-distance", "highdicom"}  # of the extras
+OPTIONAL |= {"fastapi", "starlette", "uvicorn", "python-multipart", "swagger-ui-bundle"}
 NOT_PIP = {"nnunetv2"}  # the user's own, asked for where it is needed
 
 

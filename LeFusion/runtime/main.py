@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": ("evaluation_pipeline/run_segmentation_evaluation.py", "judge a segmentation on test cases"),
     "compare": ("evaluation_pipeline/compare.py", "compare experiments that were evaluated"),
     "download": ("LeFusion/runtime/download.py", "fetch the released data sets and weights"),
+    "serve": ("LeFusion/server/serve.py", "paint for other programs, such as 3D Slicer, over HTTP"),
     "view": ("LeFusion/viewer/view.py", "one HTML page that shows painted lesions in a browser"),
     "demo": ("LeFusion/inference/demo.py", "paint the bundled lung regions and hearts"),
     "version": ("LeFusion/runtime/version.py", "the version; --report: all that a bug report needs, as JSON"),
