@@ -85,10 +85,12 @@ class Sessions:
                 del self._sessions[key]
 
 
-async def read_form(
-    request: Request, limits: Limits
-) -> tuple[dict[str, list[str]], dict[str, tuple[str, bytes]]]:
-    """Fields, and files by field: (base name, content). In memory; 422 for what is no form."""
+Fields = dict[str, list[str]]
+Files = dict[str, tuple[str, bytes]]  # by field: (base name, content)
+
+
+async def read_form(request: Request, limits: Limits) -> tuple[Fields, Files]:
+    """What a form holds, read in memory. Raises UserError for what is no form."""
     content = await read_body(request, limits)
     kind, options = parse_options_header(request.headers.get("content-type"))
     fields: Fields = {}
