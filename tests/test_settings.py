@@ -4,7 +4,10 @@ from functools import lru_cache
 
 import pytest
 from hydra import compose, initialize_config_dir
-from pydantic import BaseModel
+from hypothesis import given
+from hypothesis import strategies as st
+from properties import drawn
+from pydantic import BaseModel, ValidationError
 
 from DiffMask.settings import MaskInferenceSettings, MaskTrainSettings
 from LeFusion.dataset.cases import Layout
@@ -252,3 +255,44 @@ def test_sizes_that_follow_from_others_may_be_given(key, value):
     assert (settings.cond_dim, settings.diffusion_num_channels) == (32, 2)
     with pytest.raises(UserError, match=f"{key}={value} must be {value // 2}, "):
         InferenceSettings.of(values | {key: value})
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-3, 70_000),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["auto", "all", "minmax", "SPL", "../..", "\0", "a=b", "${seed}", "1e3", "cuda:1"]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.one_of(st.text(max_size=5), st.integers()), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+
+
+@drawn(200)
+@given(st.lists(st.tuples(st.sampled_from(CASES), VALUES), min_size=1, max_size=3))
+def test_any_values_are_settings_or_one_line(changes):
+    """Of the command of the first; keys that it has not are refused by name."""
+    command = changes[0][0][0]
+    values = composed(command)
+    try:
+        for (_, key), value in changes:
+            values = changed(values, key, value)
+    except (AttributeError, KeyError, TypeError):
+        return  # below a value that an earlier change has made no group
+    try:
+        settings = COMMANDS[command].of(values)
+    except UserError as error:
+        line = str(error)
+        assert "\n" not in line and "pydantic" not in line and "Input should" not in line, line
+        assert any(key.rpartition(".")[2] in line for (_, key), _ in changes), line
+    else:
+        with pytest.raises(ValidationError, match="frozen"):
+            settings.data_type = "other"

@@ -43,7 +43,7 @@ def _problem(model: type[Settings], values: Mapping[str, Any], problem: Mapping,
     for name in problem["loc"]:  # below a field it goes on with pydantic's own names, and items of lists
         if not (isinstance(value, Mapping) and model):
             break
-        key, field = f"{key}.{name}" if key else str(name), model.model_fields.get(name)
+        key, field = f"{key}.{text(name)}" if key else text(name), model.model_fields.get(name)
         if field is None:
             return f"{key}: there is no such key; --help lists all"
         if name not in value:
@@ -66,6 +66,8 @@ def text(value: Any) -> str:
         shown = "a number of thousands of digits"  # which Python refuses to print
     else:
         shown = str(value)
+    if not shown.isprintable():
+        shown = repr(shown)  # line breaks, and what a terminal cannot show
     return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 3]}..."
 
 
