@@ -1,11 +1,12 @@
 """What every command shares: errors in one line, paths, the git commit."""
 
 import atexit
+import math
 import os
 import subprocess
 import sys
 import warnings
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -105,8 +106,28 @@ def _sweeping() -> bool:
 
 
 def command_parser(description: str) -> ArgumentParser:
-    """A parser of flags whose help shows the description, such as a module's docstring, line for line."""
-    return ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    """A parser of flags whose help shows the description, such as a module's docstring, line for line.
+
+    Numbers are finite, whole ones of at most 64 bits; argparse alone takes `nan` and `inf` for numbers.
+    """
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.register("type", float, _finite)
+    parser.register("type", int, _whole)
+    return parser
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"{word} must be a finite number")
+    return value
+
+
+def _whole(word: str) -> int:
+    value = int(word)
+    if abs(value) >= 2**63:
+        raise ArgumentTypeError(f"{word[:20]}... must be a whole number of at most 64 bits")
+    return value
 
 
 def run_with_flags(
