@@ -68,7 +68,7 @@ def test_values_stay_what_they_are():
         ({"size": "x"}, "size=x must be auto or a whole number of at least 1"),
         ({"path": ""}, "path= must be a path (./5 where it is a number)"),
         ({"path": None}, "path=null must be a path (./5 where it is a number)"),
-        ({"path": "a\0"}, "path=a\0 must be a path (./5 where it is a number)"),
+        ({"path": "a\0"}, "path='a\\x00' must be a path (./5 where it is a number)"),
         ({"other": 5}, "other=5 must be null or a path (./5 where it is a number)"),
         ({"share": float("nan")}, "share=nan must be a number from 0 to 1"),
         ({"share": 1.01}, "share=1.01 must be a number from 0 to 1"),
