@@ -6,12 +6,13 @@ if TYPE_CHECKING:
     from LeFusion.errors import UserError
     from LeFusion.painter import Painter
     from LeFusion.pool import PaintedPool
-    from LeFusion.transforms import RandPaintLesiond
+    from LeFusion.transforms import RandInsertLesiond, RandPaintLesiond
 
-__all__ = ["PaintedPool", "Painter", "RandPaintLesiond", "UserError"]
+__all__ = ["PaintedPool", "Painter", "RandInsertLesiond", "RandPaintLesiond", "UserError"]
 _PLACES = {
     "PaintedPool": "LeFusion.pool",
     "Painter": "LeFusion.painter",
+    "RandInsertLesiond": "LeFusion.transforms",
     "RandPaintLesiond": "LeFusion.transforms",
     "UserError": "LeFusion.errors",
 }

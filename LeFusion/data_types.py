@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -81,13 +82,16 @@ def data_type_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def default_settings(data_type: str | os.PathLike, sampler: str | None = None, **changes) -> dict:
-    """What configs/inference.yaml says for a data type (a name, or a YAML file) with these keys changed, as
-    plain values: the settings that the command would get, without Hydra and its global state.
+def default_settings(
+    data_type: str | os.PathLike, sampler: str | None = None, command: str = "inference", **changes: Any
+) -> dict[str, Any]:
+    """What configs/<command>.yaml (inference or insert) says for a data type (a name, or a YAML file) with
+    these keys changed, as plain values: the settings that the command would get, without Hydra and its global
+    state.
 
     sampler: of configs/sampler; None: the default one. Raises UserError for an unknown name.
     """
-    base = OmegaConf.load(CONFIGS / "inference.yaml")
+    base = OmegaConf.load(CONFIGS / f"{command}.yaml")
     chosen = sampler or next(entry.sampler for entry in base.defaults if "sampler" in entry)
     check_choice("sampler", chosen, tuple(sorted(path.stem for path in SAMPLER_FOLDER.glob("*.yaml"))))
     base = OmegaConf.masked_copy(base, [key for key in base if key not in ("defaults", "hydra")])

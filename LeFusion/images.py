@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from nibabel.spatialimages import SpatialImage
 
 from LeFusion.dataset.itk import affine_of
-from LeFusion.dataset.nifti import nifti_bytes
+from LeFusion.dataset.nifti import label_header, nifti_bytes
 from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import Volume, refuse_not_finite
 from LeFusion.errors import UserError
@@ -23,12 +24,14 @@ class Given:
     """An image that was given: its volume, whether it says where its voxels lie, and back.
 
     volume: 3D, in the order of axes of a NIfTI file (x, y, z). like: other stored numbers of that shape and
-    type -> the kind of thing that was given, with its geometry and metadata.
+    type -> the kind of thing that was given, with its geometry and metadata. labels: numbers of labels of
+    that shape -> likewise, unscaled.
     """
 
     volume: Volume
     has_affine: bool
     like: Callable[[np.ndarray], Any]
+    labels: Callable[[np.ndarray], Any]
 
     def at(self, affine: np.ndarray) -> "Given":
         """With this affine instead. Raises UserError for one that does not say where voxels lie."""
@@ -89,16 +92,26 @@ def _volume(raw: np.ndarray, name: str, affine=None, slope=1.0, inter=0.0, heade
 
 def _of_file(path: Path) -> Given:
     volume = read_volume(path)
-    return Given(volume, True, lambda raw: _nifti_image(replace(volume, raw=raw)))
+    return Given(volume, True, lambda raw: _nifti_image(replace(volume, raw=raw)), partial(_labels, volume))
 
 
 def _nifti_image(volume: Volume) -> SpatialImage:
+    """In memory, with the header of its file."""
     kind = nibabel.Nifti2Image if isinstance(volume.header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     return kind.from_bytes(nifti_bytes(volume))
 
 
+def _labels(volume: Volume, labels: np.ndarray) -> SpatialImage:
+    """The label map beside a volume."""
+    header = label_header(volume.header, labels.dtype)
+    return _nifti_image(replace(volume, raw=labels, slope=1.0, inter=0.0, header=header))
+
+
 def _of_array(image: np.ndarray, name: str) -> Given:
-    return Given(_volume(_one_channel(image), name), False, lambda raw: raw.reshape(image.shape))
+    def like(raw: np.ndarray) -> np.ndarray:
+        return raw.reshape(image.shape)
+
+    return Given(_volume(_one_channel(image), name), False, like, like)
 
 
 def _of_tensor(image: torch.Tensor, name: str) -> Given:
@@ -112,11 +125,12 @@ def _of_tensor(image: torch.Tensor, name: str) -> Given:
         affine = torch.as_tensor(affine, dtype=torch.float64).cpu().numpy()
 
     def like(raw: np.ndarray) -> torch.Tensor:
-        painted = image.detach().clone()
-        painted.copy_(torch.from_numpy(np.ascontiguousarray(raw)).reshape(image.shape))
+        values = torch.from_numpy(np.ascontiguousarray(raw)).reshape(image.shape)
+        painted = image.detach().to(values.dtype, copy=True)  # with the metadata, if it has some
+        painted.copy_(values)
         return painted
 
-    return Given(_volume(raw, name, affine), affine is not None, like)
+    return Given(_volume(raw, name, affine), affine is not None, like, like)
 
 
 def _of_nibabel(image: SpatialImage, name: str) -> Given:
@@ -139,7 +153,7 @@ def _of_nibabel(image: SpatialImage, name: str) -> Given:
             return _nifti_image(replace(volume, raw=raw))
         return type(image)(raw, image.affine, image.header, image.extra)
 
-    return Given(volume, True, like)
+    return Given(volume, True, like, partial(_labels, volume))
 
 
 def _of_simpleitk(image: Any, name: str) -> Given:
@@ -159,7 +173,7 @@ def _of_simpleitk(image: Any, name: str) -> Given:
             painted.SetMetaData(key, image.GetMetaData(key))
         return painted
 
-    return Given(_volume(raw, name, affine_of(image)), True, like)
+    return Given(_volume(raw, name, affine_of(image)), True, like, like)
 
 
 def _one_channel(array: np.ndarray) -> np.ndarray:

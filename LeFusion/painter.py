@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
@@ -26,11 +26,16 @@ from LeFusion.images import given_image, placed
 from LeFusion.painting import DTYPES
 from LeFusion.runtime.commandline import choose_device
 from LeFusion.runtime.memory import BatchSize, largest_batch, needs_less_memory
-from LeFusion.settings import InferenceSettings
+from LeFusion.settings import InferenceSettings, InsertSettings
 from LeFusion.tasks import Key, MakeTask, Patch, Task, paint_together
 from LeFusion.textures.conditions import Conditions, Texture, conditions_of
 from LeFusion.textures.layers import Wanted
 from LeFusion.weights import painter_settings
+
+if TYPE_CHECKING:
+    from LeFusion.insertion.call import Inserted
+    from LeFusion.insertion.sites import Site
+    from LeFusion.insertion.tools import Tools
 
 Image = TypeVar("Image")
 
@@ -154,6 +159,49 @@ class Painter(BoxPainter):
                 painted[number] = given[number].like(self.painted(case, patches, case.case.image_path).raw)
         results = [painted[number] for number in range(len(images))]
         return results if many else results[0]
+
+    def insert(
+        self,
+        image: Image,
+        lesions: "int | Sequence[int] | Sequence[Site]" = 3,
+        seed: int = 0,
+        *,
+        texture: str | int = "realistic",
+        diameter_mm: float | Sequence[float] | None = None,
+        affine: np.ndarray | None = None,
+    ) -> "Inserted[Image]":
+        """Lesions in a whole chest CT: finds the lung, makes masks, paints them, as `lefusion insert` does.
+
+        Args:
+            image: as of `paint`, in HU; needs an affine, as directions and voxel sizes count.
+            lesions: how many, (fewest, most), or sites, see LeFusion.insertion.sites.Site.
+            seed: of everything that is drawn.
+            texture: "realistic" (drawn, as common as real ones), or the name or number of one.
+            diameter_mm: longest axial diameter, a number, (low, high) or None: as real nodules.
+            affine: of arrays without one; None: voxels of 1 mm whose axes run to the right, front and top.
+
+        Returns:
+            .image, what was given with lesions in it; .labels, of the same kind, their numbers 1, 2, ...;
+            .lesions, what each of them is (diameter_mm, volume_ml, texture, world, ...). For a path, images
+            of nibabel.
+
+        Raises:
+            UserError: for what is no CT in HU, a lung that is not found, lesions that find no place.
+        """
+        from LeFusion.insertion.call import inserted
+
+        given = given_image(image, "image")
+        if affine is not None:
+            given, _ = placed(given, given, affine)
+        seed = check_whole("seed", seed)
+        return inserted(*self._insertion, given, lesions, seed, texture, diameter_mm)
+
+    @cached_property
+    def _insertion(self) -> "tuple[Tools, InsertSettings]":
+        """Loaded with the first lesion that is inserted."""
+        from LeFusion.insertion.call import insertion_tools
+
+        return insertion_tools(self, self._of_data())
 
     @property
     def textures(self) -> tuple[str, ...]:

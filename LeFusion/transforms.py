@@ -1,6 +1,6 @@
 """MONAI transforms that paint lesions while a network trains."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,27 @@ SEEDS = 2**31  # that are drawn from
 SEED_KEY, TEXTURE_KEY = "painted_seed", "painted_texture"  # of the image's metadata
 
 
-class RandPaintLesiond(RandomizableTransform, MapTransform):
+class _RandLesiond(RandomizableTransform, MapTransform):
+    """What the transforms below share: MONAI's randomness, metadata, labels."""
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
+    seed = 0
+
+    def randomize(self, data: Any = None) -> None:
+        super().randomize(None)
+        if self._do_transform:
+            self.seed = int(self.R.randint(SEEDS))
+
+    def note(self, image: Any, seed: int = -1, texture: str = "") -> Any:
+        """The image with what was painted in its metadata, where it has some."""
+        if isinstance(image, MetaTensor):
+            if seed < 0:
+                image = image.clone()  # other metadata than those of what was given
+            image.meta |= {SEED_KEY: seed, TEXTURE_KEY: texture}
+        return image
+
+
+class RandPaintLesiond(_RandLesiond):
     """Paints lesions into images of a dictionary, under a mask, with a chance of `prob`.
 
     Works on images in the units of the painter's data type (HU in CT), so before intensities are scaled;
@@ -36,12 +56,10 @@ class RandPaintLesiond(RandomizableTransform, MapTransform):
         painter: see Painter.load. Processes paint on a CPU, with one thread each.
         texture: see Painter.paint.
         label_key: of the label to train on: lesions that were painted are set to their value in the mask, the
-            rest stays. Where the dictionary has no label it gets one, 0 where nothing was painted. None: none.
+            rest stays. A dictionary without a label gets one, 0 where nothing was painted. None: none.
         prob: how often an image is painted.
         allow_missing_keys: of `keys`, whether an image may be missing.
     """
-
-    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
 
     def __init__(
         self,
@@ -58,12 +76,6 @@ class RandPaintLesiond(RandomizableTransform, MapTransform):
         painter.conditions(texture, seed=0)  # refuses an unknown texture now
         self.painter, self.texture = painter, texture
         self.mask_key, self.label_key = mask_key, label_key
-        self.seed = 0
-
-    def randomize(self, data: Any = None) -> None:
-        super().randomize(None)
-        if self._do_transform:
-            self.seed = int(self.R.randint(SEEDS))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The dictionary with painted images. Raises UserError, naming the argument of Painter.paint."""
@@ -75,11 +87,8 @@ class RandPaintLesiond(RandomizableTransform, MapTransform):
         for key in self.key_iterator(given):
             if paints:
                 given[key] = self.painter.paint(given[key], mask, self.texture, self.seed)
-            if isinstance(given[key], MetaTensor):
-                if not paints:
-                    given[key] = given[key].clone()  # other metadata than those of what was given
-                name = self.painter.conditions(self.texture, self.seed).name("image", 1) if paints else ""
-                given[key].meta |= {SEED_KEY: self.seed if paints else -1, TEXTURE_KEY: name}
+            name = self.painter.conditions(self.texture, self.seed).name("image", 1) if paints else ""
+            given[key] = self.note(given[key], self.seed if paints else -1, name)
         if self.label_key is not None:
             label = given.get(self.label_key)
             label = mask * 0 if label is None else label
@@ -92,6 +101,66 @@ class RandPaintLesiond(RandomizableTransform, MapTransform):
         if isinstance(mask, torch.Tensor):
             return torch.isin(mask, torch.as_tensor(labels, dtype=mask.dtype, device=mask.device))
         return np.isin(mask, labels)
+
+
+class RandInsertLesiond(_RandLesiond):
+    """Inserts lesions into whole chest CTs of a dictionary, with a chance of `prob`: finds the lung, makes
+    masks and paints them, see Painter.insert. For images in HU, before crops and scaled intensities.
+
+    Takes seconds for a CT; a PaintedPool does it ahead. Randomness, metadata (painted_seed; painted_texture
+    has those of all lesions) and inverses are as those of RandPaintLesiond.
+
+    Args:
+        keys: of the images, (1, X, Y, Z) each.
+        painter: see Painter.load; of lung weights.
+        lesions: how many, or (fewest, most).
+        texture, diameter_mm: see Painter.insert.
+        label_key: of the label to train on: voxels of lesions are set to the data type's lesion label, the
+            rest stays. A dictionary without a label gets one, 0 where nothing was painted. None: none.
+        prob: how often lesions are inserted.
+        allow_missing_keys: of `keys`, whether an image may be missing.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        painter: Painter,
+        lesions: int | Sequence[int] = (1, 3),
+        texture: str | int = "realistic",
+        diameter_mm: float | Sequence[float] | None = None,
+        label_key: Hashable | None = None,
+        prob: float = 0.5,
+        allow_missing_keys: bool = False,
+    ):
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        self.painter, self.lesions, self.label_key = painter, lesions, label_key
+        self.options = {"texture": texture, "diameter_mm": diameter_mm}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The dictionary with lesions in its images. Raises UserError as Painter.insert does."""
+        given = dict(data)
+        self.randomize()
+        for key in self.key_iterator(given):
+            label = None if self.label_key is None else given.get(self.label_key)
+            if not self._do_transform:
+                given[key] = self.note(given[key])
+                new = _empty(given[key]) if label is None else label
+            else:
+                found = self.painter.insert(given[key], self.lesions, self.seed, **self.options)
+                textures = ", ".join(lesion.texture for lesion in found.lesions)
+                given[key] = self.note(found.image, self.seed, textures)
+                lesion = found.labels > 0
+                old = _empty(found.labels) if label is None else label
+                new = _where(lesion, lesion * self.painter.lesion_labels[0], old)
+            if self.label_key is not None:
+                given[self.label_key] = new
+        return given
+
+
+def _empty(image: Any) -> Any:
+    """A label map of zeros beside an image, of its kind."""
+    return (image * 0).to(torch.uint8) if isinstance(image, torch.Tensor) else np.zeros(image.shape, np.uint8)
 
 
 def _where(where: Any, new: Any, old: Any) -> Any:

@@ -72,7 +72,8 @@ def lies_in(module: str, packages) -> bool:
 
 
 def imports_of(module: str, source: str) -> list[tuple[str, bool]]:
-    """(what is imported, whether inside a function), in absolute names; `from a import b` counts as a.b."""
+    """(what is imported, whether inside a function or for type checkers only), in absolute names; `from a
+    import b` counts as a.b."""
     found = []
 
     def visit(node: ast.AST, in_function: bool) -> None:
@@ -83,6 +84,7 @@ def imports_of(module: str, source: str) -> list[tuple[str, bool]]:
             base = ".".join([*start, *([node.module] if node.module else [])])
             found.extend((f"{base}.{alias.name}", in_function) for alias in node.names)
         in_function |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        in_function |= isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for child in ast.iter_child_nodes(node):
             visit(child, in_function)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from DiffMask.inference.masks import ShapeMaker, ShapeSettings
 from LeFusion.box_painter import BoxPainter
@@ -38,12 +39,14 @@ class Tools:
     weights: dict[str, str]
 
     @classmethod
-    def of(cls, settings: InsertSettings) -> "Tools":
-        """Loads the networks. Raises UserError for settings that do not fit them."""
+    def of(cls, settings: InsertSettings, painter: BoxPainter | None = None) -> "Tools":
+        """Loads the networks; that of lesions only if no painter is given. Raises UserError for settings that
+        do not fit them."""
         path = given_path(settings.model_path)
-        checkpoint = load_checkpoint(path, settings.weights)
-        painter = BoxPainter.of_settings(settings, checkpoint)
-        checkpoint.network.to(choose_device(settings.device), DTYPES[settings.precision])
+        if painter is None:
+            checkpoint = load_checkpoint(path, settings.weights)
+            painter = BoxPainter.of_settings(settings, checkpoint)
+            checkpoint.network.to(choose_device(settings.device), DTYPES[settings.precision])
         files, maker = [path], None
         if settings.layout.myocardium_label is None:
             files.append(given_path(settings.mask_model_path))
@@ -61,11 +64,6 @@ class Tools:
                 )
             )
 
-        def refuse(image: Volume) -> None:
-            if settings.modality == "CT":
-                refuse_turned(image, settings.layout, settings.diffusion_depth_size, settings.data_type)
-                refuse_other_units(image, settings.window)
-
         return cls(
             painter,
             maker,
@@ -77,7 +75,7 @@ class Tools:
             settings.histogram_perturbation,
             settings.histogram_bins,
             settings.max_redraws,
-            refuse,
+            partial(_refuse, settings),
             {file.name: sha256_of_file(file) for file in files},
         )
 
@@ -103,3 +101,9 @@ class Tools:
                 )
             chosen[address] = index
         return Conditions(self.palette, True, self.perturbation, self.bins, 0, chosen)
+
+
+def _refuse(settings: InsertSettings, image: Volume) -> None:
+    if settings.modality == "CT":
+        refuse_turned(image, settings.layout, settings.diffusion_depth_size, settings.data_type)
+        refuse_other_units(image, settings.window)
