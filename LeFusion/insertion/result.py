@@ -11,6 +11,7 @@ from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.volume import Volume
 from LeFusion.insertion.shapes import TOLERANCE
 
+FAINT_HU = 50  # from what was there before, below which a lesion is hardly seen
 LARGEST_DIFFERENCE_HU = 60  # between asked and obtained, that is not said
 
 
@@ -126,4 +127,6 @@ def _note(
             f"{obtained:+.0f} HU instead of {asked:+.0f} HU on the voxels of the scan ({network:+.0f} HU on "
             "those of the network)"
         )
+    elif unit == "HU" and abs(obtained) < FAINT_HU:
+        notes.append(f"hardly to be seen: {obtained:+.0f} HU, as asked for by its texture")
     return "; ".join(notes)

@@ -19,7 +19,7 @@ from LeFusion.errors import MissingFileError, UserError
 from LeFusion.insertion.hearts import insert_infarct
 from LeFusion.insertion.lesions import insert_lesions
 from LeFusion.insertion.output import state, write_output, write_report
-from LeFusion.insertion.result import Inserted
+from LeFusion.insertion.result import Inserted, Lesion
 from LeFusion.insertion.sites import Site, read_sites
 from LeFusion.insertion.tools import Tools
 from LeFusion.runtime.commandline import choose_device, git_commit, given_path, output_folder, say
@@ -179,7 +179,8 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
     notes: list[str] = []
     writing: Future | None = None
     volume, held = None, None
-    with ThreadPoolExecutor(1) as writer, tqdm(total=None, unit="lesion", desc="inserting") as progress:
+    total = sum(_steps(wanted[name]) for name, *_ in due.values())
+    with ThreadPoolExecutor(1) as writer, tqdm(total=total, unit="lesion", desc="inserting") as progress:
         for folder, (name, number, made_from) in due.items():
             started = time.monotonic()
             if held != name:
@@ -191,11 +192,7 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
             else:
                 asked = *drawn, settings.diameter_mm
                 inserted = insert_lesions(volume, tools, wanted[name], *asked, done=progress.update)
-            notes += [
-                f"{folder.name}, lesion {lesion.instance}: {lesion.note}"
-                for lesion in inserted.lesions
-                if lesion.note
-            ]
+            notes += _notes(folder.name, inserted.lesions)
             if writing is not None:
                 writing.result()
             facts = _facts(settings, tools, scans[name][0], number, made_from)
@@ -204,6 +201,27 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
         if writing is not None:
             writing.result()
     return notes
+
+
+def _notes(name: str, lesions: Sequence[Lesion]) -> list[str]:
+    """A line where lesions are not as they were asked for."""
+    noted = [lesion for lesion in lesions if lesion.note]
+    if not noted:
+        return []
+    first = f"lesion {noted[0].instance}: {noted[0].note}"
+    if len(noted) == 1:
+        return [f"{name}, {first}"]
+    return [
+        f"{name}: {len(noted)} of {len(lesions)} lesions are not quite as asked for, such as {first}; see "
+        "the column note of lesions.csv"
+    ]
+
+
+def _steps(lesions: int | list[int] | list[Site]) -> int:
+    """How many lesions a scan gets, at most."""
+    if isinstance(lesions, int):
+        return lesions
+    return len(lesions) if isinstance(lesions[0], Site) else lesions[1]
 
 
 def _write(folder: Path, inserted: Inserted, settings: InsertSettings, facts: dict, started: float) -> None:

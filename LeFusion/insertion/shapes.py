@@ -18,6 +18,7 @@ from LeFusion.insertion.lung import Lung
 
 TOLERANCE = 0.1  # of a diameter that is asked for
 SCALES = 3  # times that a shape is scaled to its diameter before another is drawn
+OVERSHOOT = 1.15  # of a sphere by its lesion, for which the network's box has room
 MOST_SCALED = 1.4  # times: beyond, a shape would not look like one of its size
 
 
@@ -46,15 +47,16 @@ class Shape:
     mask: np.ndarray
     label: np.ndarray
     diameter_mm: float  # longest axial one of the label
+    cut: bool = False  # by the box that the network works in
 
     @classmethod
-    def of(cls, mask: np.ndarray, patch: Patch, spacing_mm: Sequence[float]) -> "Shape":
+    def of(cls, mask: np.ndarray, patch: Patch, spacing_mm: Sequence[float], cut: bool = False) -> "Shape":
         label = patch.label_of(mask)
-        return cls(mask, label, longest_axial_diameter_mm(label, spacing_mm))
+        return cls(mask, label, longest_axial_diameter_mm(label, spacing_mm), cut)
 
     def misses(self, asked_mm: float | None) -> float:
-        """By what share the diameter differs from that asked for."""
-        return 0.0 if asked_mm is None else abs(self.diameter_mm / asked_mm - 1)
+        """By what share the diameter differs from that asked for; more, where the shape is cut."""
+        return self.cut + (0.0 if asked_mm is None else abs(self.diameter_mm / asked_mm - 1))
 
 
 def make_shapes(
@@ -99,7 +101,8 @@ def _draft(lesion: Wanted, maker: ShapeMaker) -> Draft:
     """What DiffMask makes a mask from, on the lesion's patch as if that were the scan."""
     patch = lesion.patch
     centre = patch.to_network(lesion.centre_dhw)
-    grid = MaskGrid.around(centre, lesion.sphere_mm, patch.spacing_mm, maker.size, maker.spacing_mm)
+    room = lesion.sphere_mm * OVERSHOOT
+    grid = MaskGrid.around(centre, room, patch.spacing_mm, maker.size, maker.spacing_mm)
     placement = Placement(centre, lesion.sphere_mm, 0.0, 1.0)
     return Draft(Scan(lesion.name, None), lesion.number, patch.spacing_mm, placement, grid)
 
@@ -109,6 +112,8 @@ def _scaled(
 ) -> Shape | None:
     """The soft mask as a lesion in the lung, scaled to the diameter asked for; None: nothing is left."""
     best, scale = None, 1.0
+    middle = soft[1:-1, 1:-1, 1:-1]
+    cut = (soft > 0).sum() > (middle > 0).sum()
     for _ in range(1 if lesion.diameter_mm is None else SCALES + 1):
         grid = replace(draft.grid, spacing_mm=tuple(mm * scale for mm in draft.grid.spacing_mm))
         box = grid.box(organ.shape)
@@ -117,11 +122,11 @@ def _scaled(
         if clean is None:
             return best
         mask[box] = clean
-        shape = Shape.of(mask, lesion.patch, spacing_mm)
+        shape = Shape.of(mask, lesion.patch, spacing_mm, cut)
         asked = lesion.diameter_mm
         if best is None or shape.misses(asked) < best.misses(asked):
             best = shape
-        if shape.misses(asked) <= TOLERANCE / 4:
+        if asked is None or abs(shape.diameter_mm / asked - 1) <= TOLERANCE / 4:
             break
         scale *= asked / shape.diameter_mm
         if not 1 / MOST_SCALED <= scale <= MOST_SCALED:

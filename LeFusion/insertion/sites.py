@@ -29,6 +29,14 @@ RESULTS = (
     "version",
     "note",
 )
+OTHER_NAMES = {
+    "type": "texture",
+    "case": "scan",
+    "x_mm": "x",
+    "y_mm": "y",
+    "z_mm": "z",
+    "diameter": "diameter_mm",
+}
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,10 @@ def read_sites(path: Path) -> list[Site]:
         known = (*SITE_COLUMNS, *RESULTS)
         unknown = [name for name in names if name not in known or names.count(name) > 1]
         if unknown:
+            meant = OTHER_NAMES.get(unknown[0])
             raise UserError(
-                f"{path}: column {unknown[0]!r} is unknown or there twice; a table of sites may have "
+                f"{path}: column {unknown[0]!r} is unknown or there twice"
+                f"{f' (call it {meant})' if meant else ''}; a table of sites may have "
                 f"{', '.join(SITE_COLUMNS)}, and the columns of a lesions.csv"
             )
         reader.fieldnames = names

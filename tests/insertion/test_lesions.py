@@ -146,3 +146,4 @@ def test_what_was_not_met_is_noted(chest, tools):
     assert (f"diameter {lesion.diameter_mm:.1f} mm instead of 6.0 mm" in lesion.note) == missed
     far = abs(lesion.asked_difference - lesion.obtained_difference) > 60
     assert ("HU on the voxels of the scan" in lesion.note) == far
+    assert ("hardly to be seen" in lesion.note) == (not far and abs(lesion.obtained_difference) < 50)

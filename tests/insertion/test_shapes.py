@@ -73,6 +73,14 @@ def test_the_nearest_is_taken_where_none_fits():
     assert 7 < shape.diameter_mm < 9  # the diagonal of the lung
 
 
+def test_a_shape_that_the_box_of_the_network_cuts_is_drawn_again():
+    maker = Maker(13, 5)
+    (shape,) = made(maker, wanted(None))
+    assert len(maker.drawn) == 2 and not shape.cut
+    (shape,) = made(Maker(13), wanted(None))
+    assert shape.cut
+
+
 def test_without_a_diameter_the_first_is_taken():
     maker = Maker(0, 5, 3)
     (shape,) = made(maker, wanted(None))

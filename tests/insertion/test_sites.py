@@ -40,6 +40,7 @@ def test_a_site_may_be_a_mask(table, tmp_path):
             "x,y,z,kind\n1,2,3,4\n",
             "column 'kind' is unknown or there twice; a table of sites may have x, y, z",
         ),
+        ("x,y,z,type\n1,2,3,4\n", "column 'type' is unknown or there twice (call it texture); a table"),
         ("x,y,z,z\n1,2,3,4\n", "column 'z' is unknown or there twice"),
         ("x,y\n1,2\n", "needs the columns x, y, z"),
         ("x,y,z,i,j,k\n1,2,3,4,5,6\n", "needs the columns x, y, z"),
