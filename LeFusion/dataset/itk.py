@@ -12,6 +12,7 @@ from LeFusion.dataset.volume import TO_RAS, Volume
 from LeFusion.errors import StorageError, UserError
 
 METAIMAGE, NRRD = "MetaImage", "NRRD"
+NRRD_ONLY = "NRRD_"  # how ITK names the entries that say what NRRD itself knows
 HEADER_BYTES = 1 << 16  # within which a header is looked at
 COMPRESSED = re.compile(rb"^(CompressedData\s*=\s*True|encoding:\s*(gz|gzip|bz2|bzip2))\s*$", re.M | re.I)
 VOXELS_IN = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.*?)\s*$", re.M | re.I)
@@ -36,6 +37,7 @@ def read_itk(path: str | os.PathLike, kind: str) -> Volume:
     with open(path, "rb") as file:
         head = file.read(HEADER_BYTES)
     _refuse_files_elsewhere(path, head.replace(b"\r\n", b"\n"), kind)
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # errors are raised; the rest would be noise
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(f"{'Meta' if kind == METAIMAGE else 'Nrrd'}ImageIO")
@@ -93,6 +95,7 @@ def write_itk(volume: Volume) -> None:
     """
     import SimpleITK
 
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()
     path = volume.path
     header = volume.header if isinstance(volume.header, ItkHeader) else ItkHeader()
     stored = _unscaled(volume)
@@ -104,7 +107,8 @@ def write_itk(volume: Volume) -> None:
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     for name, value in header.entries:
-        image.SetMetaData(name, value)
+        if not name.startswith(NRRD_ONLY) or path.suffix in (".nrrd", ".nhdr"):
+            image.SetMetaData(name, value)
     with atomic_files(path) as folder:
         try:
             SimpleITK.WriteImage(image, str(folder / path.name), useCompression=header.compressed)

@@ -1,5 +1,7 @@
 """MetaImage and NRRD give the voxels and the world that NIfTI gives, and come out as they came in."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
@@ -55,6 +57,32 @@ def test_what_is_written_differs_under_the_mask_only(tmp_path, ending, packed):
     np.testing.assert_allclose(result.affine, source.affine, atol=1e-9)
     assert result.header == source.header and ("Scanner", "made up") in dict(result.header.entries).items()
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_entries_of_one_format_do_not_get_into_the_other(tmp_path):
+    source = read_volume(save(tmp_path / "a.nrrd", image()))
+    assert any(name.startswith("NRRD_") for name, _ in source.header.entries)
+    write_volume_like(source, source.values, source.raw > 0, tmp_path / "b.mha")
+    assert b"NRRD_" not in (tmp_path / "b.mha").read_bytes()
+    assert b"a note" in note(tmp_path / "c.nrrd", note(tmp_path / "c.mha", source)[0])[1]
+
+
+def note(path, source):
+    """The volume as it comes back with an entry of its own, and the file's bytes."""
+    header = ItkHeader((*source.header.entries, ("Remark", "a note")), source.header.compressed)
+    write_volume(replace(source, path=path, header=header))
+    return read_volume(path), path.read_bytes()
+
+
+def test_nothing_but_errors_is_printed(tmp_path, capfd):
+    SimpleITK.ProcessObject.GlobalWarningDisplayOn()
+    nifti = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4))
+    nibabel.save(nifti, tmp_path / "a.nii.gz")
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")), str(tmp_path / "a.nrrd"))
+    capfd.readouterr()
+    source = read_volume(tmp_path / "a.nrrd")
+    write_volume_like(source, source.values, source.raw > 0, tmp_path / "b.mha")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_same_voxels_give_the_same_bytes(tmp_path):
