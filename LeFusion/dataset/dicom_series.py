@@ -13,7 +13,8 @@ from LeFusion.dataset.volume import GRID_TOLERANCE, TO_RAS
 from LeFusion.errors import MissingFileError, UserError
 
 MAGIC_AT, MAGIC = 128, b"DICM"
-NO_PREAMBLE = (b"\x02\x00", b"\x08\x00")  # the group that files begin with that lack it
+FIRST_TAGS = ((2, 0), (8, 0), (8, 5), (8, 8), (8, 0x16))  # with which files begin that lack it
+LONGEST_FIRST = 64  # bytes of the value of such a tag
 NO_SCANS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "SR", "PR", "KO", "REG", "DOC")
 SAME_DIRECTION = 1e-3  # by which direction cosines of slices of one series may differ
 TAGS = (
@@ -83,7 +84,11 @@ def is_dicom(head: bytes) -> bool:
     """Whether a file that begins like this is DICOM."""
     if head[MAGIC_AT : MAGIC_AT + 4] == MAGIC:
         return True
-    return head[:2] in NO_PREAMBLE and head[2:4] in (b"\x00\x00", b"\x05\x00", b"\x08\x00") and len(head) > 16
+    group, element, length = (
+        int.from_bytes(head[at : at + n], "little") for at, n in ((0, 2), (2, 2), (4, 4))
+    )
+    named = head[4:6] in (b"UL", b"CS", b"UI")
+    return (group, element) in FIRST_TAGS and (named or 0 < length <= LONGEST_FIRST and length % 2 == 0)
 
 
 def dicom_files(folder: Path, others: tuple[str, ...] = ()) -> list[Path]:
@@ -176,6 +181,9 @@ def read_header(path: Path):
     except Exception as error:  # of many kinds, for files that are cut off or wrong inside
         if isinstance(error, OSError):
             raise
+        with open(path, "rb") as file:
+            if file.read(MAGIC_AT + 4)[MAGIC_AT:] != MAGIC:
+                return pydicom.Dataset()  # it only begins like one
         raise UserError(f"{path}: is a damaged DICOM file ({one_line(error)}); copy it again") from error
 
 
@@ -277,6 +285,8 @@ def _without_copies(slices: Sequence[Slice], path: Path) -> list[Slice]:
 def _no_scan(header) -> str:
     """Why an object is no part of a scan; "" for one that is."""
     modality = header.get("Modality", "")
+    if "SOPClassUID" not in header:
+        return "is no DICOM image"
     if "Rows" not in header or modality in NO_SCANS:
         return f"is no scan ({modality or 'unknown modality'})"
     if "LOCALIZER" in [str(word).upper() for word in header.get("ImageType") or []]:

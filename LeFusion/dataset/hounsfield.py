@@ -11,6 +11,7 @@ from LeFusion.errors import UserError
 LUNG = -500  # HU; a window that begins below shows lung
 FAT_TO_AIR = (-1100, -200)  # HU; what nearly every CT has, noise included
 BONE = 700  # HU; not a tenth of a CT is above
+PICTURE = 255  # the brightest of a picture's grey levels
 NORMALISED = 10  # a range from minus this to this is no CT
 
 
@@ -36,6 +37,8 @@ def refuse_other_units(image: Volume, window: Window) -> None:
         reason = "that is a normalised image"
     elif highest < low or highest < 300 and float(np.median(values)) < min(low, LUNG) - 400:
         reason = "that is too dark; was the rescale intercept applied twice?"
+    elif lowest >= 0 and highest <= PICTURE and low <= LUNG:
+        reason = "that is a picture of 8 bits"
     elif not ((values > FAT_TO_AIR[0]) & (values < FAT_TO_AIR[1])).any():
         if low <= LUNG or float(np.percentile(values, 90)) > BONE:
             reason = "nothing is as dark as air; raw scanner values are HU + 1024"

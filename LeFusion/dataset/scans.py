@@ -19,6 +19,7 @@ from LeFusion.errors import MissingFileError, UserError
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 DETACHED = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}  # headers, voxels in a file beside them
+VOXEL_ENDINGS = tuple({ending for endings in DETACHED.values() for ending in endings})
 ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)  # of files that are scans; how one is read is for its content to say
 NIFTI, DICOM = "NIfTI", "DICOM"
 UID = re.compile(r"[0-9]+(\.[0-9]+)+")
@@ -158,7 +159,7 @@ def _is_series(path: Path) -> bool:
 
 def _series_in(folder: Path, skipped: list[str]) -> list[Scan]:
     """The DICOM series in a folder itself."""
-    series = find_series(dicom_files(folder, ENDINGS), skipped)
+    series = find_series(dicom_files(folder, (*ENDINGS, *VOXEL_ENDINGS)), skipped)
     name = os.path.basename(os.path.abspath(folder))
     if len(series) == 1:
         return [Scan(name, folder)]

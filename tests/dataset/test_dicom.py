@@ -9,7 +9,13 @@ import pydicom
 import pytest
 import SimpleITK
 from dicom_files import compress, dataset, pixels, write_multi_frame, write_series
-from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dicom_series import find_series
@@ -88,10 +94,10 @@ def test_bits_beyond_those_stored_do_not_count(tmp_path, dtype):
     np.testing.assert_array_equal(volume.raw, stored.transpose(2, 1, 0))
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
 def test_compressed_pixels_are_decoded(tmp_path, syntax):
-    compress(write_series(tmp_path / "a", stack((4, 16, 16))), syntax)
-    np.testing.assert_array_equal(read_volume(tmp_path / "a").raw, stack((4, 16, 16)).transpose(2, 1, 0))
+    compress(write_series(tmp_path / "a", stack((4, 64, 64))), syntax)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a").raw, stack((4, 64, 64)).transpose(2, 1, 0))
 
 
 def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
@@ -251,6 +257,20 @@ def test_what_is_no_scan_is_refused_or_left_out_by_name(tmp_path):
     assert len(skipped) == 2
     assert read_volume(folder).raw.shape == (4, 5, 6)
     refused(sorted(folder.glob("*-*.dcm"))[0], "one slice of a DICOM series", str(folder))
+
+
+def test_what_only_begins_like_dicom_is_left_out(tmp_path):
+    folder = write_series(tmp_path / "a", stack())
+    for number, content in enumerate(
+        (b"\x08\x00\x05\x00\x0a\x00\x00\x00" + bytes(300), b"\x02\x00\x00\x00UL" * 40)
+    ):
+        (folder / f"{number}.bin").write_bytes(content)
+    (folder / "voxels.raw").write_bytes(b"\x08\x00\x05\x00\x0a\x00\x00\x00" + bytes(300))
+    (folder / "numbers.dat").write_bytes(np.arange(2, 200, dtype=np.int16).tobytes())
+    skipped = []
+    assert [scan.path for scan in find_scans(folder, skipped)] == [folder]
+    assert len(skipped) == 2 and all("no DICOM image" in reason for reason in skipped)
+    assert read_volume(folder).raw.shape == (4, 5, 6)
 
 
 def test_another_modality_is_refused_where_a_ct_is_needed(tmp_path):

@@ -58,8 +58,11 @@ def test_other_units_are_refused(tmp_path, values, window, change):
 def test_raw_values_with_padding_and_pictures_are_refused(tmp_path):
     padded = np.maximum(chest() + 1024, 0)
     padded[:, :, :5] = -2000
-    for values in (padded, np.clip((chest() + 1000) / 1400 * 255, 0, 255)):
-        with pytest.raises(UserError, match="as dark as air"):
+    for values, reason in (
+        (padded, "as dark as air"),
+        (np.clip((chest() + 1000) / 1400 * 255, 0, 255), "a picture of 8 bits"),
+    ):
+        with pytest.raises(UserError, match=reason):
             refuse_other_units(scan(tmp_path, values, np.int16), LUNG)
 
 
