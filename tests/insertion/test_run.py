@@ -48,7 +48,7 @@ def test_a_scan_comes_out(chest, settings, tmp_path, capsys):
 
 def test_a_table_can_be_read_as_sites(chest, settings, tmp_path):
     path = chest()
-    (folder,) = run(settings(input=path, lesions=2))
+    (folder,) = run(settings(input=path, lesions=2, diameter_mm=5))
     sites = read_sites(folder / "lesions.csv")
     assert [site.texture for site in sites] == [row["texture"] for row in rows(folder)]
     (again,) = run(settings(input=path, sites=folder / "lesions.csv", output=tmp_path / "again", seed=5))
