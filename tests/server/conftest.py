@@ -1,7 +1,9 @@
 """A server whose network is a simple sum, and one that a test can hold while it paints."""
 
 import io
+import socket
 import threading
+import time
 import zipfile
 from contextlib import contextmanager
 
@@ -97,5 +99,45 @@ def serving(engine):
             client.app = app
             yield client
         engine.gate.set()
+
+    return start
+
+
+@pytest.fixture
+def wait():
+    """-> wait(condition): until it is true."""
+
+    def until(condition, seconds=20):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    return until
+
+
+@pytest.fixture
+def listening(engine, wait):
+    """-> listening(**limits): (address, app) of a server that answers on a port of this machine."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from LeFusion.server.app import Limits, make_app
+    from LeFusion.server.lefusion_slicer import add_lefusion_slicer
+
+    @contextmanager
+    def start(**limits):
+        app = make_app(engine, Limits(**limits), TOKEN, extra=add_lefusion_slicer)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2))
+        place = socket.socket()
+        place.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+        thread.start()
+        try:
+            wait(lambda: server.started)
+            yield f"http://127.0.0.1:{place.getsockname()[1]}", app
+        finally:
+            engine.gate.set()
+            server.should_exit = True
+            thread.join()
+            place.close()
 
     return start

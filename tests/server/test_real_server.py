@@ -1,54 +1,17 @@
 """A real uvicorn on a port: many clients at once, slow ones, and ones that go away."""
 
-import contextlib
 import socket
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 httpx = pytest.importorskip("httpx")
-uvicorn = pytest.importorskip("uvicorn")
 TOKEN = "a token of the tests"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
-@pytest.fixture
-def listening(engine):
-    """-> listening(**limits): (address, app) of a server that answers on a port of this machine."""
-    from LeFusion.server.app import Limits, make_app
-    from LeFusion.server.lefusion_slicer import add_lefusion_slicer
-
-    @contextlib.contextmanager
-    def start(**limits):
-        app = make_app(engine, Limits(**limits), TOKEN, extra=add_lefusion_slicer)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2))
-        place = socket.socket()
-        place.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
-        thread.start()
-        try:
-            wait(lambda: server.started)
-            yield f"http://127.0.0.1:{place.getsockname()[1]}", app
-        finally:
-            engine.gate.set()
-            server.should_exit = True
-            thread.join()
-            place.close()
-
-    return start
-
-
-def wait(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def test_100_requests_at_once(listening, engine, pack, region):
+def test_100_requests_at_once(listening, wait, engine, pack, region):
     """Those that the queue holds are taken, the others told to come back; the server stays well."""
     content = pack(**region)
     engine.gate.clear()
@@ -71,7 +34,7 @@ def test_100_requests_at_once(listening, engine, pack, region):
         assert app.state.queue._jobs == {}
 
 
-def test_the_answer_to_an_oversize_upload_arrives(listening):
+def test_the_answer_to_an_oversize_upload_arrives(listening, wait):
     with listening(upload_bytes=1_000_000) as (address, _):
         answer = httpx.post(f"{address}/v1/jobs", content=bytes(3_000_000), headers=HEADERS)
         assert answer.status_code == 413 and "larger than 1 MB" in answer.json()["detail"]
@@ -87,7 +50,7 @@ def open_upload(address, length) -> socket.socket:
     return connection
 
 
-def test_a_slow_client_is_408_and_frees_its_place(listening, pack, region):
+def test_a_slow_client_is_408_and_frees_its_place(listening, wait, pack, region):
     with listening(upload_seconds=0.3, waiting=1) as (address, app):
         with open_upload(address, 1000) as slow:
             slow.sendall(b"a few")
@@ -100,7 +63,7 @@ def test_a_slow_client_is_408_and_frees_its_place(listening, pack, region):
         assert taken.status_code == 202
 
 
-def test_a_client_that_goes_away_in_its_upload_leaves_nothing(listening, engine):
+def test_a_client_that_goes_away_in_its_upload_leaves_nothing(listening, wait, engine):
     with listening() as (address, app):
         with open_upload(address, 1000) as connection:
             connection.sendall(b"a few")
@@ -110,7 +73,7 @@ def test_a_client_that_goes_away_in_its_upload_leaves_nothing(listening, engine)
         assert httpx.get(f"{address}/health").json()["status"] == "ok"
 
 
-def test_a_run_ends_with_its_client(listening, engine, pack):
+def test_a_run_ends_with_its_client(listening, wait, engine, pack):
     """The client lefusion-slicer waits in one request; when it goes away, its job stops."""
     crop = pack(data=np.zeros((8, 8, 8), np.int16), histogram=1, boxes_numpy=[0, 8, 0, 8, 0, 8])
     engine.gate.clear()
@@ -124,7 +87,7 @@ def test_a_run_ends_with_its_client(listening, engine, pack):
         assert session.results == {} and app.state.queue._jobs == {}
 
 
-def test_while_a_run_goes_on_its_session_takes_no_other(listening, engine, pack):
+def test_while_a_run_goes_on_its_session_takes_no_other(listening, wait, engine, pack):
     crop = pack(data=np.zeros((8, 8, 8), np.int16), histogram=1, boxes_numpy=[0, 8, 0, 8, 0, 8])
     engine.gate.clear()
     with listening() as (address, _):
