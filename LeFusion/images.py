@@ -134,7 +134,8 @@ def _of_tensor(image: torch.Tensor, name: str) -> Given:
 
 
 def _of_nibabel(image: SpatialImage, name: str) -> Given:
-    stored, slope, inter = image.dataobj, 1.0, 0.0
+    stored: Any = image.dataobj
+    slope, inter = 1.0, 0.0
     if hasattr(stored, "get_unscaled"):
         raw, slope, inter = np.asanyarray(stored.get_unscaled()), float(stored.slope), float(stored.inter)
     else:
@@ -143,12 +144,12 @@ def _of_nibabel(image: SpatialImage, name: str) -> Given:
 
     if image.affine is None or (scaled and not isinstance(image.header, nibabel.Nifti1Header)):
         raise UserError(f"{name}: a {type(image).__name__} has no affine or is scaled; convert it to NIfTI")
-    header = image.header.copy()
+    header: Any = image.header.copy()
     if scaled:
         header.set_slope_inter(slope, inter)  # which nibabel takes out when it reads a file
     volume = _volume(raw, name, image.affine, slope, inter, header)
 
-    def like(raw: np.ndarray) -> SpatialImage:
+    def like(raw: Any) -> SpatialImage:
         if scaled:
             return _nifti_image(replace(volume, raw=raw))
         return type(image)(raw, image.affine, image.header, image.extra)

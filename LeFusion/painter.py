@@ -140,7 +140,8 @@ class Painter(BoxPainter):
         given, loaded, conditions = [], [], []
         for number, pair in enumerate(zip(images, masks, strict=True)):
             which = f" {number}" if many else ""
-            source, labels = placed(*map(given_image, pair, (f"image{which}", f"mask{which}")), affine)
+            both = given_image(pair[0], f"image{which}"), given_image(pair[1], f"mask{which}")
+            source, labels = placed(*both, affine)
             given.append(source)
             loaded.append(self._load(name, source.volume, labels.volume))
             conditions.append(self.conditions(texture, seed + number, kind))
@@ -215,11 +216,11 @@ class Painter(BoxPainter):
 
     def conditions(self, texture: Texture, seed: int, kind: int = 1) -> Conditions:
         """What `texture` means, for a seed. Raises UserError for an unknown one."""
-        key = (texture, kind) if isinstance(texture, str | int) else None
+        key = texture if isinstance(texture, str | int) else None, kind  # lists of bins are not kept
         found = self._chosen.get(key)
         if found is None:
             found = conditions_of(self._of_data(), texture, kind, self.knows_sizes)
-            if key is not None:
+            if key[0] is not None:
                 self._chosen[key] = found
         return replace(found, seed=seed)
 

@@ -3,18 +3,24 @@
 import copy
 import math
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from monai.transforms.transform import Randomizable
 from torch.utils.data import Dataset
 
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError, check_whole
 
-Transform = Callable[[Mapping], Mapping]
+
+class Transform(Protocol):
+    """A random transform of MONAI's kind."""
+
+    def __call__(self, data: Any) -> Any: ...
+    def set_random_state(self, seed: int | None = None) -> Any: ...
+
+
 _transform: Transform | None = None  # of a worker process
 
 
@@ -45,7 +51,7 @@ class PaintedPool(Dataset):
     ):
         if not 0 < refresh <= 1:
             raise UserError(f"refresh={refresh!r} must be from above 0 to 1")
-        if not isinstance(transform, Randomizable):
+        if not hasattr(transform, "set_random_state"):
             raise UserError("transform: has no set_random_state; give a random transform of MONAI's kind")
         self.items, self.transform, self.seed = items, transform, check_whole("seed", seed)
         self.size = len(items) * check_whole("copies", copies, least=1)
@@ -124,4 +130,5 @@ def _start(transform: Transform) -> None:
 
 
 def _make(item: Mapping, seed: int) -> Mapping:
+    assert _transform is not None
     return made(_transform, item, seed)
