@@ -144,13 +144,13 @@ def write_report(folder: Path, facts: dict, files: Sequence[Path]) -> None:
 
 def state(folder: Path, made_from: str) -> str:
     """ "whole": made from just that, all files as they were written. "stale": made from something else.
-    "none": not made, or not to its end."""
+    "damaged": a file is lost or not as it was written. "none": not made, or not to its end."""
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         files = dict(report["files"])
-        whole = all(sha256_of_file(folder / name) == digest for name, digest in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return "none"
-    if not whole:
-        return "none"
+    there = {name: folder / name for name in files if (folder / name).is_file()}
+    if files != {name: sha256_of_file(path) for name, path in there.items()}:
+        return "damaged"
     return "whole" if report.get("made_from") == made_from else "stale"

@@ -40,9 +40,10 @@ def run(settings: InsertSettings) -> list[Path]:
     refuse_among_sources({"output": output}, [given_path(path) for path in read])
     wanted = {name: _lesions(settings, name, list(scans)) for name in scans}
     tools = Tools.of(settings)
-    folders, due, stale = _due(settings, output, scans, wanted, tools)
-    if stale and not settings.overwrite:
-        say(f"made again, as scan, sites, weights or settings have changed: {', '.join(stale)}")
+    folders, due, others = _due(settings, output, scans, wanted, tools)
+    for names, reason in zip(others, ("scan, sites, weights or settings", "written files"), strict=True):
+        if names and not settings.overwrite:
+            say(f"made again, as {reason} have changed: {', '.join(names)}")
     say(
         f"{len(scans)} scans, {len(folders)} to make: {len(due)} due, {len(folders) - len(due)} finished; on "
         f"{choose_device(settings.device)}"
@@ -133,8 +134,9 @@ def _masks(path: Path, name: str, scans: int) -> list[Site]:
 
 
 def _due(settings, output: Path, scans: dict, wanted: dict, tools: Tools):
-    """-> all folders with what they are made from, by (scan, version); those to make; names of stale ones."""
-    folders, due, stale = {}, {}, []
+    """-> all folders with what they are made from, by (scan, version); those to make; names of stale ones
+    and of damaged ones."""
+    folders, due, stale, damaged = {}, {}, [], []
     described = settings.model_dump(exclude=INDIFFERENT, mode="json", fallback=str)
     for name, (path, labels) in scans.items():
         facts = [
@@ -151,9 +153,11 @@ def _due(settings, output: Path, scans: dict, wanted: dict, tools: Tools):
             found = state(folder, made_from)
             if found == "stale":
                 stale.append(folder.name)
+            if found == "damaged":
+                damaged.append(folder.name)
             if found != "whole" or settings.overwrite:
                 due[folder] = (name, number, made_from)
-    return folders, due, stale
+    return folders, due, (stale, damaged)
 
 
 def _digest(path: Path) -> list[str]:

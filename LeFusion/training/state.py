@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from LeFusion.dataset.storage import atomic_file
-from LeFusion.diffusion import UNet3D, save_checkpoint
+from LeFusion.diffusion import UNet3D, load_checkpoint, save_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import check_same_settings
 from LeFusion.training.settings import TrainingSettings
@@ -35,9 +35,7 @@ def fingerprint(network: UNet3D, settings: TrainingSettings, metadata: dict, pro
 
 def save(results_folder, step, run, metadata, network, ema, optimizer, accelerator, settings) -> None:
     """Weights first, state last, each in one move: there is always a whole state to resume from."""
-    path = checkpoint_path(results_folder, step)
-    with one_write(path) as temporary:
-        save_checkpoint(temporary, {**run, **metadata, "step": step}, model=network, ema=ema)
+    _save_weights(results_folder, step, run, metadata, network, ema)
     state = {
         "step": step,
         "run": run,
@@ -51,6 +49,24 @@ def save(results_folder, step, run, metadata, network, ema, optimizer, accelerat
     if settings.keep_checkpoints:
         for old in sorted(results_folder.glob("model-*.safetensors"))[: -settings.keep_checkpoints]:
             old.unlink()
+
+
+def _save_weights(results_folder, step, run, metadata, network, ema) -> None:
+    with one_write(checkpoint_path(results_folder, step)) as temporary:
+        save_checkpoint(temporary, {**run, **metadata, "step": step}, model=network, ema=ema)
+
+
+def mend_weights(results_folder: Path, step, run, metadata, network: UNet3D, ema: UNet3D) -> None:
+    """Writes the weights of a resumed step again where their file is lost or damaged: the state has them."""
+    path = checkpoint_path(results_folder, step)
+    try:
+        for name, held in (("model", network), ("ema", ema)):
+            there = load_checkpoint(path, name).network.state_dict()
+            if not all(torch.equal(there[key], v.float().cpu()) for key, v in held.state_dict().items()):
+                raise UserError(f"{path} holds other weights")
+    except UserError as error:
+        print(f"written again: {error}")
+        _save_weights(results_folder, step, run, metadata, network, ema)
 
 
 @contextmanager

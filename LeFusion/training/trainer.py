@@ -32,7 +32,7 @@ from LeFusion.runtime.pictures import save_loss_curve
 from LeFusion.training.batches import TimedIterator, run_batches
 from LeFusion.training.log import Log, Validation
 from LeFusion.training.settings import TrainingSettings
-from LeFusion.training.state import checkpoint_path, fingerprint, resume, save
+from LeFusion.training.state import checkpoint_path, fingerprint, mend_weights, resume, save
 from LeFusion.training.step import Backward
 from LeFusion.training.stopping import Fetcher, Stopped, StopSignal
 
@@ -75,6 +75,7 @@ def train(
     if step >= settings.train_num_steps:
         if main:
             print(f"{results_folder} is already trained for {step} steps; nothing to do")
+            mend_weights(results_folder, step, run, metadata, network, ema)
         return checkpoint_path(results_folder, step)
     if main:
         results_folder.mkdir(parents=True, exist_ok=True)

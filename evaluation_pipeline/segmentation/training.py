@@ -283,6 +283,13 @@ def _resume(output_dir: Path, content: dict[str, Any]) -> dict[str, Any] | None:
         return None
     state = read_checkpoint(path)
     check_same_settings(output_dir, "--output_model_dir", _identity(state), _identity(content))
+    try:
+        read_checkpoint(output_dir / BEST_MODEL)
+    except UserError:
+        raise UserError(
+            f"{output_dir / BEST_MODEL}: is lost or damaged, and {LAST_MODEL} has the last weights, not the "
+            "best ones; delete the folder to train again"
+        ) from None
     return state
 
 

@@ -163,6 +163,16 @@ def test_a_run_of_other_settings_is_not_resumed(run, tmp_path):
     assert (tmp_path / "model/last_model.pt").read_bytes() == before
 
 
+def test_a_run_whose_best_weights_are_lost_or_damaged_is_refused(run, tmp_path):
+    """The state has the last weights only."""
+    run("--val_every", "1", epochs="2")
+    best = tmp_path / "model/best_model.pt"
+    for content in (b"", best.read_bytes()[:1000], None):
+        best.write_bytes(content) if content is not None else best.unlink()
+        code, _, err = run("--val_every", "1", epochs="2")
+        assert code == 1 and f"error: {best}: is lost or damaged" in err, err
+
+
 def test_folders_by_default(real, run, tmp_path, monkeypatch):
     """Methods, models, folds and seeds do not meet; other data under the same names is refused."""
     monkeypatch.chdir(tmp_path)

@@ -72,7 +72,8 @@ def test_finished_scans_are_kept_and_others_made_again_bit_for_bit(chest, settin
     (tmp_path / "out/A/image.nii.gz").write_bytes(b"half")
     (tmp_path / "out/B/labels.nii.gz").write_bytes(b"changed")
     run(asked)
-    assert "2 due, 0 finished" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 due, 0 finished" in said and "made again, as written files have changed: B\n" in said
     again = files(tmp_path / "out")
     assert without_report(again) == without_report(whole)
     run(asked)

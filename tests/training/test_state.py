@@ -90,6 +90,20 @@ def test_a_finished_run_is_left_alone(start, tmp_path, capsys, files):
     assert "nothing to do" in capsys.readouterr().out and files(tmp_path) == before
 
 
+@pytest.mark.parametrize("damage", ["lost", "empty", "cut", "of another run"])
+def test_weights_of_a_finished_run_that_are_damaged_are_written_again(start, tmp_path, damage, capsys):
+    path = start(tmp_path / "run", train_num_steps=1)
+    whole = path.read_bytes()
+    if damage == "lost":
+        path.unlink()
+    else:
+        other = start(tmp_path / "other", train_num_steps=1, seed=1).read_bytes()
+        path.write_bytes({"empty": b"", "cut": whole[:-100], "of another run": other}[damage])
+    assert start(tmp_path / "run", loss_fn=None, train_num_steps=1) == path
+    said = capsys.readouterr().out
+    assert path.read_bytes() == whole and "written again: " in said and str(path) in said
+
+
 @pytest.mark.parametrize(
     "change, named",
     [
