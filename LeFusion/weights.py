@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from LeFusion.data_types import data_type_names, default_settings
+from LeFusion.dataset.intensity import same_units
 from LeFusion.diffusion import Checkpoint, load_checkpoint
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import MissingFileError, UserError
@@ -96,7 +97,7 @@ def check_fit(settings: PaintingSettings, checkpoint: Checkpoint) -> None:
         # Weights that were trained on voxels as stored may see others resampled
         ("spacing_mm", settings.spacing_mm, metadata.get("spacing_mm") or settings.spacing_mm),
     ):
-        if value != wanted:
+        if value != wanted and not (key == "window" and same_units(value, wanted)):
             raise UserError(
                 f"{path} needs {key}={wanted}, got {value}; choose the data_type it was trained on"
             )

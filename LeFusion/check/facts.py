@@ -225,6 +225,15 @@ def _measure_intensities(facts: CaseFacts, values: np.ndarray, settings: CheckSe
         )
         return
     facts.clipped = _count_outside(values, facts.window)
+    hot = sum(facts.clipped)
+    if settings.window == "minmax" and hot:
+        facts.add(
+            "warning",
+            "single voxels are far brighter or darker than all others",
+            f"{where} (values from {facts.range[0]:g} to {facts.range[1]:g}, all but {hot} of them "
+            f"from {facts.window.low:g} to {facts.window.high:g})",
+            "window=minmax takes them as the nearest of the others; look at the image",
+        )
 
 
 def _measure_labels(facts: CaseFacts, labels: np.ndarray, settings: CheckSettings) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from LeFusion.dataset.cases import Case
-from LeFusion.dataset.intensity import Window
+from LeFusion.dataset.intensity import Window, same_units
 from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.dataset.parts import Part
 from LeFusion.diffusion import address_seed
@@ -70,10 +70,10 @@ def load_palette(
                 f"{path}: holds {fitted.classes} classes x {fitted.bins} bins, the data type has "
                 f"{cond_dim // bins} x {bins}; fit textures for it"
             )
-        stated = window_text(fitted.window)
+        fits = window is None or same_units(fitted.window, window)
         for what, found, wanted in (
             ("data_type", fitted.data_type, data_type),
-            ("window", stated, None if window is None else window_text(window)),
+            ("window", window_text(fitted.window), None if fits else window_text(window)),
         ):
             if wanted is not None and found != wanted:
                 raise UserError(

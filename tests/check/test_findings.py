@@ -214,9 +214,19 @@ def test_a_setting_that_does_not_suit_the_data(check, override, texts):
 
 def test_a_wide_window_of_own_range(check, sick):
     for number in range(1, 5):
-        rewrite(image_of(sick, number), lambda a: a.__setitem__((0, 0, 0), 30000))
+        rewrite(image_of(sick, number), lambda a: a.__setitem__((0, 0), 30000))
     line = only_finding(check("window=minmax"))
     assert "too wide" in line and "window={percentiles: [1, 99]}" in line
+
+
+def test_hot_voxels_are_named(check, sick):
+    for number in (1, 3):
+        rewrite(image_of(sick, number), lambda a: a.__setitem__((0, 0, 0), 30000))
+    line = only_finding(check("window=minmax"))
+    assert (
+        "single voxels are far brighter or darker than all others (2)" in line
+        and "all but 1 of them from" in line
+    )
 
 
 def test_a_reference_label_that_a_case_lacks(check, sick):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from LeFusion.dataset.intensity import IntensityMap
+from LeFusion.dataset.intensity import IntensityMap, range_of, same_units
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
@@ -30,6 +30,37 @@ def test_minmax_takes_the_volumes_own_range():
     ]:
         with pytest.raises(ValueError):
             IntensityMap.of(values, window)
+
+
+@pytest.mark.parametrize("hot", [[7000], [7000] * 3, [-7000], [7000, -9000, 650000], [1200, 1300]])
+@pytest.mark.parametrize("shape", [(12, 12, 8), (96, 96, 8)])
+def test_hot_voxels_do_not_change_minmax(hot, shape):
+    """Nor what the network sees of the others; a scan without such keeps its range, whatever its tail."""
+    values = np.random.default_rng(0).gamma(4, 60, shape).clip(0, 700).round()
+    values.flat[-2:] = 0, 700
+    clean = IntensityMap.of(values, "minmax")
+    assert clean == IntensityMap(0, 700)
+    bad = values.copy()
+    where = [5 + 7 * number for number in range(len(hot) if shape[0] > 12 else 1)]
+    bad.flat[where] = hot[: len(where)]
+    assert IntensityMap.of(bad, "minmax") == clean
+    assert range_of(torch.as_tensor(bad).numpy().astype(np.int32)) == (0, 700)
+    assert IntensityMap.of(bad, {"percentiles": [0, 100]}) != clean
+
+
+def test_a_small_bright_structure_is_no_hot_voxel():
+    values = np.random.default_rng(0).normal(100, 10, (96, 96, 8)).clip(60, 140)
+    values[40:43, 40:43, 3:5] = 900  # 18 voxels of 73,728
+    assert IntensityMap.of(values, "minmax").high == 900
+    assert range_of(np.array([0.0, 1, 2, 3000])) == (0, 3000) and range_of(np.full(5000, 3.0)) == (3, 3)
+
+
+def test_which_windows_weights_may_see():
+    shares = {"percentiles": [0.5, 99.5]}
+    assert same_units("minmax", shares) and same_units(shares, "minmax") and same_units([0, 4], (0.0, 4.0))
+    assert (
+        not same_units([0, 4], "minmax") and not same_units(shares, (0, 4)) and not same_units([0, 4], [0, 5])
+    )
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])

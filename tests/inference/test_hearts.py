@@ -269,6 +269,38 @@ def test_the_order_of_the_axes_changes_no_voxel(
         assert np.array_equal(first.dataobj, turned.dataobj) and np.allclose(first.affine, turned.affine)
 
 
+def test_a_hot_voxel_does_not_change_what_is_painted(paint, hearts, tmp_path):
+    """One spike at ten times the maximum, away from the heart, which stays as it is."""
+    options = ("condition=own", "types=1")
+    assert paint("Pathological", *options)[0] == 0
+    for name in SICK:
+        image, labels = source(hearts, name)
+        image[1, 1, 1] = 10 * image.max()
+        save(hearts / "Pathological", name, image, labels)
+    code, _, error = paint("Pathological", *options, out="hot")
+    assert code == 0, error
+    for name in SICK:
+        clean, hot = (
+            stored(tmp_path / out / "Image" / "Image_1" / f"{name}.nii.gz") for out in ("out", "hot")
+        )
+        assert hot[1, 1, 1] == source(hearts, name)[0][1, 1, 1]
+        hot[1, 1, 1] = clean[1, 1, 1]
+        assert np.array_equal(clean, hot)
+
+
+def test_weights_of_each_volumes_range_take_percentiles_too(paint, hearts, donors, tmp_path):
+    """With the shipped textures, which were fitted on the range; but no fixed window."""
+    options = (donors, "types=1")
+    code, _, error = paint("Normal", *options, "window={percentiles: [0.5, 99.5]}")
+    assert code == 0, error
+    for name in NORMAL:
+        image, painted = source(hearts, name)[0], stored(tmp_path / "out/Image/Image_1" / f"{name}.nii.gz")
+        inside = painted[painted != image]
+        low, high = np.percentile(image, (0.5, 99.5))
+        assert inside.size and low - 0.5 <= inside.min() and inside.max() <= high + 0.5
+    assert_refused(paint("Normal", *options, "window=[0,400]", out="fixed"), "needs window=minmax")
+
+
 def test_a_donor_is_drawn_by_seed_and_name_alone(paint, hearts, donors, tmp_path, files):
     options = (donors, TEXTURE, "types=1")
     paint("Normal", *options, "batch_size=3", out="all")
