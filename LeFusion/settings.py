@@ -238,6 +238,7 @@ class InsertSettings(PaintingSettings):
     mask_steps: NoCount
     max_redraws: whole(0)
     preview_lesions: Count
+    viewer: Flag
 
 
 class FitTexturesSettings(DataTypeSettings):

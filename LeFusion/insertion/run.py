@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,10 +26,18 @@ from LeFusion.insertion.tools import Tools
 from LeFusion.runtime.commandline import choose_device, git_commit, given_path, output_folder, say
 from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
 from LeFusion.settings import InsertSettings
+from LeFusion.viewer.files import Files, read_scan
+from LeFusion.viewer.page import Page, write_page
 
 DRAWN = 3  # lesions, where nothing is said
 # Settings that change no voxel
-INDIFFERENT = {"input", "output", "sites", "masks", "versions", "overwrite", "batch_size", "default_paths"}
+INDIFFERENT = {"input", "output", "sites", "masks", "labels", "versions", "overwrite", "batch_size", "viewer"}
+INDIFFERENT |= {
+    "default_paths",
+    "model_path",
+    "mask_model_path",
+    "realistic_textures",
+}  # their contents count
 
 
 def run(settings: InsertSettings) -> list[Path]:
@@ -40,6 +49,8 @@ def run(settings: InsertSettings) -> list[Path]:
     refuse_among_sources({"output": output}, [given_path(path) for path in read])
     wanted = {name: _lesions(settings, name, list(scans)) for name in scans}
     tools = Tools.of(settings)
+    for lesions in wanted.values():
+        _check_textures(tools, settings, lesions)
     folders, due, others = _due(settings, output, scans, wanted, tools)
     for names, reason in zip(others, ("scan, sites, weights or settings", "written files"), strict=True):
         if names and not settings.overwrite:
@@ -51,6 +62,8 @@ def run(settings: InsertSettings) -> list[Path]:
     noted = _make(settings, scans, wanted, tools, due)
     for line in noted:
         say(f"note: {line}")
+    if settings.viewer:
+        say(f"wrote {_write_page(settings, output, scans, folders)}")
     seconds = time.monotonic() - started
     say(f"wrote {len(due)} of {len(folders)} scans with lesions below {output} in {seconds:.0f} s:")
     for folder in folders:
@@ -107,6 +120,14 @@ def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> int |
     return found
 
 
+def _check_textures(tools: Tools, settings: InsertSettings, lesions: int | list) -> None:
+    """Raises UserError for an unknown texture before the first scan is read."""
+    named = {"": settings.texture}
+    if not isinstance(lesions, int) and isinstance(lesions[0], Site):
+        named |= {site.what: site.texture for site in lesions if site.texture is not None}
+    tools.conditions(named, dict(zip(named, named, strict=True)))
+
+
 def _masks(path: Path, name: str, scans: int) -> list[Site]:
     """Sites of masks: one file with instances, or several with one lesion each."""
     if not path.exists():
@@ -133,31 +154,32 @@ def _masks(path: Path, name: str, scans: int) -> list[Site]:
     return sites
 
 
-def _due(settings, output: Path, scans: dict, wanted: dict, tools: Tools):
-    """-> all folders with what they are made from, by (scan, version); those to make; names of stale ones
+def _due(settings: InsertSettings, output: Path, scans: dict, wanted: dict, tools: Tools):
+    """-> all folders, with (scan, version, what it is made from); those of them to make; names of stale ones
     and of damaged ones."""
     folders, due, stale, damaged = {}, {}, [], []
     described = settings.model_dump(exclude=INDIFFERENT, mode="json", fallback=str)
-    for name, (path, labels) in scans.items():
-        facts = [
-            _digest(path),
-            labels and _digest(labels),
-            described,
-            tools.weights,
-            _described(wanted[name]),
-        ]
+    tables = [sha256_of_file(path) for path in map(given_path, _tables(settings))]
+    for name, paths in scans.items():
+        read = [_digest(path) for path in paths if path]
+        facts = [*read, described, tables, tools.weights, _described(wanted[name])]
         for number in range(1, settings.versions + 1):
             folder = output / (name if settings.versions == 1 else f"{name}_v{number}")
             made_from = hashlib.sha256(json.dumps([*facts, number], default=str).encode()).hexdigest()
-            folders[folder] = made_from
+            folders[folder] = (name, number, made_from)
             found = state(folder, made_from)
             if found == "stale":
                 stale.append(folder.name)
             if found == "damaged":
                 damaged.append(folder.name)
             if found != "whole" or settings.overwrite:
-                due[folder] = (name, number, made_from)
+                due[folder] = folders[folder]
     return folders, due, (stale, damaged)
+
+
+def _tables(settings: InsertSettings) -> list[str]:
+    """Files of textures."""
+    return [path for path in (settings.textures, settings.realistic_textures) if isinstance(path, str)]
 
 
 def _digest(path: Path) -> list[str]:
@@ -205,6 +227,19 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
         if writing is not None:
             writing.result()
     return notes
+
+
+def _write_page(settings: InsertSettings, output: Path, scans: dict, folders: dict) -> Page:
+    """viewer.html: each scan with all its versions."""
+    versions: dict[str, list[Files]] = {}
+    for folder, (name, number, _) in folders.items():
+        image = next(path for path in folder.iterdir() if path.name.startswith("image"))
+        versions.setdefault(name, []).append(Files(f"version {number}", folder / "labels.nii.gz", image))
+    read = [
+        partial(read_scan, name, scans[name][0], files, settings.layout, settings.unit or "")
+        for name, files in versions.items()
+    ]
+    return write_page(output / "viewer.html", read, output.name)
 
 
 def _notes(name: str, lesions: Sequence[Lesion]) -> list[str]:

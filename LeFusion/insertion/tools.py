@@ -87,7 +87,7 @@ class Tools:
         """Of the textures, one for each lesion.
 
         textures: address of a lesion -> realistic (drawn), the name or the number of one. what: how messages
-        call the lesion. Raises UserError for an unknown one.
+        call the lesion, "" for the setting. Raises UserError for an unknown one.
         """
         chosen = {}
         for address, name in textures.items():
@@ -95,8 +95,9 @@ class Tools:
                 continue
             index = self.palette.index(name)
             if index is None:
+                start = f"{what[address]}: " if what[address] else ""
                 raise UserError(
-                    f"{what[address]}: texture={name} must be realistic, or one of the textures: 1 to "
+                    f"{start}texture={name} must be realistic, or one of the textures: 1 to "
                     f"{len(self.palette.names)}, {', '.join(self.palette.names)}"
                 )
             chosen[address] = index

@@ -53,6 +53,7 @@ def overrides(networks, tmp_path) -> dict:
         "num_steps": 2,
         "mask_steps": 2,
         "max_redraws": 2,
+        "viewer": False,
     }
 
 

@@ -27,7 +27,7 @@ def rows(folder):
 
 def test_a_scan_comes_out(chest, settings, tmp_path, capsys):
     path = chest()
-    (folder,) = run(settings(input=path, lesions=2, diameter_mm=5, save_edit_mask=True))
+    (folder,) = run(settings(input=path, lesions=2, diameter_mm=5, save_edit_mask=True, viewer=True))
     assert folder == tmp_path / "out" / "A" and {f.name for f in folder.iterdir()} == {*FILES, "edit.nii.gz"}
     source, image = nibabel.load(path), nibabel.load(folder / "image.nii.gz")
     labels, edit = (np.asanyarray(nibabel.load(folder / f"{n}.nii.gz").dataobj) for n in ("labels", "edit"))
@@ -44,6 +44,7 @@ def test_a_scan_comes_out(chest, settings, tmp_path, capsys):
     assert {"lefusion", "seconds", "peak_memory_mb", "device", "weights_sha256", "settings"} <= set(report)
     said = capsys.readouterr().out
     assert f"{folder}: edit.nii.gz, image.nii.gz" in said
+    assert f"wrote {tmp_path / 'out' / 'viewer.html'} (" in said and (tmp_path / "out/viewer.html").is_file()
 
 
 def test_a_table_can_be_read_as_sites(chest, settings, tmp_path):
@@ -143,6 +144,16 @@ def test_what_does_not_go_together_is_refused(chest, settings, tmp_path):
         run(settings(input=path, masks=tmp_path / "nowhere"))
     with pytest.raises(UserError, match="output=.* lies "):
         run(settings(input=path.parent, output=path.parent / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_texture_is_refused_before_anything_is_made(chest, settings, tmp_path):
+    path = chest()
+    with pytest.raises(UserError, match="^texture=soild must be realistic, or one of the textures"):
+        run(settings(input=path, texture="soild"))
+    (tmp_path / "sites.csv").write_text("i,j,k,texture\n26,24,10,solid\n26,24,10,9\n")
+    with pytest.raises(UserError, match="line 3 .i=26, j=24, k=10.: texture=9 must be"):
+        run(settings(input=path, sites=tmp_path / "sites.csv"))
     assert not (tmp_path / "out").exists()
 
 
