@@ -1,12 +1,15 @@
-"""Writes the lesion textures of LIDC: real nodules by the radiologists' score for texture, with their sizes.
+"""Writes lesion textures: real lesions with their sizes; nodules by the radiologists' score for texture.
 
     python LeFusion/inference/fit_lesion_table.py data/LIDC/Pathological --scores cases.csv
     python LeFusion/inference/fit_lesion_table.py data/LIDC/Pathological --nodules lidc_nodule_histograms.csv
+    python LeFusion/inference/fit_lesion_table.py data/EMIDEC/Pathological --hearts \
+        --test-txt configs/splits/emidec_test.txt
 
 With --scores (columns name and texture, 1 to 5): of the regions' own lesions, which is what inference draws
 from. With --nodules: of many more nodules that are not at hand as images (columns name, patient, volume_mm3,
 texture and h00 to h15, on native voxels under the masks of single readers); those that are also regions give
-a straight line from their HU to the regions'. Test cases, and with --nodules their patients, are left out.
+a straight line from their HU to the regions'. With --hearts: infarct and no-reflow of each case, relative to
+the healthy tissue of its heart. Test cases, and with --nodules their patients, are left out.
 """
 
 import argparse
@@ -19,12 +22,15 @@ from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Case, find_cases, patient_of
 from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.errors import UserError
+from LeFusion.hearts.tissue import BINS as BINS_OF_TISSUE
+from LeFusion.hearts.tissue import WINDOW as WINDOW_OF_TISSUE
+from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
 from LeFusion.textures.layers import DEPTHS_MM, layered_histogram
 from LeFusion.textures.realistic import LesionTable, write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
-LIDC = load_data_type("lidc")
+LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")
 WINDOW, BINS = tuple(map(float, LIDC.fixed_window)), 16
 EDGES = np.linspace(*WINDOW, BINS + 1)
 RANKS = (np.arange(1000) + 0.5) / 1000
@@ -84,6 +90,33 @@ def of_nodules(path: Path, cases: list[Case], test_cases: list[Case]) -> LesionT
     )
 
 
+def of_hearts(cases: list[Case]) -> LesionTable:
+    """The lesions of hearts, in units of their healthy tissue."""
+    layers, volumes = [], []
+    for case in cases:
+        loaded = load_case(case, EMIDEC.layout, EMIDEC.window)
+        tissue = tissue_of(loaded)
+        if tissue is None:
+            raise UserError(f"{case.image_path}: the blood in the cavity is not brighter than the muscle")
+        voxels = loaded.all_lesions.voxels.flatten(1).sum(dim=1)
+        shares = (relative_histograms(loaded, tissue) * (voxels / voxels.sum())[:, None]).numpy()
+        layers.append(shares)
+        volumes.append(loaded.lesion_mm3)
+    return LesionTable(
+        data_type="emidec",
+        window=WINDOW_OF_TISSUE,
+        bins=BINS_OF_TISSUE,
+        voxels="native",
+        masks="of the cases",
+        source="EMIDEC (Lalande et al., Data 5(4):89, 2020; CC BY-NC-SA 4.0, non-commercial), no test case",
+        textures=("infarct",),
+        texture=np.zeros(len(cases), dtype=int),
+        volume_mm3=np.array(volumes),
+        layers=np.stack(layers),
+        classes=len(EMIDEC.layout.lesion_labels),
+    )
+
+
 def _layers(loaded: LoadedCase) -> np.ndarray:
     """(layers, BINS): see LesionTable."""
     lesions = loaded.all_lesions
@@ -115,18 +148,23 @@ def _quantiles(shares: np.ndarray) -> np.ndarray:
     return np.interp(RANKS, np.concatenate([[0.0], np.cumsum(shares / shares.sum())]), EDGES)
 
 
-def fit(regions: Path, scores: Path | None, nodules: Path | None, output: Path) -> None:
-    """Writes the table; see the module."""
-    cases, test_cases = (
-        find_cases(regions, LIDC.layout, regions / "test.txt", split) for split in ("train", "test")
-    )
-    table = of_regions(cases, scores) if scores else of_nodules(nodules, cases, test_cases)
-    counts = np.bincount(table.texture, minlength=len(CLASSES))
+def fit(
+    regions: Path, scores: Path | None, nodules: Path | None, output: Path, test_txt: Path | None = None
+) -> None:
+    """Writes the table; see the module. Without scores and nodules: of hearts."""
+    layout = LIDC.layout if scores or nodules else EMIDEC.layout
+    listed = test_txt or regions / "test.txt"
+    cases, test_cases = (find_cases(regions, layout, listed, split) for split in ("train", "test"))
+    if scores:
+        table = of_regions(cases, scores)
+    else:
+        table = of_nodules(nodules, cases, test_cases) if nodules else of_hearts(cases)
+    counts = np.bincount(table.texture, minlength=len(table.textures))
     if not counts.all():
-        name = list(CLASSES)[int(counts.argmin())]
+        name = table.textures[int(counts.argmin())]
         raise UserError(f"{scores or nodules}: has no {name} lesion (scores {CLASSES[name]}) to draw from")
     write_lesion_table(output, table)
-    parts = ", ".join(f"{count} {name}" for count, name in zip(counts, CLASSES, strict=True))
+    parts = ", ".join(f"{count} {name}" for count, name in zip(counts, table.textures, strict=True))
     print(f"wrote {len(table.texture)} lesions ({parts}) to {output}")
 
 
@@ -134,13 +172,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("regions", type=Path, help="the folder of Image/, Mask/ and test.txt")
+    parser.add_argument(
+        "regions", type=Path, help="the folder of Image/ and Mask/ (hearts: images/ and labels/)"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--scores", type=Path, help="a table of the regions' scores for texture")
     source.add_argument("--nodules", type=Path, help="a table of nodules with scores and histograms")
-    parser.add_argument("--output", type=Path, default=Path("lidc_textures.json"))
+    source.add_argument("--hearts", action="store_true", help="infarcts and no-reflow of data_type=emidec")
+    parser.add_argument(
+        "--test-txt", type=Path, help="names of the test cases (default: test.txt in the folder)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("lesion_textures.json"))
     args = parser.parse_args()
-    run_command(lambda: fit(args.regions, args.scores, args.nodules, args.output))
+    run_command(lambda: fit(args.regions, args.scores, args.nodules, args.output, args.test_txt))
 
 
 if __name__ == "__main__":

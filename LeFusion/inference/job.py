@@ -11,6 +11,7 @@ from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, Reader
 from LeFusion.diffusion import Checkpoint, address_seed
 from LeFusion.errors import UserError
+from LeFusion.hearts.tissue import in_heart, relative_histograms, tissue_of
 from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
 from LeFusion.painter import Painter
 from LeFusion.runtime.commandline import given_path
@@ -73,7 +74,7 @@ class Donors:
         if not others:
             raise UserError(f"{case.mask_path}: no other case in lesions_from could lend a lesion")
         for number in torch.randperm(len(others), generator=generator)[:DONORS_TRIED].tolist():
-            donor, angle, histogram = self._donor(others[number])
+            donor, angle = self._donor(others[number])
 
             def moved(values, labels, donor=donor, angle=angle):
                 turn = self._angle(values, labels) - angle
@@ -85,20 +86,27 @@ class Donors:
             except ValueError as error:
                 reason = error
                 continue
-            if loaded.reference_mean is not None:
-                shift = loaded.reference_mean - donor.reference_mean
-                histogram = shift_histogram(histogram, shift, self.bins)
-            return Canvas(loaded, donor.case.name, histogram)
+            return Canvas(loaded, donor.case.name, self._histogram(donor, loaded))
         raise reason
 
-    def _donor(self, case: Case) -> tuple[LoadedCase, float, torch.Tensor]:
+    def _histogram(self, donor: LoadedCase, loaded: LoadedCase) -> torch.Tensor:
+        """(cond_dim,): of the donor's lesions, as they would look in another heart."""
+        if loaded.reference_mean is None:  # intensities are absolute
+            return own_histogram(donor, self.bins)
+        theirs, ours = tissue_of(donor), tissue_of(loaded)
+        if theirs is None or ours is None:
+            shift = loaded.reference_mean - donor.reference_mean
+            return shift_histogram(own_histogram(donor, self.bins), shift, self.bins)
+        return in_heart(relative_histograms(donor, theirs), ours, self.bins)
+
+    def _donor(self, case: Case) -> tuple[LoadedCase, float]:
         loaded = self.read(case)
         try:
             values = loaded.axes.to_dhw(loaded.volume.values)
             angle = self._angle(values, loaded.labels_dhw)
         except ValueError as error:
             raise UserError(f"{case.mask_path}: {error}") from error
-        return loaded, angle, own_histogram(loaded, self.bins)
+        return loaded, angle
 
     def _angle(self, values, labels) -> float:
         return septal_angle(values, labels, self.anatomy, self.layout.lesion_labels)

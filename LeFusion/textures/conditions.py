@@ -14,6 +14,7 @@ from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.dataset.parts import Part
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
+from LeFusion.hearts.tissue import in_heart, tissue_of
 from LeFusion.settings import DataTypeSettings, InferenceSettings
 from LeFusion.textures.fitted import read_textures
 from LeFusion.textures.histograms import condition_from_counts, lesion_histogram, perturb, shift_histogram
@@ -194,6 +195,9 @@ class Conditions:
         has them, with as many voxels in each as the part has."""
         generator = torch.Generator().manual_seed(address_seed(*address))
         mm3 = float(part.voxels.sum()) * math.prod(loaded.spacing_mm)
+        if table.classes:
+            wanted = self._drawn_of_heart(table.draw, mm3, generator, chosen, loaded, part)
+            return perturb(wanted, self.perturbation, self.bins, address), None
         layers = table.draw(mm3, generator, chosen)
         if table.depths_mm:
             layers = with_shares(layers, layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm))
@@ -203,6 +207,21 @@ class Conditions:
             return wanted, None
         layers = with_shares(layers * (wanted / drawn.clamp(min=1e-12)), layers.sum(dim=1))
         return layers.sum(dim=0), layers[None]
+
+
+    def _drawn_of_heart(self, draw, mm3, generator, chosen, loaded: LoadedCase, part: Part) -> Tensor:
+        """(cond_dim,): of a real lesion of like size with the part's labels, as it would look in this heart."""
+        tissue = tissue_of(loaded)
+        if tissue is None:
+            raise UserError(
+                f"{loaded.case.image_path}: the blood in the cavity is not brighter than the muscle, and the "
+                "lesions of realistic_textures are relative to both; choose another condition"
+            )
+        try:
+            drawn = draw(mm3, generator, chosen, part.voxels.flatten(1).any(dim=1).tolist())
+        except UserError as error:
+            raise UserError(f"{loaded.case.mask_path}: {error}; choose another condition") from None
+        return in_heart(drawn, tissue, self.bins)
 
 
 def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:
@@ -266,7 +285,9 @@ def realistic_palette(settings: DataTypeSettings) -> Palette:
     if settings.realistic_textures is None:
         return load_palette(settings.textures, settings.cond_dim, settings.histogram_bins, *what)
     path = Path(settings.realistic_textures).expanduser()
-    table = load_lesion_table(path, *what, settings.histogram_bins)
+    table = load_lesion_table(path, *what, settings.histogram_bins, settings.classes)
+    if table.classes and settings.layout.myocardium_label is None:
+        raise UserError(f"{path}: is of hearts; data_type={settings.data_type} has no myocardium_label")
     return Palette(table.textures, (), table.shares, table=table)
 
 
@@ -281,6 +302,11 @@ def _given_palette(settings: InferenceSettings, know_sizes: bool) -> Palette:
             raise UserError(
                 f"condition=realistic needs realistic_textures, a table of real lesions; data_type="
                 f"{settings.data_type} has none"
+            )
+        if settings.condition == "realistic" and settings.published_textures and not default:
+            raise UserError(
+                "condition=realistic draws from realistic_textures and would not look at textures; for these "
+                "give condition=textures or condition=mixture"
             )
         return realistic_palette(settings)
     textures = settings.published_textures if settings.condition == "published" else settings.textures

@@ -142,6 +142,25 @@ def shift_histogram(histogram: Tensor, shift: float, bins: int) -> Tensor:
     return moved.flatten()
 
 
+def move_histograms(
+    histograms: Tensor, slope: float, shift: float, bins: int, window: tuple[float, float] = (-1.0, 1.0)
+) -> Tensor:
+    """Histograms of the intensities slope * x + shift, clamped to [-1, 1]: (K, bins) over [-1, 1].
+
+    histograms: (K, any) of x over `window`. slope: above 0. Intensities are spread within a bin as those
+    beside it suggest (as in `refined`), so that moving widens no peak. An empty class stays empty.
+    """
+    places = np.linspace(*window, histograms.shape[1] + 1)
+    wanted = (np.linspace(-1, 1, bins + 1)[1:-1] - shift) / slope
+    moved = torch.zeros(len(histograms), bins)
+    for row, shares in enumerate(histograms.double().numpy()):
+        if shares.sum() > 0:
+            below = np.concatenate([[0.0], np.cumsum(shares / shares.sum())])
+            inner = scipy.interpolate.PchipInterpolator(places, below)(wanted.clip(*window))
+            moved[row] = torch.from_numpy(np.diff(inner, prepend=0.0, append=1.0).clip(min=0)).float()
+    return moved
+
+
 def blend_histograms(first: Tensor, second: Tensor, share: float, bins: int) -> Tensor:
     """The histogram between two, (K * bins,): its quantiles are (1 - share) first's + share second's.
 

@@ -6,6 +6,7 @@ gives synthetic lesions away. A texture here is a class of real lesions, such as
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -20,6 +21,7 @@ from LeFusion.errors import MissingFileError, UserError
 
 NEIGHBOURS = 12  # lesions of like size that one is drawn from
 KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", "depths_mm", "lesions")
+OF_HEARTS = "classes"  # a key that tables of hearts have, too
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class LesionTable:
     window: of the bins. voxels, masks, source: what the histograms were taken from, in words. textures: the
     names. texture (N,): the index of each lesion's. volume_mm3 (N,). layers (N, len(depths_mm) + 1, bins):
     the histogram of each layer of a lesion, see textures.layers; of sum 1 together. depths_mm: where a layer
-    ends; empty: lesions as a whole.
+    ends; empty: lesions as a whole. classes: above 0, of hearts: `layers` are then the lesion labels, and window
+    and bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue.
     """
 
     data_type: str
@@ -43,6 +46,7 @@ class LesionTable:
     volume_mm3: np.ndarray
     layers: np.ndarray
     depths_mm: tuple[float, ...] = ()
+    classes: int = 0
 
     @property
     def histograms(self) -> np.ndarray:
@@ -55,14 +59,27 @@ class LesionTable:
         counts = np.bincount(self.texture, minlength=len(self.textures))
         return tuple((counts / counts.sum()).tolist())
 
-    def draw(self, volume_mm3: float, generator: torch.Generator, texture: int | None = None) -> Tensor:
+    def draw(
+        self,
+        volume_mm3: float,
+        generator: torch.Generator,
+        texture: int | None = None,
+        present: Sequence[bool] = (),
+    ) -> Tensor:
         """(layers, bins) of sum 1, for a lesion of this volume, of one texture (its index) or of any.
+
+        present: of hearts, the labels that it must have. Raises UserError where no lesion of the table has them.
 
         Those of one of the NEIGHBOURS lesions nearest in log volume. (Histograms between two of them are
         wider than real ones: a classifier told lesions painted with them from real ones with an AUC of 0.63
         instead of 0.54, 24 regions x 3 seeds.)
         """
         log_volumes, layers = self._of[texture]
+        if any(present):
+            usable = (layers.sum(dim=2) > 0)[:, list(present)].all(dim=1)
+            if not bool(usable.any()):
+                raise UserError("no real lesion of the table has all lesion labels of the mask")
+            log_volumes, layers = log_volumes[usable.numpy()], layers[usable]
         nearest = np.argsort(np.abs(log_volumes - math.log(volume_mm3)), kind="stable")[:NEIGHBOURS]
         return layers[nearest[int(torch.randint(len(nearest), (), generator=generator))]]
 
@@ -95,8 +112,9 @@ class LesionTable:
 
 def write_lesion_table(path: str | PathLike, table: LesionTable) -> None:
     """JSON, a line for each lesion: index of its texture, volume in mm3, then the bins of one layer after the
-    other, from the border inwards, in ten-thousandths of the lesion."""
+    other, from the border inwards (of hearts: one label after the other), in ten-thousandths of the lesion."""
     head = {key: getattr(table, key) for key in KEYS if key != "lesions"}
+    head |= {OF_HEARTS: table.classes} if table.classes else {}
     rows = [
         json.dumps([int(kind), round(float(volume), 1), *np.rint(row * 1e4).astype(int).flatten().tolist()])
         for kind, volume, row in zip(table.texture, table.volume_mm3, table.layers, strict=True)
@@ -115,7 +133,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict) or set(content) != set(KEYS):
+    if not isinstance(content, dict) or set(content) - {OF_HEARTS} != set(KEYS):
         raise UserError(f"{path}: must have the keys {', '.join(KEYS)}")
     names, bins = content["textures"], content["bins"]
     try:
@@ -125,7 +143,10 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         raise UserError(f"{path}: lesions, window and depths_mm must hold numbers ({error})") from error
     if list(depths) != sorted(set(depths)) or not all(0 < depth < float("inf") for depth in depths):
         raise UserError(f"{path}: depths_mm={list(depths)} must rise, from above 0")
-    count = len(depths) + 1
+    classes = content.get(OF_HEARTS, 0)
+    if not isinstance(classes, int) or classes < 0 or (classes and depths):
+        raise UserError(f"{path}: classes={classes} must be the number of lesion labels, without depths_mm")
+    count = classes or len(depths) + 1
     if rows.ndim != 2 or not isinstance(bins, int) or rows.shape[1] != 2 + count * bins:
         raise UserError(f"{path}: each lesion needs a texture, a volume and {count} x {bins} bins")
     kind, volume, layers = rows[:, 0], rows[:, 1], rows[:, 2:].reshape(len(rows), count, -1)
@@ -145,14 +166,23 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         volume,
         layers / totals,
         depths,
+        classes,
     )
 
 
-def load_lesion_table(path: str | PathLike, data_type: str, window: object, bins: int) -> LesionTable:
-    """A table that must be for this data type, window and number of bins; UserError otherwise."""
+def load_lesion_table(
+    path: str | PathLike, data_type: str, window: object, bins: int, classes: int = 1
+) -> LesionTable:
+    """A table that must be for this data type, window, number of bins and of lesion labels; UserError otherwise.
+
+    One of hearts fits any window and number of bins.
+    """
     table = read_lesion_table(path)
-    stated = {"data_type": table.data_type, "window": list(table.window), "bins": table.bins}
-    wanted = {"data_type": data_type, "window": window, "bins": bins}
+    stated = {"data_type": table.data_type, "lesion labels": table.classes or 1}
+    wanted = {"data_type": data_type, "lesion labels": classes}
+    if not table.classes:
+        stated |= {"window": list(table.window), "bins": table.bins}
+        wanted |= {"window": window, "bins": bins}
     for key, value in stated.items():
         given = list(map(float, wanted[key])) if isinstance(wanted[key], list | tuple) else wanted[key]
         if given != value:

@@ -1,20 +1,24 @@
 """Hearts through the command: their own lesions repainted (P'), others' painted into normal ones (N')."""
 
 import csv
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 
 import LeFusion.inference.inference as inference
-from LeFusion.textures.histograms import lesion_histogram, shift_histogram
+from LeFusion.textures.histograms import lesion_histogram
+from LeFusion.textures.realistic import read_lesion_table
 
 # Turned and sheared, so that an exchange of axes shows.
 AFFINE = np.array([[1.4, 0.2, 0.1, -12], [-0.2, 1.4, 0.3, 31], [0.0, -0.1, 8.0, 7], [0, 0, 0, 1]])
 SHAPE = (40, 46)  # rows and columns; the heart lies off their middle
 NORMAL, SICK = ("Case_N001", "Case_N002", "Case_N003"), ("Case_P001", "Case_P002", "Case_P003", "Case_P004")
 TEST_CASE = "Case_P004"
+REALISTIC = Path(__file__).resolve().parents[2] / "configs" / "lesion_textures" / "emidec.json"
 # A bin for each class: infarct in bin 10, no-reflow in bin 3
 TEXTURE = "textures=[[0,0,0,0,0,0,0,0,0,0,1,0,0,0,0,0,0,0,0,1,0,0,0,0,0,0,0,0,0,0,0,0]]"
 
@@ -188,6 +192,18 @@ def test_own_lesions_are_repainted(paint, hearts, tmp_path):
     assert all(not bool(requested(row)[16:].any()) for row in absent)
 
 
+def tissue(image, labels):
+    """(level, unit) of LeFusion.hearts.tissue, in shares of the range."""
+    values = shares_of_range(image)
+    far = [scipy.ndimage.distance_transform_edt(labels[..., z] < 3) for z in range(labels.shape[2])]
+    lesion = np.array([(labels[..., z] >= 3).any() for z in range(labels.shape[2])])
+    remote = (labels == 2) & ((np.stack(far, axis=-1) > 3.5) | ~lesion)
+    wall = [scipy.ndimage.distance_transform_edt(labels[..., z] < 2) for z in range(labels.shape[2])]
+    blood = (labels == 1) & (np.stack(wall, axis=-1) > 1.5)
+    level = np.median(values[remote])
+    return level, np.sqrt((np.median(values[blood]) - level) * values[remote].std())
+
+
 def test_lesions_of_others_keep_their_looks_in_normal_hearts(paint, hearts, donors, tmp_path):
     code, _, error = paint("Normal", donors, "condition=own", "types=1")
     assert code == 0, error
@@ -199,14 +215,16 @@ def test_lesions_of_others_keep_their_looks_in_normal_hearts(paint, hearts, dono
         assert_measured(hearts, tmp_path / "out", row)
         image, _ = source(hearts, row["case"])
         donor_image, donor_labels = source(hearts, row["donor"])
-        shift = np.mean(shares_of_range(image)[now == 2]) - np.mean(
-            shares_of_range(donor_image)[donor_labels == 2]
-        )
-        lent = lesion_histogram(*network_view(donor_image, donor_labels))
-        expected = shift_histogram(lent, 2 * float(shift), 16).reshape(2, 16)
-        expected = expected * torch.tensor([[(now == 3).any()], [(now == 4).any()]])
-        assert torch.allclose(requested(row), expected.flatten(), atol=1e-3)
-        assert abs(shift) > 0.05 or row["case"] == NORMAL[0]  # so that it shows
+        ours, theirs = tissue(image, now), tissue(donor_image, donor_labels)
+        middles = (np.arange(16) + 0.5) / 16
+        for label, shares in zip((3, 4), requested(row).reshape(2, 16).numpy(), strict=True):
+            if not (now == label).any():
+                assert not shares.any()
+                continue
+            lent = (shares_of_range(donor_image)[donor_labels == label] - theirs[0]) / theirs[1]
+            assert shares @ middles == pytest.approx((ours[0] + ours[1] * lent).mean(), abs=0.01)
+            assert shares.sum() == pytest.approx(1, abs=1e-3)
+        assert abs(ours[0] - theirs[0]) > 0.05 or row["case"] == NORMAL[0]  # so that it shows
 
 
 def test_lesions_of_others_with_a_texture(paint, hearts, donors, tmp_path):
@@ -217,6 +235,31 @@ def test_lesions_of_others_with_a_texture(paint, hearts, donors, tmp_path):
         wanted = torch.zeros(32)
         wanted[10], wanted[16 + 3] = float((now == 3).any()), float((now == 4).any())
         assert torch.equal(requested(row), wanted) and row["texture"] == "type 1"
+
+
+def test_realistic_lesions_are_relative_to_the_tissue_of_their_heart(paint, hearts, donors, tmp_path):
+    code, _, error = paint("Normal", donors, "condition=realistic", "types=3", "histogram_perturbation=0")
+    assert code == 0, error
+    rows = manifest_of(tmp_path / "out")
+    assert len({row["requested_histogram"] for row in rows}) > 4
+    table = read_lesion_table(REALISTIC)
+    middles = np.linspace(*table.window, 2 * table.bins + 1)[1::2]
+    relative = table.histograms.reshape(len(table.histograms), 2, -1) @ middles
+    for row in rows:
+        now = assert_painted(hearts, tmp_path / "out", row["case"], row["type"])
+        assert row["texture"] == "infarct"
+        level, unit = tissue(source(hearts, row["case"])[0], now)
+        found = (requested(row).reshape(2, 16).numpy() @ ((np.arange(16) + 0.5) / 16) - level) / unit
+        assert relative[:, 0].min() - 0.1 < found[0] < relative[:, 0].max() + 0.1
+
+
+def test_a_heart_without_bright_blood_has_no_realistic_lesion(paint, hearts, donors):
+    image, labels = source(hearts, NORMAL[1])
+    image[labels == 1] = 10
+    save(hearts / "Normal", NORMAL[1], image, labels)
+    code, _, error = paint("Normal", donors, "condition=realistic", "types=1")
+    assert code == 1 and error.count("error: ") == 1 and "Traceback" not in error
+    assert NORMAL[1] in error and "not brighter than the muscle" in error
 
 
 def test_the_shipped_textures_move_with_the_heart(paint, hearts, donors, tmp_path):

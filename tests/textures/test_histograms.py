@@ -14,6 +14,7 @@ from LeFusion.textures.histograms import (
     jensen_shannon,
     lesion_histogram,
     match_intensities,
+    move_histograms,
     perturb,
     refined,
     shift_histogram,
@@ -275,6 +276,28 @@ def test_a_part_of_a_bin_goes_to_its_neighbour():
         assert float((shifted - histogram) @ centres) == pytest.approx(
             shift, abs=1e-5
         )  # the mean moves by it
+
+
+def test_moved_histograms_have_the_moved_moments():
+    """A Gaussian in fine bins over another window, an empty class, and what piles up at the ends."""
+    edges = np.linspace(-4, 8, 121)
+    shares = np.diff(scipy.stats.norm(1.5, 0.8).cdf(edges))
+    histograms = torch.from_numpy(np.stack([shares, 0 * shares])).float()
+    moved = move_histograms(histograms, 0.2, -0.1, 64, (-4.0, 8.0))
+    assert moved.shape == (2, 64) and not bool(moved[1].any())
+    centres = (torch.arange(64) + 0.5) / 32 - 1
+    mean = float(moved[0] @ centres)
+    assert float(moved[0].sum()) == pytest.approx(1) and mean == pytest.approx(0.2 * 1.5 - 0.1, abs=2e-3)
+    assert float(moved[0] @ (centres - mean) ** 2) ** 0.5 == pytest.approx(0.16, abs=3e-3)
+    far = move_histograms(histograms, 0.2, 5.0, 8, (-4.0, 8.0))
+    assert torch.allclose(far[0], torch.eye(8)[7])
+
+
+def test_moving_by_nothing_keeps_a_histogram_and_moving_widens_no_peak():
+    peak = torch.tensor([[0, 0, 0.1, 0.8, 0.1, 0, 0, 0]])
+    assert torch.allclose(move_histograms(peak, 1.0, 0.0, 8), peak, atol=1e-6)
+    half = move_histograms(peak, 1.0, 0.125, 8)[0]
+    assert float(half[3] + half[4]) > float(shift_histogram(peak[0], 0.125, 8)[3:5].sum()) + 0.02
 
 
 def test_a_blend_has_the_quantiles_between():
