@@ -83,7 +83,8 @@ class SectorDrafts:
             except ValueError as error:
                 reason = error
                 continue
-            core = no_reflow_mask(infarct, labels, self.anatomy, sector.no_reflow_share, spacing, generator)
+            share, depth = sector.no_reflow_share, sector.no_reflow_depth
+            core = no_reflow_mask(infarct, labels, self.anatomy, share, spacing, generator, depth)
             made = labels.copy()
             made[infarct] = self.layout.lesion_labels[0]
             made[core] = self.layout.lesion_labels[-1]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from DiffMask.placement.lungs import depth_mm, lung_mask
+from DiffMask.placement.sectors import DEEPEST
 from DiffMask.placement.spheres import sphere_around
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.axes import Axes
@@ -25,7 +26,7 @@ ISOTROPIC = (1.0, 1.0, 1.0)
 EMIDEC = load_data_type("emidec").layout
 HEART = Anatomy(EMIDEC.cavity_label, EMIDEC.myocardium_label)
 ARCS = 72  # columns of 5 degrees round the heart
-MIDDLE_OVER_MEAN = 4 / np.pi  # of the share of the wall in a sector of sector_mask
+LEAST_SHARE = 0.1  # of the wall in an arc: with less, the arc does not count
 LIDC_SOURCE = (
     "LIDC-IDRI (TCIA), CC BY 3.0: Armato SG et al., The Lung Image Database Consortium (LIDC) and Image "
     "Database Resource Initiative (IDRI), Medical Physics 38(2), 2011. "
@@ -135,7 +136,7 @@ def measure_emidec(root_dir: Path, test_txt: Path) -> dict:
         )
         septum = septal_angle(image, labels, HEART, EMIDEC.lesion_labels)
         infarcts.append(measure_infarct(labels, septum))
-    infarcts.sort(key=lambda row: tuple(row.values()))
+    infarcts.sort(key=lambda row: tuple(row.values())[:3])
     return {
         "source": EMIDEC_SOURCE
         + "Measured on the labels of the training cases of EMIDEC/Pathological; angles "
@@ -149,17 +150,33 @@ def measure_infarct(labels_dhw: np.ndarray, septum: float) -> dict[str, float]:
     wall = wall_coordinates(labels_dhw, HEART, EMIDEC.lesion_labels)
     infarct = np.isin(labels_dhw, EMIDEC.lesion_labels) & np.isfinite(wall.angle)
     shares = wall_shares(wall, infarct)
-    held = shares > 0
+    held = shares > LEAST_SHARE
+    held = held if held.any() else shares > 0
     slices = round(0.5 / np.nanmin(wall.height))
+    core = infarct & (labels_dhw == EMIDEC.lesion_labels[-1])
     direction = np.angle(np.exp(1j * wall.angle[infarct]).mean()) - septum
     return {
         "angle_deg": round(float(np.degrees(np.angle(np.exp(1j * direction))))),
         "half_angle_deg": round(float(held.sum(axis=1).max() * 180 / ARCS), 1),
-        "transmurality": round(min(float(shares[held].mean() * MIDDLE_OVER_MEAN), 1.5), 2),
+        "transmurality": round(middle_of(float(shares[held].mean())), 2),
         "low": round(float(wall.height[infarct].min() - 0.5 / slices), 2),
         "high": round(float(wall.height[infarct].max() + 0.5 / slices), 2),
         "no_reflow_share": round(float((labels_dhw[infarct] == 4).mean()), 3),
+        "no_reflow_depth": round(float(wall.depth[core].mean()), 2) if core.any() else None,
     }
+
+
+def middle_of(mean: float) -> float:
+    """The share of the wall in the middle of a sector of sector_mask, from its mean over the arcs that count.
+
+    Over a sector 1 - r^2 is even in (0, 1), so the mean of min(1, t (1 - r^2)) where that is above a =
+    LEAST_SHARE is (t + a) / 2 or, above t = 1, (1 - (1 + a^2) / (2 t)) / (1 - a / t).
+    """
+    a = LEAST_SHARE
+    middle = 2 * mean - a
+    if middle > 1:
+        middle = ((1 + a**2) / 2 - a * mean) / max(1 - mean, 1e-9)
+    return min(max(middle, a), DEEPEST)
 
 
 def wall_shares(wall, infarct: np.ndarray) -> np.ndarray:

@@ -18,8 +18,12 @@ from LeFusion.hearts.transfer import Anatomy, wall_coordinates
 
 WAVES = 24  # of the noise of a lesion's border in the wall
 FINEST_WAVE = 6  # round the heart
-ROUGHNESS = 0.12  # sd of these waves, a share of the size and of the wall's thickness
+ROUGHNESS = 0.2  # sd of these waves, a share of the size and of the wall's thickness
 STRETCH = 0.1  # of an infarct that goes on over the apex or the base: so much more of its height lies there
+ROUNDNESS = 2.0  # exponent
+DEEPEST = 3.0  # transmurality: so large, the whole wall is infarct but for the outer sixth of the sector
+# Of no-reflow against the distance to healthy tissue: for depth up to twice the mean, and against more of it
+DEEPER, TOO_DEEP = 0.7, 3.0
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,10 @@ class Sector:
 
     angle: of its middle, radians as stored (septal angle plus the angle from the septum).
     half_angle: to its edge where it is widest; pi: round the heart, but thin opposite to the middle.
-    transmurality: share of the wall in its middle, from the endocardium; above 1: the whole wall nearly to
-        its edge.
+    transmurality: share of the wall in its middle, from the endocardium; above 1: the whole wall in a part
+        round its middle.
     heights: (low, high), 0 at the apex, 1 at the base.
-    no_reflow_share: of its volume.
+    no_reflow_share: of its volume. no_reflow_depth: the mean depth of that in the wall.
     """
 
     angle: float
@@ -39,14 +43,16 @@ class Sector:
     transmurality: float
     heights: tuple[float, float]
     no_reflow_share: float = 0.0
+    no_reflow_depth: float = 0.2
 
     def __post_init__(self):
         low, high = self.heights
         for name, value, fine in (
             ("half_angle", self.half_angle, 0 < self.half_angle <= np.pi),
-            ("transmurality", self.transmurality, 0 < self.transmurality <= 1.5),
+            ("transmurality", self.transmurality, 0 < self.transmurality <= DEEPEST),
             ("heights", self.heights, 0 <= low < high <= 1),
             ("no_reflow_share", self.no_reflow_share, 0 <= self.no_reflow_share < 1),
+            ("no_reflow_depth", self.no_reflow_depth, 0 <= self.no_reflow_depth <= 1),
         ):
             if not fine:
                 raise UserError(f"{name} {value} of an infarct is out of range; see Sector")
@@ -76,7 +82,7 @@ def draw_sector(
     measured = (
         np.radians(row["angle_deg"] + 15 * noise[0]),
         min(np.radians(row["half_angle_deg"]) * np.exp(0.1 * noise[1]), np.pi),
-        min(row["transmurality"] * np.exp(0.1 * noise[2]), 1.5),
+        min(row["transmurality"] * np.exp(0.1 * noise[2]), DEEPEST),
         min(row["no_reflow_share"] * np.exp(0.2 * noise[5]), 0.6),
     )
     if septal_angle is None:
@@ -93,7 +99,11 @@ def draw_sector(
         drawn.append(float(first + (last - first) * share))
     drawn[0] = float(np.angle(np.exp(1j * (drawn[0] + (septal_angle or 0.0)))))
     heights = (float(low), float(high)) if heights is None else (float(heights[0]), float(heights[1]))
-    return Sector(*drawn[:3], heights, drawn[3])
+    depths = [other["no_reflow_depth"] for other in infarcts if other["no_reflow_depth"] is not None]
+    depth = row["no_reflow_depth"]
+    if depth is None:  # the infarct drawn has none, but some may be asked for
+        depth = depths[int(shares[3] * len(depths))]
+    return Sector(*drawn[:3], heights, drawn[3], depth)
 
 
 def sector_mask(
@@ -119,9 +129,10 @@ def sector_mask(
     top = high + STRETCH * (high - low) if high > 1 - half_slice else high
     across = np.abs(np.angle(np.exp(1j * (angle - sector.angle)))) / sector.half_angle
     along = np.abs(height - (bottom + top) / 2) / ((top - bottom) / 2)
-    to_edge = np.hypot(across, along) + roughness * _waves(angle, depth, height, generator)
-    limit = sector.transmurality * np.sqrt(np.clip(1 - to_edge.clip(0) ** 4, 0, None))
-    limit = np.where(limit > 0, limit + roughness / 2 * _waves(angle, depth, height, generator), 0)
+    to_edge = (across**ROUNDNESS + along**ROUNDNESS) ** (1 / ROUNDNESS)
+    to_edge += roughness * _waves(angle, depth, height, generator)
+    limit = sector.transmurality * np.clip(1 - to_edge.clip(0) ** 2, 0, None)
+    limit = np.where(limit > 0, limit + roughness / 3 * _waves(angle, depth, height, generator), 0)
     mask = np.zeros(labels_dhw.shape, bool)
     mask[inside] = (depth < limit) & (height > low - half_slice) & (height < high + half_slice)
     mask = largest_part(mask)
@@ -140,11 +151,12 @@ def no_reflow_mask(
     share: float,
     spacing_mm: Sequence[float],
     generator: torch.Generator,
+    depth: float = 0.2,
 ) -> np.ndarray:
-    """The core of an infarct, bool (D, H, W), one part: at most `share` of it, next to the endocardium.
+    """The core of an infarct, bool (D, H, W), one part: at most `share` of it, on the inner side of the wall.
 
-    What lies farthest from healthy tissue, the cavity not being one. Empty when the share is 0 or the infarct
-    too small. Raises ValueError for a share out of range.
+    What lies far from healthy tissue, the cavity not being one. depth: its mean depth in the wall. Empty when
+    the share is 0 or the infarct too small. Raises ValueError for a share out of range.
     """
     if not 0 <= share < 1:
         raise UserError(f"no_reflow_share {share} must be at least 0 and below 1")
@@ -154,6 +166,7 @@ def no_reflow_mask(
     if count == 0:
         return core
     cavity = labels_dhw == anatomy.cavity
+    wall = wall_coordinates(labels_dhw, anatomy, ())
     dead_or_blood = infarct | cavity
     far = ndimage.distance_transform_edt(dead_or_blood, spacing_mm)
     plane = (0, 1.5, 1.5)  # voxels: the ridge of the distance is thin and breaks
@@ -164,7 +177,10 @@ def no_reflow_mask(
     centre = np.argwhere(cavity).mean(axis=0)
     angle = np.arctan2(voxels[:, 1] - centre[1], voxels[:, 2] - centre[2])
     height = voxels[:, 0] / len(infarct)
-    score = smooth / smooth.max() + ROUGHNESS * _waves(angle, np.zeros_like(angle), height, generator)
+    depths = np.nan_to_num(wall.depth[infarct], nan=1.0)
+    score = smooth / smooth.max() + DEEPER * np.minimum(depths, 2 * depth)
+    score -= TOO_DEEP * np.maximum(depths - 2 * depth, 0)
+    score += ROUGHNESS * _waves(angle, np.zeros_like(angle), height, generator)
     score[far <= min(spacing_mm) + 1e-6] = -np.inf  # no-reflow lies within the infarct
     chosen = np.argsort(-score, kind="stable")[:count]
     core[tuple(voxels[chosen[np.isfinite(score[chosen])]].T)] = True
