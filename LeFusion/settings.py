@@ -122,8 +122,9 @@ class DataTypeSettings(Description):
     spacing_mm: either(Triple, words=(None,))
     default_paths: kind(dict[str, str | None], "paths {name: path}") = {}
     textures: either(Path, Histograms, words=(None,))
-    published_textures: either(Histograms, words=(None,)) = None
+    published_textures: either(Path, Histograms, words=(None,)) = None
     realistic_textures: NoPath = None
+    default_condition: either(choice("textures", "mixture", "realistic"), words=(None,)) = None
 
     @model_validator(mode="after")
     def _derive(self):
@@ -198,6 +199,7 @@ class InferenceSettings(PaintingSettings):
         kind(str, "textures, mixture, own, reference, the name of a texture", bool),
         kind(int, "its number", lambda value: abs(value) < 1000),
         numbers(None, "a list of bins"),
+        words=(None,),
     )
     textures_of: either(kind(dict[str, str | int], "{case: number or name of a texture}"), words=(None,))
     texture_shares: either(
@@ -239,6 +241,14 @@ class InsertSettings(PaintingSettings):
     max_redraws: whole(0)
     preview_lesions: Count
     viewer: Flag
+
+    @model_validator(mode="after")
+    def _choose(self):
+        if self.condition is None:
+            given = self.textures != self.published_textures
+            chosen = "textures" if given else self.default_condition or "textures"
+            object.__setattr__(self, "condition", chosen)
+        return self
 
 
 class FitTexturesSettings(DataTypeSettings):

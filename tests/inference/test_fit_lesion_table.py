@@ -104,3 +104,37 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_line(run, table, tmp_path
 def test_a_region_without_score_is_named(run, table, tmp_path):
     code, _, error = run(table[["name", "texture"]], "--scores")
     assert code == 1 and error.startswith("error: ") and "has no row for P1_Vol_0" in error
+
+
+def test_hearts_become_a_table_relative_to_their_tissue(tmp_path, monkeypatch, capsys):
+    """Three hearts of other contrast and noise, each with an infarct halfway between muscle and blood."""
+    for number in range(3):
+        noise = np.random.default_rng(number).normal(0, 4 * (number + 1), (24, 24, 3))
+        labels = np.zeros((24, 24, 3), np.uint8)
+        labels[3:21, 3:21], labels[8:16, 8:16], labels[3:6, 8:16] = 2, 1, 3
+        image = np.choose(labels, (0, 300 * (number + 1), 100 * (number + 1), 200 * (number + 1))) + noise
+        image[0, 0, 0], image[0, 1, 0] = -50, 1000 * (number + 1)
+        for kind, array in (("images", image), ("labels", labels)):
+            (tmp_path / "P" / kind).mkdir(parents=True, exist_ok=True)
+            path = tmp_path / "P" / kind / f"Case_P00{number}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.diag([1.5, 1.5, 10, 1])), path)
+    (tmp_path / "test.txt").write_text("Case_P002\n")
+    arguments = [
+        tmp_path / "P",
+        "--hearts",
+        "--test-txt",
+        tmp_path / "test.txt",
+        "--output",
+        tmp_path / "t.json",
+    ]
+    monkeypatch.setattr(sys, "argv", ["fit_lesion_table", *map(str, arguments)])
+    fit.main()
+    assert "wrote 2 lesions (2 infarct)" in capsys.readouterr().out
+    table = read_lesion_table(tmp_path / "t.json")
+    assert (table.data_type, table.classes, table.relative) == ("emidec", 2, True)
+    histograms = table.histograms.reshape(2, 2, table.bins)
+    assert not histograms[:, 1].any()  # no no-reflow
+    means = histograms[:, 0] @ np.linspace(*table.window, 2 * table.bins + 1)[1::2]
+    # 100 above the muscle in units of sqrt(200 x 4); the other heart has twice the contrast and noise
+    assert means == pytest.approx(100 / np.sqrt(200 * 4), rel=0.1)
+    assert table.volume_mm3 == pytest.approx(3 * 8 * 3 * 1.5 * 1.5 * 10)

@@ -238,7 +238,7 @@ def test_lesions_of_others_with_a_texture(paint, hearts, donors, tmp_path):
 
 
 def test_realistic_lesions_are_relative_to_the_tissue_of_their_heart(paint, hearts, donors, tmp_path):
-    code, _, error = paint("Normal", donors, "condition=realistic", "types=3", "histogram_perturbation=0")
+    code, _, error = paint("Normal", donors, "types=3", "histogram_perturbation=0")  # the default of hearts
     assert code == 0, error
     rows = manifest_of(tmp_path / "out")
     assert len({row["requested_histogram"] for row in rows}) > 4
@@ -247,7 +247,7 @@ def test_realistic_lesions_are_relative_to_the_tissue_of_their_heart(paint, hear
     relative = table.histograms.reshape(len(table.histograms), 2, -1) @ middles
     for row in rows:
         now = assert_painted(hearts, tmp_path / "out", row["case"], row["type"])
-        assert row["texture"] == "infarct"
+        assert (row["texture"], row["condition"]) == ("infarct", "realistic")
         level, unit = tissue(source(hearts, row["case"])[0], now)
         found = (requested(row).reshape(2, 16).numpy() @ ((np.arange(16) + 0.5) / 16) - level) / unit
         assert relative[:, 0].min() - 0.1 < found[0] < relative[:, 0].max() + 0.1
@@ -263,7 +263,7 @@ def test_a_heart_without_bright_blood_has_no_realistic_lesion(paint, hearts, don
 
 
 def test_the_shipped_textures_move_with_the_heart(paint, hearts, donors, tmp_path):
-    code, _, error = paint("Normal", donors, "types=3", "histogram_perturbation=0")
+    code, _, error = paint("Normal", donors, "condition=textures", "types=3", "histogram_perturbation=0")
     assert code == 0, error
     rows = manifest_of(tmp_path / "out")
     assert len({row["requested_histogram"] for row in rows}) == 9

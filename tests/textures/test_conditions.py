@@ -409,7 +409,8 @@ def test_the_shipped_configurations_give_conditions(composed):
     for data_type, layout in (("lidc", Layout()), ("emidec", TWO_CLASSES)):
         given = InferenceSettings.of(composed("inference", f"data_type={data_type}"))
         assert given.layout.lesion_labels == layout.lesion_labels
-        conditions = choose_conditions(given)
+        assert given.condition == ("textures" if data_type == "lidc" else "realistic")
+        conditions = choose_conditions(given.model_copy(update={"condition": "textures"}))
         assert [conditions.choose("A", kind) for kind in (1, 2, 3)] == [0, 1, 2] and not conditions.draw
         third = ["condition=mixture", "texture_shares=[0,0,1]"]
         conditions = choose_conditions(
@@ -521,7 +522,7 @@ def test_textures_of_one_s_own_come_before_the_table(tmp_path):
 
 
 def test_realistic_draws_textures_as_common_as_they_are(tmp_path):
-    conditions = choose(realistic_textures=table_in(tmp_path), condition="realistic", types=1)
+    conditions = choose(realistic_textures=table_in(tmp_path), condition="realistic", types=1, **SAME)
     names = Counter(conditions.name(f"case {number}", 1) for number in range(100))
     assert set(names) == {"dim", "vivid"} and min(names.values()) > 25
     only = choose(realistic_textures=table_in(tmp_path), condition="vivid", **SAME, know_sizes=True)
@@ -533,4 +534,6 @@ def test_realistic_without_a_table_or_with_another_window_is_refused(tmp_path):
     with pytest.raises(UserError, match="condition=realistic needs realistic_textures"):
         choose(condition="realistic", realistic_textures=None)
     with pytest.raises(UserError, match=r"table.json: is for window=\[0.0, 99.0\]"):
-        choose(condition="realistic", realistic_textures=table_in(tmp_path, (0.0, 99.0)))
+        choose(condition="realistic", realistic_textures=table_in(tmp_path, (0.0, 99.0)), **SAME)
+    with pytest.raises(UserError, match="would not look at textures"):
+        choose(condition="realistic", realistic_textures=table_in(tmp_path), published_textures=[[1] * BINS])
