@@ -32,7 +32,8 @@ class SamplerSettings:
     condition as trained; above it, classifier-free guidance (Ho & Salimans 2022, eq. 6 with 1 + w).
     intensity_guidance: 0 to 1, how far the intensities of a predicted lesion are moved to those of the
     histogram asked for, see `guide_intensity`; 0 is the paper's sampling. spacing: how the levels are spread,
-    see `spaced_levels`. eta: of ddim, 0 to 1: how much noise is added on the way down.
+    see `spaced_levels`. eta: of ddim, 0 to 1: how much noise is added on the way down. guided_signal: until
+    when intensities are guided, max_signal of `guide_intensity`.
     """
 
     name: str = "repaint"
@@ -43,6 +44,7 @@ class SamplerSettings:
     intensity_guidance: float = 0.0
     spacing: str = "even"
     eta: float = 0.0
+    guided_signal: float | None = None
 
     def __post_init__(self):
         if self.name not in SAMPLERS:
@@ -116,7 +118,9 @@ def paint(
             noise = unconditional + settings.guidance_scale * (noise - unconditional)
         if settings.intensity_guidance and condition is not None:
             strength = settings.intensity_guidance
-            noise = guide_intensity(noise, x_t, t, guide.rows(rows), schedule, strength)
+            noise = guide_intensity(
+                noise, x_t, t, guide.rows(rows), schedule, strength, settings.guided_signal
+            )
         return noise
 
     sample = SAMPLERS[settings.name]

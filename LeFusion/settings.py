@@ -214,6 +214,14 @@ class InferenceSettings(PaintingSettings):
     preview_cases: Count
     viewer: Flag
 
+    @model_validator(mode="after")
+    def _choose(self):
+        if self.condition is None:
+            given = self.textures != self.published_textures
+            chosen = "textures" if given else self.default_condition or "textures"
+            object.__setattr__(self, "condition", chosen)
+        return self
+
 
 Counts = kind(list[int], "[fewest, most]", lambda ends: len(ends) == 2 and 1 <= ends[0] <= ends[1] <= LARGEST)
 Millimetres = either(
@@ -241,14 +249,6 @@ class InsertSettings(PaintingSettings):
     max_redraws: whole(0)
     preview_lesions: Count
     viewer: Flag
-
-    @model_validator(mode="after")
-    def _choose(self):
-        if self.condition is None:
-            given = self.textures != self.published_textures
-            chosen = "textures" if given else self.default_condition or "textures"
-            object.__setattr__(self, "condition", chosen)
-        return self
 
 
 class FitTexturesSettings(DataTypeSettings):

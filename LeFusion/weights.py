@@ -66,7 +66,7 @@ def painter_settings(
 
 
 def sampler_settings(settings: PaintingSettings, metadata: dict) -> SamplerSettings:
-    """metadata: of the checkpoint, which may say how much intensity guidance its network needs."""
+    """metadata: of the checkpoint, which may say how much intensity guidance its network needs, how long."""
     guidance = settings.intensity_guidance
     return SamplerSettings(
         settings.sampler,
@@ -77,6 +77,7 @@ def sampler_settings(settings: PaintingSettings, metadata: dict) -> SamplerSetti
         metadata.get("intensity_guidance", 0.0) if guidance is None else guidance,
         settings.spacing,
         float(settings.eta),
+        metadata.get("guided_signal"),
     )
 
 

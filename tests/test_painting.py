@@ -227,6 +227,19 @@ def test_guided_painting_follows_its_histogram(network, batch):
         assert torch.equal(image[:, 0][~lesions], batch["image"][:, 0][~lesions])
 
 
+def test_intensity_guidance_acts_until_the_signal_that_the_weights_say(network, batch):
+    none, never, early, late = (
+        paint(network, SCHEDULE, SamplerSettings("ddim", num_steps=5, **options), **batch)
+        for options in (
+            {},
+            {"intensity_guidance": 1.0, "guided_signal": 1e-9},
+            {"intensity_guidance": 1.0, "guided_signal": 0.5},
+            {"intensity_guidance": 1.0, "guided_signal": 1.0},
+        )
+    )
+    assert torch.equal(none, never) and not torch.equal(none, early) and not torch.equal(early, late)
+
+
 def test_intensity_guidance_outside_0_to_1_is_refused():
     with pytest.raises(ValueError, match="intensity_guidance"):
         SamplerSettings(intensity_guidance=1.5)

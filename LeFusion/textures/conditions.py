@@ -208,9 +208,8 @@ class Conditions:
         layers = with_shares(layers * (wanted / drawn.clamp(min=1e-12)), layers.sum(dim=1))
         return layers.sum(dim=0), layers[None]
 
-
     def _drawn_of_heart(self, draw, mm3, generator, chosen, loaded: LoadedCase, part: Part) -> Tensor:
-        """(cond_dim,): of a real lesion of like size with the part's labels, as it would look in this heart."""
+        """(cond_dim,): of a real lesion of like size with the part's labels, as it would look here."""
         tissue = tissue_of(loaded)
         if tissue is None:
             raise UserError(

@@ -31,8 +31,8 @@ class LesionTable:
     window: of the bins. voxels, masks, source: what the histograms were taken from, in words. textures: the
     names. texture (N,): the index of each lesion's. volume_mm3 (N,). layers (N, len(depths_mm) + 1, bins):
     the histogram of each layer of a lesion, see textures.layers; of sum 1 together. depths_mm: where a layer
-    ends; empty: lesions as a whole. classes: above 0, of hearts: `layers` are then the lesion labels, and window
-    and bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue.
+    ends; empty: lesions as a whole. classes: above 0, of hearts: `layers` are then the lesion labels, and
+    window and bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue.
     """
 
     data_type: str
@@ -68,7 +68,8 @@ class LesionTable:
     ) -> Tensor:
         """(layers, bins) of sum 1, for a lesion of this volume, of one texture (its index) or of any.
 
-        present: of hearts, the labels that it must have. Raises UserError where no lesion of the table has them.
+        present: of hearts, the labels that it must have. Raises UserError where no lesion of the table has
+        them.
 
         Those of one of the NEIGHBOURS lesions nearest in log volume. (Histograms between two of them are
         wider than real ones: a classifier told lesions painted with them from real ones with an AUC of 0.63
@@ -112,7 +113,8 @@ class LesionTable:
 
 def write_lesion_table(path: str | PathLike, table: LesionTable) -> None:
     """JSON, a line for each lesion: index of its texture, volume in mm3, then the bins of one layer after the
-    other, from the border inwards (of hearts: one label after the other), in ten-thousandths of the lesion."""
+    other, from the border inwards (of hearts: of one label after the other), in ten-thousandths of the
+    lesion."""
     head = {key: getattr(table, key) for key in KEYS if key != "lesions"}
     head |= {OF_HEARTS: table.classes} if table.classes else {}
     rows = [
@@ -173,7 +175,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
 def load_lesion_table(
     path: str | PathLike, data_type: str, window: object, bins: int, classes: int = 1
 ) -> LesionTable:
-    """A table that must be for this data type, window, number of bins and of lesion labels; UserError otherwise.
+    """A table that must be for this data type, window, bins and number of lesion labels; UserError otherwise.
 
     One of hearts fits any window and number of bins.
     """

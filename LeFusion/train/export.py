@@ -14,9 +14,14 @@ from LeFusion.runtime.commandline import command_parser, run_command
 
 
 def export(
-    source: Path, target: Path, intensity_guidance: float = 0.0, soft_edge_mm: float | None = None
+    source: Path,
+    target: Path,
+    intensity_guidance: float = 0.0,
+    soft_edge_mm: float | None = None,
+    guided_signal: float | None = None,
 ) -> None:
     """intensity_guidance, soft_edge_mm: what inference uses with these weights unless told otherwise.
+    guided_signal: until when it guides, see SamplerSettings.
 
     Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average, or for a
     guidance outside 0 to 1."""
@@ -29,6 +34,10 @@ def export(
         if soft_edge_mm and metadata.get("edit_margin_mm"):
             raise UserError(f"{source}: paints a rim itself, so soft_edge_mm={soft_edge_mm:g} must be 0")
         metadata["soft_edge_mm"] = soft_edge_mm
+    if guided_signal is not None:
+        if not 0 < guided_signal <= 1:
+            raise UserError(f"--guided-signal {guided_signal} must be a number above 0, up to 1")
+        metadata["guided_signal"] = guided_signal
     with atomic_file(target) as temporary:
         save_checkpoint(temporary, metadata, torch.float16, ema=checkpoint.network)
     size_mb = target.stat().st_size / 1e6
@@ -46,9 +55,13 @@ def main() -> None:
         help="what inference uses by default (0 to 1; default 0)",
     )
     parser.add_argument("--soft-edge-mm", type=float, help="likewise (at least 0; default: as in the source)")
+    parser.add_argument(
+        "--guided-signal",
+        type=float,
+        help="share of signal in the variance until which it guides (default: as in the source)",
+    )
     arguments = parser.parse_args()
-    given = arguments.source, arguments.target, arguments.intensity_guidance, arguments.soft_edge_mm
-    run_command(lambda: export(*given))
+    run_command(lambda: export(**vars(arguments)))
 
 
 if __name__ == "__main__":

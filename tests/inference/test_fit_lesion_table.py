@@ -131,8 +131,8 @@ def test_hearts_become_a_table_relative_to_their_tissue(tmp_path, monkeypatch, c
     fit.main()
     assert "wrote 2 lesions (2 infarct)" in capsys.readouterr().out
     table = read_lesion_table(tmp_path / "t.json")
-    assert (table.data_type, table.classes, table.relative) == ("emidec", 2, True)
-    histograms = table.histograms.reshape(2, 2, table.bins)
+    assert (table.data_type, table.classes) == ("emidec", 2)
+    histograms = table.layers
     assert not histograms[:, 1].any()  # no no-reflow
     means = histograms[:, 0] @ np.linspace(*table.window, 2 * table.bins + 1)[1::2]
     # 100 above the muscle in units of sqrt(200 x 4); the other heart has twice the contrast and noise

@@ -85,26 +85,27 @@ def test_layers_are_read_as_they_were_written(tmp_path):
 
 
 def of_hearts() -> LesionTable:
-    """Two classes; every second lesion has the second. The bin tells the lesion."""
-    histograms = np.zeros((8, 2, 10))
-    histograms[np.arange(8), 0, np.arange(8)] = 1
-    histograms[np.arange(0, 8, 2), 1, np.arange(1, 9, 2)] = 1
+    """Two labels; every second lesion has the second. The bin tells the lesion."""
+    layers = np.zeros((8, 2, 10))
+    layers[np.arange(8), 0, np.arange(8)] = 0.75
+    layers[np.arange(0, 8, 2), 1, np.arange(1, 9, 2)] = 0.25
+    layers[1::2, 0] *= 4 / 3
     return LesionTable(
         "emidec", (-4.0, 8.0), 10, "native", "of the cases", "made up", ("infarct",), np.zeros(8, int),
-        np.exp(np.linspace(2, 8, 8)), histograms.reshape(8, 20), 2, True,
+        np.exp(np.linspace(2, 8, 8)), layers, (), 2,
     )  # fmt: skip
 
 
-def test_classes_come_together_and_from_a_lesion_that_has_them():
+def test_labels_come_together_and_from_a_lesion_that_has_them():
     table, generator = of_hearts(), torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(40):
-        first, second = table.draw(99.0, generator, 0, [True, True]).reshape(2, 10)
-        assert second.argmax() == first.argmax() + 1 and float(second.sum()) == 1
+        first, second = table.draw(99.0, generator, 0, [True, True])
+        assert second.argmax() == first.argmax() + 1 and float(second.sum()) == 0.25
         seen.add(int(first.argmax()))
     assert seen == {0, 2, 4, 6}
-    assert len({int(table.draw(99.0, generator, 0, [True, False])[:10].argmax()) for _ in range(60)}) == 8
-    lacking = replace(table, histograms=table.histograms * ([1] * 10 + [0] * 10))
+    assert len({int(table.draw(99.0, generator, 0, [True, False])[0].argmax()) for _ in range(60)}) == 8
+    lacking = replace(table, layers=table.layers * np.array([1, 0])[:, None])
     with pytest.raises(UserError, match="no real lesion"):
         lacking.draw(99.0, generator, 0, [True, True])
 
@@ -113,12 +114,11 @@ def test_a_table_of_hearts_is_read_as_it_was_written(tmp_path):
     table, path = of_hearts(), tmp_path / "t.json"
     write_lesion_table(path, table)
     back = load_lesion_table(path, "emidec", "minmax", 16, 2)  # of any window and bins
-    assert (back.classes, back.relative) == (2, True)
-    assert np.array_equal(back.histograms, table.histograms)
-    with pytest.raises(UserError, match="classes=2, this run has classes=1"):
+    assert back.classes == 2 and back.layers == pytest.approx(table.layers)
+    with pytest.raises(UserError, match="lesion labels=2, this run has lesion labels=1"):
         load_lesion_table(path, "emidec", "minmax", 16, 1)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"classes": 0}))
-    with pytest.raises(UserError, match="classes=0"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"depths_mm": [1.0]}))
+    with pytest.raises(UserError, match="classes=2"):
         read_lesion_table(path)
 
 

@@ -97,9 +97,10 @@ def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, r
             export(path, exported, guidance)
     export(path, exported)
     soft = tmp_path / "soft.safetensors"
-    export(exported, soft, 1.0, 2.5)
+    export(exported, soft, 1.0, 2.5, 0.99)
     found = load_checkpoint(soft)
-    assert (found.metadata["soft_edge_mm"], found.metadata["intensity_guidance"]) == (2.5, 1.0)
+    said = [found.metadata[key] for key in ("soft_edge_mm", "intensity_guidance", "guided_signal")]
+    assert said == [2.5, 1.0, 0.99]
     once = load_checkpoint(exported).network.state_dict()
     assert all(torch.equal(value, once[name]) for name, value in found.network.state_dict().items())
     assert exported.stat().st_size < path.stat().st_size / 3
