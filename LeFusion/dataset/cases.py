@@ -165,14 +165,15 @@ def find_cases(
     return sorted(cases, key=lambda case: case.name)
 
 
-def find_images(folder: str | os.PathLike) -> dict[str, Path]:
+def find_images(folder: str | os.PathLike, left_out: list[str] | None = None) -> dict[str, Path]:
     """All scans at any depth below a folder, or the one there, by name, sorted; see `find_scans`.
 
+    left_out: a list to which is added why DICOM files are no scans, such as localizers.
     Raises FileNotFoundError when there is nothing there, ValueError when two have one name.
     """
     folder = Path(folder)
     try:
-        images = index_by_name(folder)
+        images = index_by_name(folder, left_out)
     except MissingFileError as error:
         raise MissingFileError(f"{folder}: no such folder or file; check dataset_root_dir") from error
     for name, paths in sorted(images.items()):
@@ -300,10 +301,10 @@ def check_listed(test_txt: str | os.PathLike, listed: set[str], known: Iterable[
         )
 
 
-def index_by_name(folder: Path) -> dict[str, list[Path]]:
+def index_by_name(folder: Path, left_out: list[str] | None = None) -> dict[str, list[Path]]:
     """The scans at any depth below `folder`, or the one there, by name."""
     found = defaultdict(list)
-    for scan in find_scans(folder):
+    for scan in find_scans(folder, left_out):
         found[scan.name].append(scan.path)
     return found
 

@@ -63,7 +63,12 @@ def _put_pixels(dataset, volume: Volume, numbers: list[int]) -> None:
     slices = volume.header.slices
     pixels, before = slices[numbers[0]].pixels, decoded(dataset, slices[numbers[0]])
     syntax = dataset.file_meta.TransferSyntaxUID
-    native = not syntax.is_compressed and syntax.is_little_endian
+    if not syntax.is_little_endian:
+        raise UserError(
+            f"{slices[numbers[0]].path}: is stored in big-endian order, which is retired and not "
+            "written; convert the series to Explicit VR Little Endian, for example with gdcmconv"
+        )
+    native = not syntax.is_compressed
     kind = np.dtype(f"<{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}")
     content = bytearray(dataset.PixelData if native else before.astype(kind).tobytes())
     size = pixels.size[0] * pixels.size[1]

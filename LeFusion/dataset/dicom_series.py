@@ -109,20 +109,23 @@ def find_series(files: Sequence[Path], skipped: list[str] | None = None) -> list
     """The series of these files that are scans, sorted by number and UID.
 
     Localizers, images without a place (such as screenshots) and what is no image (contours, reports) are no
-    scans; they are reported to `skipped`.
+    scans; why they are left out is reported to `skipped`, in one line for all files alike.
     """
-    skipped = [] if skipped is None else skipped
+    others: dict[str, list[Path]] = {}
     found: dict[str, tuple] = {}
     for path in files:
         header = read_header(path)
         uid = str(header.get("SeriesInstanceUID", ""))
         reason = _no_scan(header)
         if reason:
-            skipped.append(f"{path}: {reason}; left out")
+            others.setdefault(reason, []).append(path)
             continue
         if not uid:
             raise UserError(f"{path}: has no SeriesInstanceUID; export it again")
         found.setdefault(uid, (header, []))[1].extend(_slices(path, header))
+    for reason, paths in others.items() if skipped is not None else ():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        skipped.append(f"{paths[0]}{more}: {reason}; left out")
     series = []
     for uid, (header, slices) in found.items():
         number = header.get("SeriesNumber")

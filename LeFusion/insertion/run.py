@@ -78,7 +78,9 @@ def find_scans(settings: InsertSettings) -> dict[str, tuple[Path, Path | None]]:
     if layout.myocardium_label is None:
         if labels is not None:
             raise UserError(f"labels={settings.labels} are of hearts, for data_type=emidec; see masks")
-        scans = find_images(path)
+        scans = find_images(path, left_out := [])
+        for reason in left_out:
+            say(f"note: {reason}")
         if not scans:
             raise MissingFileError(f"{path}: holds no scan; give a scan, or a folder of scans")
         return {name: (image, None) for name, image in scans.items()}

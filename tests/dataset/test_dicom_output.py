@@ -5,7 +5,7 @@ import pydicom
 import pytest
 import SimpleITK
 from dicom_files import compress, write_multi_frame, write_series
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
 
 from LeFusion.dataset.dicom_seg import write_segmentation
 from LeFusion.dataset.scans import find_scans, read_volume, write_label_like, write_volume, write_volume_like
@@ -91,6 +91,14 @@ def test_transfer_syntaxes(tmp_path, syntax):
     np.testing.assert_array_equal(result.raw[~mask], source.raw[~mask])
     wanted = ExplicitVRLittleEndian if syntax.is_compressed else syntax
     assert {made.file_meta.TransferSyntaxUID for made in headers(tmp_path / "image")} == {wanted}
+
+
+def test_big_endian_files_are_read_but_not_written(tmp_path):
+    source = read_volume(write_series(tmp_path / "a", stack().byteswap(), syntax=ExplicitVRBigEndian))
+    np.testing.assert_array_equal(source.raw, stack().transpose(2, 1, 0))
+    with pytest.raises(ValueError, match="big-endian order.*gdcmconv"):
+        painted(source, tmp_path / "image")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_other_bits_stay_where_nothing_is_painted(tmp_path):

@@ -59,3 +59,14 @@ def test_finished_scans_of_every_format_are_kept(scans, settings, capsys):
     capsys.readouterr()
     run(asked)
     assert "0 due, 4 finished" in capsys.readouterr().out
+
+
+def test_dicom_files_that_are_no_scan_are_said(scans, settings, capsys):
+    from dicom_files import write_series
+
+    def scout(made, number):
+        made.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    write_series(scans / "dicom" / "scouts", np.zeros((2, 8, 8), np.uint16), series="scouts", change=scout)
+    run(settings(input=scans / "dicom", lesions=1, diameter_mm=5))
+    assert "dcm and 1 more: is a localizer (scout view); left out" in capsys.readouterr().out
