@@ -33,6 +33,7 @@ COMMANDS = {
     "serve": ("LeFusion/server/serve.py", "paint for other programs, such as 3D Slicer, over HTTP"),
     "view": ("LeFusion/viewer/view.py", "one HTML page that shows painted lesions in a browser"),
     "demo": ("LeFusion/inference/demo.py", "paint the bundled lung regions and hearts"),
+    "export-bundle": ("LeFusion/inference/export_bundle.py", "a MONAI bundle of weights"),
     "version": ("LeFusion/runtime/version.py", "the version; --report: all that a bug report needs, as JSON"),
 }
 
