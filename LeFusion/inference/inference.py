@@ -105,9 +105,7 @@ def run(settings: InferenceSettings) -> Path:
         "network_calls": calls,
     }
     labels = job.layout.lesion_labels
-    manifest = Manifest(
-        image_root / "manifest.csv", job.bins, labels, job.unit, recorded, share, settings.data_type
-    )
+    manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, recorded, share, job.layout)
     folders = settings.types, image_root, label_root
     outputs = _plan(share.of(cases), job, manifest, *folders, skipped, share.main)
     if not outputs and share.count == 1:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.scans import read_volume
 from LeFusion.inference.job import Canvas
@@ -16,6 +17,7 @@ from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share
 from LeFusion.runtime.tables import Table, markdown_table
 from LeFusion.textures.histograms import jensen_shannon, wasserstein_distance
+from LeFusion.viewer.manifest import layout_text
 
 HASHES = ("image_sha256", "label_sha256", "edit_sha256")  # columns: of the files, as they were written
 PREVIEW_SIDE = 64  # voxels of a slice shown around the lesion, at least
@@ -37,9 +39,9 @@ class Manifest:
         unit: str,
         settings: dict,
         share: Share = Share(),  # noqa: B008 (frozen)
-        data_type: str = "",
+        layout: Layout | None = None,
     ):
-        self.data_type = data_type
+        self.layout = "" if layout is None else layout_text(layout)
         self.path, self.bins, self.labels, self.unit = path, bins, labels, unit
         self.settings = {k: str(v) for k, v in settings.items()}
         suffixes = ["", *(f"_{label}" for label in labels)] if len(labels) > 1 else [""]
@@ -69,10 +71,10 @@ class Manifest:
             "label",
             *HASHES,
             "source",
-            "data_type",
+            "layout",
         ]
         # What manifests of earlier versions, which a run may find, lack
-        newer = {"made_from", "max_abs_difference_rim", *HASHES, "source", "data_type"}
+        newer = {"made_from", "max_abs_difference_rim", *HASHES, "source", "layout"}
         wanted = set(self.columns) - {*newer, *settings}
         self.table = Table(path, lambda row: (row["case"], int(row["type"])), wanted, share)
 
@@ -143,7 +145,7 @@ class Manifest:
         }
         paths = dict(zip(("image", "label", "source"), files, strict=True))
         names = {"case": case, "type": str(kind), "texture": texture, "donor": donor}
-        names |= {"made_from": made_from, "unit": self.unit, "data_type": self.data_type}
+        names |= {"made_from": made_from, "unit": self.unit, "layout": self.layout}
         hashes = {column: hashes.get(column, "") for column in HASHES}
         self.table.add(names | self.settings | measured | histograms | paths | hashes)
 

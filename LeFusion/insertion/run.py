@@ -236,7 +236,9 @@ def _write_page(settings: InsertSettings, output: Path, scans: dict, folders: di
     versions: dict[str, list[Files]] = {}
     for folder, (name, number, _) in folders.items():
         image = next(path for path in folder.iterdir() if path.name.startswith("image"))
-        versions.setdefault(name, []).append(Files(f"version {number}", folder / "labels.nii.gz", image))
+        versions.setdefault(name, []).append(
+            Files(f"version {number}", folder / "labels.nii.gz", image, True)
+        )
     read = [
         partial(read_scan, name, scans[name][0], files, settings.layout, settings.unit or "")
         for name, files in versions.items()

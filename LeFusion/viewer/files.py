@@ -11,16 +11,17 @@ from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import Volume, on_grid_of
 from LeFusion.errors import UserError
-from LeFusion.viewer.scenes import Scan, Version
+from LeFusion.viewer.scenes import Scan, Stored, Version
 
 
 @dataclass(frozen=True)
 class Files:
-    """A label map and, where lesions were painted under it, the image."""
+    """A label map and, where lesions were painted under it, the image. numbered: it numbers the lesions."""
 
     title: str
     label: Path
     image: Path | None = None
+    numbered: bool = False
 
 
 def read_scan(name: str, source: Path, versions: Sequence[Files], layout: Layout, unit: str) -> Scan:
@@ -29,13 +30,14 @@ def read_scan(name: str, source: Path, versions: Sequence[Files], layout: Layout
     Raises UserError for files that cannot be read or are on another grid than the source.
     """
     volume = read_volume(source)
-    axes = Axes.of(volume, layout)
-    read = []
+    axes, read = Axes.of(volume, layout), []
     for files in versions:
-        labels = axes.to_dhw(on_grid_of(read_volume(files.label), volume).labels)
+        mask = on_grid_of(read_volume(files.label), volume)
+        labels = axes.to_dhw(mask.raw if mask.slope == 1 and mask.inter == 0 else mask.labels)
         # Masks number their lesions where they hold more labels than a layout with nothing but lesions has
-        instances = layout.instances or not layout.other_labels and labels.max() > max(layout.lesion_labels)
-        if not instances:
+        more = not layout.other_labels and labels.max() > max(layout.lesion_labels)
+        numbered = files.numbered or layout.instances or bool(more)
+        if not numbered and layout.other_labels:
             labels = np.where(np.isin(labels, layout.lesion_labels), labels, 0)
         image = None
         if files.image is not None:
@@ -45,10 +47,12 @@ def read_scan(name: str, source: Path, versions: Sequence[Files], layout: Layout
                     f"{painted.path}: its shape {painted.raw.shape} is not that of {source}, "
                     f"{volume.raw.shape}; give the scan that it was painted into"
                 )
-            image = axes.to_dhw(painted.values)
-        read.append(Version(files.title, labels, image, instances))
+            image = Stored(axes.to_dhw(painted.raw), painted.slope, painted.inter)
+        read.append(Version(files.title, labels, image, numbered))
     affine, oriented = _geometry(volume, axes, layout)
-    return Scan(name, axes.to_dhw(volume.values), read, affine, oriented, unit)
+    return Scan(
+        name, Stored(axes.to_dhw(volume.raw), volume.slope, volume.inter), read, affine, oriented, unit
+    )
 
 
 def _geometry(volume: Volume, axes: Axes, layout: Layout) -> tuple[np.ndarray, bool]:

@@ -1,6 +1,8 @@
 """The viewer page of a painting run, from its manifest."""
 
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +11,20 @@ from LeFusion.dataset.scans import exists
 from LeFusion.errors import UserError
 from LeFusion.viewer.files import Files, read_scan
 from LeFusion.viewer.page import MOST_BYTES, Page, write_page
+
+
+def layout_text(layout: Layout) -> str:
+    """What of a layout is not the default, as JSON: the manifest's column `layout`."""
+    default = asdict(Layout())
+    return json.dumps({key: value for key, value in asdict(layout).items() if value != default[key]})
+
+
+def text_layout(text: str, where: Path) -> Layout:
+    """The inverse. Raises UserError, naming the file, for what is no layout."""
+    try:
+        return Layout(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: its layout is damaged ({error}); give --data-type") from None
 
 
 def write_manifest_page(

@@ -22,6 +22,30 @@ Lesion = tuple[Slices, np.ndarray]  # its box in the scan, and where it is in th
 
 
 @dataclass(frozen=True, eq=False)
+class Stored:
+    """An image of which only parts are turned into values. raw: (D, H, W), a view of what a file holds."""
+
+    raw: np.ndarray
+    slope: float = 1.0
+    inter: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.raw.shape
+
+    @property
+    def size(self) -> int:
+        return self.raw.size
+
+    def __getitem__(self, part) -> np.ndarray:
+        values = self.raw[part]
+        return values if (self.slope, self.inter) == (1, 0) else values * self.slope + self.inter
+
+
+Image = np.ndarray | Stored
+
+
+@dataclass(frozen=True, eq=False)
 class Version:
     """Lesions of a scan. labels: (D, H, W), 0 where there is no lesion, else its class or its number; image:
     (D, H, W), the scan with these lesions in it, None where nothing was painted. instances: labels are
@@ -29,7 +53,7 @@ class Version:
 
     title: str
     labels: np.ndarray
-    image: np.ndarray | None = None
+    image: Image | None = None
     instances: bool = False
 
 
@@ -39,7 +63,7 @@ class Scan:
     column) to RAS mm. oriented: whether the affine tells left from right."""
 
     name: str
-    image: np.ndarray
+    image: Image
     versions: Sequence[Version]
     affine: np.ndarray
     oriented: bool
@@ -117,14 +141,14 @@ def _scene(
 ) -> dict:
     whole = steps == (1, 1, 1)
 
-    def picture(array: np.ndarray) -> np.ndarray:
-        part = array[place]
+    def picture(array: Image) -> np.ndarray:
         if whole:
-            return part
+            return array[place]
         middles = [
-            np.minimum(np.arange(0, n, k) + k // 2, n - 1) for n, k in zip(part.shape, steps, strict=True)
+            np.minimum(np.arange(cut.start, cut.stop, k) + k // 2, cut.stop - 1)
+            for cut, k in zip(place, steps, strict=True)
         ]
-        return part[np.ix_(*middles)]
+        return array[np.ix_(*middles)]
 
     def map_of(labels: np.ndarray) -> np.ndarray:
         part = np.minimum(labels[place], 255).astype(np.uint8)

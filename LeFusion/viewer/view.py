@@ -1,34 +1,38 @@
 """Writes one HTML file that shows lesions in their scans: before, after, masks, windows. It needs no server
 and no network; open it in a browser.
 
-    python LeFusion/viewer/view.py OUTPUT                    the output folder of a painting run
+    python LeFusion/viewer/view.py OUTPUT              the output folder of painting, or of insert
     python LeFusion/viewer/view.py --source scan.nii.gz --label mask.nii.gz [--painted painted.nii.gz]
 
-Several --label and --painted, in the same order, are versions of one scan. Painting and DiffMask write such
-a page by themselves, unless viewer=false.
+Several --label and --painted, in the same order, are versions of one scan. Painting, insert and DiffMask
+write such a page by themselves, unless viewer=false.
 """
 
 import csv
+import json
 import webbrowser
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 from LeFusion.data_types import DataType, load_data_type
-from LeFusion.dataset.cases import stem
+from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.scans import exists, stem
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import absolute_path, command_parser, run_with_flags
 from LeFusion.viewer.files import Files, read_scan
-from LeFusion.viewer.manifest import write_manifest_page
+from LeFusion.viewer.manifest import text_layout, write_manifest_page
 from LeFusion.viewer.page import MOST_BYTES, Page, write_page
 
+REPORT = "report.json"  # of each scan of insert
 PLACES = ("manifest.csv", "Image/manifest.csv", "Painted/Image/manifest.csv")  # below OUTPUT
 
 
 def parser() -> ArgumentParser:
     parser = command_parser(__doc__)
-    parser.add_argument("output", nargs="?", type=Path, help="folder of a painting run, or its manifest.csv")
+    parser.add_argument("output", nargs="?", type=Path, help="folder of a run, or a manifest.csv")
     parser.add_argument("--source", type=Path, help="the scan before painting")
     parser.add_argument("--label", type=Path, action="append", default=[], help="where lesions are in it")
     parser.add_argument("--painted", type=Path, action="append", default=[], help="the scan with the lesions")
@@ -62,20 +66,56 @@ def _of_run(arguments: Namespace) -> Page:
     places = [output] if output.is_file() else [output / place for place in PLACES]
     manifest = next((place for place in places if place.is_file()), None)
     if manifest is None:
+        reports = [path for path in (output, *sorted(output.iterdir())) if (path / REPORT).is_file()]
+        if reports:
+            return _of_inserted(arguments, output, reports)
         raise MissingFileError(
-            f"{output}: holds no manifest.csv of a painting run; give the folder of its images, or --source "
-            "and --label"
+            f"{output}: holds no manifest.csv of a painting run and no scans of insert; give the folder of "
+            "the images, or --source and --label"
         )
     with open(manifest, newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or {"case", "type", "image", "label"} - set(rows[0]):
         raise UserError(f"{manifest}: is no manifest of a painting run; give the one beside the images")
-    named = arguments.data_type or rows[-1].get("data_type")
-    if not named:
-        raise UserError(f"{manifest}: does not say the data type; give --data-type")
-    kind = load_data_type(named)
+    layout, unit = _layout(arguments, rows[-1].get("layout"), manifest), rows[-1].get("unit") or ""
     path = absolute_path(arguments.html or manifest.with_name("viewer.html"))
-    return write_manifest_page(path, rows, kind.layout, _unit(kind), most_bytes=_bytes(arguments))
+    return write_manifest_page(path, rows, layout, unit, most_bytes=_bytes(arguments))
+
+
+def _of_inserted(arguments: Namespace, output: Path, folders: Sequence[Path]) -> Page:
+    """Of scans that insert wrote, each version in a folder of its own."""
+    versions: dict[tuple, list[Files]] = {}
+    for folder in folders:
+        where = folder / REPORT
+        try:
+            report = json.loads(where.read_text())
+            source, said = Path(report["source"]), report["settings"]
+            layout, unit = _layout(arguments, json.dumps(said["layout"]), where), said["unit"] or ""
+            title = f"version {report['version']}"
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{where}: is no report of insert ({error!r})") from None
+        image = next((path for path in folder.iterdir() if path.name.split(".")[0] == "image"), None)
+        if image is None or not exists(source):
+            raise MissingFileError(f"{where}: its image, or its source {source}, is gone")
+        files = Files(title, folder / "labels.nii.gz", image, numbered=True)
+        versions.setdefault((source, layout, unit), []).append(files)
+    scans = [
+        partial(read_scan, stem(source.name), source, files, layout, unit)
+        for (source, layout, unit), files in versions.items()
+    ]
+    path = absolute_path(arguments.html or output / "viewer.html")
+    return write_page(path, scans, output.name, _bytes(arguments))
+
+
+def _layout(arguments: Namespace, said: str | None, where: Path) -> Layout:
+    """That of --data-type, else the one that the run said."""
+    if arguments.data_type:
+        return load_data_type(arguments.data_type).layout
+    if not said:
+        raise UserError(f"{where}: does not say how volumes are stored; give --data-type")
+    return text_layout(said, where)
 
 
 def _of_files(arguments: Namespace) -> Page:

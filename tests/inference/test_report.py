@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from LeFusion.dataset.cases import Layout
 from LeFusion.inference.report import Manifest
 
 FLAT = torch.full((4,), 0.25)
@@ -37,7 +38,8 @@ def add(
 
 def manifest_at(tmp_path, **settings):
     described = {"seed": 0, "sampler": "ddim"} | settings
-    return Manifest(tmp_path / "manifest.csv", 4, [1], "HU", described, data_type="lidc")
+    layout = Layout(orientation="SPL", depth_axis=None)
+    return Manifest(tmp_path / "manifest.csv", 4, [1], "HU", described, layout=layout)
 
 
 def test_a_row_by_hand(tmp_path):
@@ -72,7 +74,7 @@ def test_a_row_by_hand(tmp_path):
         "label_sha256": "0b",
         "edit_sha256": "",
         "source": "A_source.nii.gz",
-        "data_type": "lidc",
+        "layout": '{"depth_axis": null, "orientation": "SPL"}',
     }
 
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import nibabel
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from LeFusion.data_types import load_data_type
+from LeFusion.dataset.cases import Layout
 from LeFusion.viewer import view
 from LeFusion.viewer.files import Files, read_scan
 
@@ -33,7 +36,11 @@ def painted(tmp_path, case_writer) -> dict[str, Path]:
 
 
 def write_manifest(files: dict[str, Path], **changed) -> Path:
-    row = {"case": "P-1_CVol_1", "type": "1", "texture": "solid", "data_type": "lidc"} | files | changed
+    row = (
+        {"case": "P-1_CVol_1", "type": "1", "texture": "solid", "unit": "HU", "layout": "{}"}
+        | files
+        | changed
+    )
     path = files["image"].parents[1] / "manifest.csv"
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, list(row))
@@ -106,8 +113,10 @@ def test_mistakes_are_one_line_and_nothing_is_written(
 
 
 def test_manifests_of_others_and_of_images_that_are_gone(call, painted):
-    manifest = write_manifest(painted, data_type="")
-    assert "does not say the data type; give --data-type" in call(manifest)[2]
+    manifest = write_manifest(painted, layout="")
+    assert "does not say how volumes are stored; give --data-type" in call(manifest)[2]
+    write_manifest(painted, layout="{1")
+    assert "its layout is damaged" in call(manifest)[2]
     write_manifest(painted, source="")
     assert "of no image of the manifest are image, label and source there" in call(manifest)[2]
     manifest.write_text("a,b\n1,2\n")
@@ -134,10 +143,33 @@ def test_a_scan_lies_where_its_affine_says_however_it_is_stored(painted, save_as
         files = [Files("masks", tmp_path / codes / "label.nii.gz")]
         scans.append(read_scan("scan", tmp_path / codes / "scan.nii.gz", files, layout, "HU"))
     first, second = scans
-    np.testing.assert_array_equal(first.image, second.image)
+    np.testing.assert_array_equal(first.image[:], second.image[:])
     np.testing.assert_array_equal(first.versions[0].labels, second.versions[0].labels)
     np.testing.assert_allclose(first.affine, second.affine, atol=1e-6)
     assert first.oriented
     index = (3, 4, 5)
     stored = np.rint(np.linalg.inv(affine) @ first.affine @ [*index, 1])[:3].astype(int)
     assert first.image[index] == image[tuple(stored)]
+
+
+def test_scans_of_insert(call, painted, tmp_path):
+    """Each in a folder with its report; labels number the lesions."""
+    folder = tmp_path / "inserted" / "scan"
+    folder.mkdir(parents=True)
+    shutil.copy(painted["image"], folder / "image.nii.gz")
+    label = nibabel.load(painted["label"])
+    numbers = np.asarray(label.dataobj).copy()
+    numbers[3:] *= 2  # the lesion as two
+    nibabel.save(nibabel.Nifti1Image(numbers, label.affine), folder / "labels.nii.gz")
+    settings = {"layout": asdict(Layout()), "unit": "HU"}
+    report = {"source": str(painted["source"]), "settings": settings, "version": 1}
+    (folder / "report.json").write_text(json.dumps(report))
+    for output, page in ((folder, folder / "viewer.html"), (folder.parent, folder.parent / "viewer.html")):
+        assert call(output)[0] == 0
+        (scene,) = shown(page)
+        assert scene["name"] == "P-1_CVol_1" and len(scene["versions"][0]["lesions"]) == 2
+        assert scene["versions"][0]["change"]["size"] == [3, 5, 4]
+    (folder / "report.json").write_text(json.dumps(report | {"source": "/gone.nii.gz"}))
+    assert "its source /gone.nii.gz, is gone" in call(folder)[2]
+    (folder / "report.json").write_text("{}")
+    assert "is no report of insert" in call(folder)[2]
