@@ -13,7 +13,7 @@ from properties import drawn
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.loading import load_case
-from LeFusion.dataset.scans import read_volume, write_label_like, write_volume_like
+from LeFusion.dataset.scans import ENDINGS, read_volume, write_label_like, write_volume, write_volume_like
 from LeFusion.dataset.volume import Volume, on_grid_of
 from LeFusion.errors import UserError
 
@@ -200,6 +200,16 @@ def test_depth_first_and_back(shape, affine, order, layout, seed):
     assert np.array_equal(again.to_dhw(turned.raw), dhw) and again.spacing_mm(turned) == axes.spacing_mm(
         volume
     )
+
+
+@drawn()
+@given(st.sampled_from(ENDINGS), st.sampled_from(DTYPES), SHAPES, geometries(), st.integers(0, 2**31))
+def test_a_volume_is_the_same_in_every_format(tmp_path, ending, dtype, shape, affine, seed):
+    raw = np.nan_to_num(numbers(dtype, shape, seed), posinf=0, neginf=0)
+    write_volume(Volume(tmp_path / f"a{ending}", raw, 1.0, 0.0, affine))
+    again = read_volume(tmp_path / f"a{ending}")
+    assert again.raw.dtype == raw.dtype and np.array_equal(again.raw, raw)
+    np.testing.assert_allclose(again.affine, affine, rtol=1e-5, atol=1e-3)
 
 
 @drawn()
