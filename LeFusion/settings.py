@@ -35,6 +35,7 @@ from LeFusion.runtime.validation import (
 )
 from LeFusion.training.settings import PRECISIONS, TrainingSettings
 
+LARGEST_MARGIN_MM = 100
 WINDOW = "minmax, [low, high] or {percentiles: [low, high]}, low below high, percentiles in 0 to 100"
 
 
@@ -51,6 +52,7 @@ Size = numbers(
 )
 Contrast = numbers(2, "[lowest, highest], above 0", lambda values: 0 < values[0] <= values[1])
 NoSize = either(Size, words=(None,))
+Margin = number(f"a number of mm from 0 to {LARGEST_MARGIN_MM}", lambda mm: 0 <= mm <= LARGEST_MARGIN_MM)
 Words = kind(str, "a text, in quotes where it is a number")
 NoText = either(Words, words=(None,))
 Split = choice(*SPLITS)
@@ -166,8 +168,8 @@ class PaintingSettings(DataTypeSettings):
     eta: Share
     guidance_scale: NotNegative
     intensity_guidance: either(Share, words=(None,))
-    edit_margin_mm: either(NotNegative, words=(None,))
-    soft_edge_mm: either(NotNegative, words=(None,))
+    edit_margin_mm: either(Margin, words=(None,))
+    soft_edge_mm: either(Margin, words=(None,))
     save_edit_mask: Flag
     region: choice("auto", "whole", "lesion")
     margin: whole(0)
@@ -314,7 +316,7 @@ class TrainSettings(DataTypeSettings):
     histogram_matching: Share
     like_size: NoCount
     lesion_table: NoPath
-    edit_margin_mm: NotNegative
+    edit_margin_mm: Margin
     turns: Flag
     cache: Flag
     init_weights: NoPath

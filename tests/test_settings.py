@@ -200,6 +200,13 @@ def test_fields_and_keys_are_the_same(command, model):
         ("inference", "precision", [1], "precision=[1] must be one of no, bf16, fp16"),
         ("inference", "device", "meta", "device=meta must be auto, cpu, cuda, cuda:0, cuda:1, ... or mps"),
         ("inference", "device", None, "device=null must be auto, cpu, cuda, cuda:0, cuda:1, ... or mps"),
+        (
+            "inference",
+            "soft_edge_mm",
+            1e200,
+            "soft_edge_mm=1e+200 must be null or a number of mm from 0 to 100",
+        ),
+        ("train", "edit_margin_mm", 101, "edit_margin_mm=101 must be a number of mm from 0 to 100"),
         ("inference", "guidance_scale", -1, "guidance_scale=-1 must be a number of at least 0"),
         ("inference", "target_img_path", 5, "target_img_path=5 must be a path (./5 where it is a number)"),
         ("inference", "cond_dim", 8, "cond_dim=8 must be 16, 1 classes x 16 bins; or leave it out"),

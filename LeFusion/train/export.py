@@ -11,6 +11,7 @@ from LeFusion.dataset.storage import atomic_file
 from LeFusion.diffusion import load_checkpoint, save_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, run_command
+from LeFusion.settings import LARGEST_MARGIN_MM
 
 
 def export(
@@ -24,13 +25,15 @@ def export(
     guided_signal: until when it guides, see SamplerSettings.
 
     Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average, or for a
-    guidance outside 0 to 1."""
+    guidance outside 0 to 1 or an edge outside 0 to LARGEST_MARGIN_MM."""
     if not 0 <= intensity_guidance <= 1:
         raise UserError(f"--intensity-guidance {intensity_guidance} must be a number from 0 to 1")
     checkpoint = load_checkpoint(source, "ema")
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "weights")}
     metadata["intensity_guidance"] = intensity_guidance
     if soft_edge_mm is not None:
+        if not 0 <= soft_edge_mm <= LARGEST_MARGIN_MM:
+            raise UserError(f"--soft-edge-mm {soft_edge_mm} must be a number from 0 to {LARGEST_MARGIN_MM}")
         if soft_edge_mm and metadata.get("edit_margin_mm"):
             raise UserError(f"{source}: paints a rim itself, so soft_edge_mm={soft_edge_mm:g} must be 0")
         metadata["soft_edge_mm"] = soft_edge_mm

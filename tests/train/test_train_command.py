@@ -95,6 +95,9 @@ def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, r
     for guidance in (-0.1, 1.5, float("nan")):
         with pytest.raises(UserError, match="--intensity-guidance .* must be a number from 0 to 1"):
             export(path, exported, guidance)
+    for edge in (-0.1, 101.0, float("nan")):
+        with pytest.raises(UserError, match="--soft-edge-mm .* must be a number from 0 to 100"):
+            export(path, exported, soft_edge_mm=edge)
     export(path, exported)
     soft = tmp_path / "soft.safetensors"
     export(exported, soft, 1.0, 2.5, 0.99)
