@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from phantoms.nodules import draw_test_patients
 from phantoms.volumes import write_bytes
+from preparation.command import finish
 from tqdm import tqdm
 
 from LeFusion.dataset.scans import find_scans, read_volume, write_label_like, write_volume
@@ -74,6 +75,8 @@ def read_labels(path: Path, image: Volume, pathological: bool) -> tuple[Volume, 
 
 def prepare(options: argparse.Namespace) -> None:
     """Checks all cases, then writes."""
+    if options.test_share is not None and not 0 <= options.test_share < 1:
+        raise ValueError(f"--test-share {options.test_share}: must be at least 0 and below 1")
     cases = find_cases(options.archive)
     pathological = {name for name in cases if KINDS[name[5]] == "Pathological"}
     healthy = []
@@ -128,17 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--test-share", type=float, help="draw this share of the cases instead, 0 to 1")
     parser.add_argument("--seed", type=int, default=0, help="of that draw")
     options = parser.parse_args(arguments)
-    try:
-        if options.test_share is not None and not 0 <= options.test_share < 1:
-            raise ValueError(f"--test-share {options.test_share}: must be at least 0 and below 1")
-        prepare(options)
-    except (OSError, ValueError) as error:
-        print(f"prepare_emidec.py: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("prepare_emidec.py: interrupted; run the same command again", file=sys.stderr)
-        return 130
-    return 0
+    return finish("prepare_emidec.py", lambda: prepare(options))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ from phantoms.nodules import (
     read_scans,
 )
 from phantoms.volumes import write_bytes, write_volume
+from preparation.command import finish
 from scipy import ndimage
 from scipy.spatial.distance import pdist
 from tqdm import tqdm
@@ -257,15 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--seed is {options.seed}; it must not be negative")
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; it must be at least 1")
-    try:
-        prepare(options)
-    except (OSError, ValueError) as error:
-        print(f"prepare_lidc_masks.py: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("prepare_lidc_masks.py: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return finish("prepare_lidc_masks.py", lambda: prepare(options))
 
 
 if __name__ == "__main__":
