@@ -165,17 +165,20 @@ def find_cases(
     return sorted(cases, key=lambda case: case.name)
 
 
-def find_images(folder: str | os.PathLike, left_out: list[str] | None = None) -> dict[str, Path]:
+def find_images(
+    folder: str | os.PathLike, left_out: list[str] | None = None, key: str = "dataset_root_dir"
+) -> dict[str, Path]:
     """All scans at any depth below a folder, or the one there, by name, sorted; see `find_scans`.
 
-    left_out: a list to which is added why DICOM files are no scans, such as localizers.
+    left_out: a list to which is added why DICOM files are no scans, such as localizers. key: of the
+        settings, that the path comes from.
     Raises FileNotFoundError when there is nothing there, ValueError when two have one name.
     """
     folder = Path(folder)
     try:
         images = index_by_name(folder, left_out)
     except MissingFileError as error:
-        raise MissingFileError(f"{folder}: no such folder or file; check dataset_root_dir") from error
+        raise MissingFileError(f"{folder}: no such folder or file; check {key}") from error
     for name, paths in sorted(images.items()):
         if len(paths) > 1:
             first, second = sorted(paths)[:2]

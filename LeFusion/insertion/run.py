@@ -78,7 +78,7 @@ def find_scans(settings: InsertSettings) -> dict[str, tuple[Path, Path | None]]:
     if layout.myocardium_label is None:
         if labels is not None:
             raise UserError(f"labels={settings.labels} are of hearts, for data_type=emidec; see masks")
-        scans = find_images(path, left_out := [])
+        scans = find_images(path, left_out := [], "input")
         for reason in left_out:
             say(f"note: {reason}")
         if not scans:
