@@ -60,8 +60,8 @@ def test_what_is_no_scan_is_named(scans, settings, capsys):
     plan.Modality = "RTSTRUCT"
     plan.save_as(scans / "dicom" / "plan.dcm", enforce_file_format=True)
     run(settings(input=scans / "dicom", lesions=1, diameter_mm=5))
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-    assert "plan.dcm" in line
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "plan.dcm" in line]
+    assert line.startswith("note: ") and line.endswith("left out")
 
 
 def test_finished_scans_of_every_format_are_kept(scans, settings, capsys):
