@@ -319,6 +319,7 @@ class TrainSettings(DataTypeSettings):
     edit_margin_mm: Margin
     turns: Flag
     cache: Flag
+    cache_gb: number("a number above 0", lambda value: value > 0)
     init_weights: NoPath
     timesteps: Timesteps
     model: ModelSettings

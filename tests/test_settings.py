@@ -105,6 +105,7 @@ TAKES = {
     "split": {"null"},
     "loss.max_weight": NUMBER,
     "edit_margin_mm": NUMBER,
+    "cache_gb": NUMBER,
     "soft_edge_mm": NUMBER | {"null"},
     "model.dim_mults": {"list"},
     "trainer.max_grad_norm": NUMBER | {"null"},

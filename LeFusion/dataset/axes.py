@@ -43,11 +43,11 @@ class Axes:
         """Slices from apex to base, rows to the left and columns to the back as far as a stack of short-axis
         slices allows, and always right-handed: labels do not tell a heart from its mirror image.
 
-        Slices are along the axis along which voxels are longest, or, where there is no such axis, depth_axis.
+        Slices are along the axis of the longest and fewest voxels, where there is one, else depth_axis.
         """
-        sides_mm = np.linalg.norm(volume.affine[:3, :3], axis=0)
-        if sides_mm.max() > THICK * np.sort(sides_mm)[1]:
-            depth_axis = int(sides_mm.argmax())
+        sides_mm, thick = np.linalg.norm(volume.affine[:3, :3], axis=0), int(np.argmin(volume.raw.shape))
+        if sides_mm[thick] > THICK * np.delete(sides_mm, thick).max():
+            depth_axis = thick
         towards = (volume.affine[:3, :3] / sides_mm).round(6)  # columns: where a stored axis runs to, R A S
         first, second = (axis for axis in range(3) if axis != depth_axis)
         order = max(

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -57,7 +58,7 @@ class LesionDataset(Dataset):
     spacing_mm: see load_case.
     seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
     cache: keep what items are made of (not the volumes as stored) in memory, so that reading gzip files does
-        not slow training down.
+        not slow training down; at most cache_bytes, the cases that were asked for last.
 
     An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions and edit (the edit masks), both
     (K, D, H, W) bool; histogram (K * bins,) float32 of the whole lesion, even where the box holds a part of
@@ -85,6 +86,7 @@ class LesionDataset(Dataset):
         spacing_mm: Sequence[float] | None = None,
         seed: int = 0,
         cache: bool = True,
+        cache_bytes: float = math.inf,
     ):
         if region not in REGIONS:
             raise UserError(f"region {region!r} is unknown; choose one of {', '.join(REGIONS)}")
@@ -120,7 +122,9 @@ class LesionDataset(Dataset):
         self.seed = int(seed)
         if not isinstance(cache, bool):
             raise UserError(f"cache={cache!r} must be true or false")
-        self._cache = {} if cache else None
+        self.cache_bytes = cache_bytes if cache else 0
+        self._cache: OrderedDict[Case, dict] = OrderedDict()
+        self._looks: dict[Case, dict] = {}
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -191,7 +195,7 @@ class LesionDataset(Dataset):
                 drawn = self.other_histograms[int(pick * len(self.other_histograms))]
                 reference = self.other_reference
             else:
-                other = self._decode(others[int(pick * len(others))])
+                other = self._looks_of(others[int(pick * len(others))])
                 drawn, reference = other["histogram"], other["reference_mean"]
             if reference is not None and reference_mean is not None:
                 drawn = shift_histogram(drawn, reference_mean - reference, self.bins)
@@ -201,7 +205,13 @@ class LesionDataset(Dataset):
 
     @cached_property
     def _volumes_mm3(self) -> list[float]:
-        return [self._decode(case)["volume_mm3"] for case in self.cases]
+        return [self._looks_of(case)["volume_mm3"] for case in self.cases]
+
+    def _looks_of(self, case: Case) -> dict:
+        """Histogram, reference_mean and volume_mm3 of a case's lesions, which are always kept."""
+        if case not in self._looks:
+            self._decode(case)
+        return self._looks[case]
 
     def _place_box(self, decoded: dict, generator: torch.Generator) -> Box:
         lesion = decoded["lesions"].any(0)
@@ -212,7 +222,8 @@ class LesionDataset(Dataset):
         return random_box(lesion, self.size, generator)
 
     def _decode(self, case: Case) -> dict:
-        if self._cache is not None and case in self._cache:
+        if case in self._cache:
+            self._cache.move_to_end(case)
             return self._cache[case]
         loaded = load_case(case, self.layout, self.window, self.spacing_mm)
         image, lesions = loaded.image_dhw[None], loaded.lesions_dhw
@@ -226,9 +237,16 @@ class LesionDataset(Dataset):
             "spacing": loaded.spacing_mm,
             "volume_mm3": float(lesions.sum()) * math.prod(loaded.spacing_mm),
         }
-        if self._cache is not None:
-            self._cache[case] = decoded
+        self._looks[case] = {key: decoded[key] for key in ("histogram", "reference_mean", "volume_mm3")}
+        self._cache[case] = decoded
+        while sum(map(self._bytes, self._cache.values())) > self.cache_bytes:
+            self._cache.popitem(last=False)
         return decoded
+
+    def _bytes(self, decoded: dict) -> int:
+        """Of a decoded case, with the edit masks that it may get later."""
+        masks = decoded["lesions"].nbytes * (2 if self.edit_margin_mm else 1)
+        return decoded["image"].nbytes + masks
 
 
 def collate(items: Sequence[dict]) -> dict:

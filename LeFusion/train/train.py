@@ -66,6 +66,7 @@ def run(settings: TrainSettings) -> Path:
         spacing_mm=settings.spacing_mm,
         seed=trainer.seed,
         cache=settings.cache,
+        cache_bytes=settings.cache_gb * 1e9 / (1 + trainer.num_workers),  # every loader has a copy
     )
     for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
         dataset[index]

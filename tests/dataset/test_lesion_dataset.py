@@ -37,10 +37,11 @@ def make_case(folder, name="A", shape=(12, 20, 24), lesion=((3, 4, 5), (6, 9, 9)
     return save_case(folder, name, image, mask)
 
 
-def save_case(folder, name, image, mask):
+def save_case(folder, name, image, mask, affine=None):
+    affine = np.diag([1.5, 1.5, 2, 1]) if affine is None else affine
     case = Case(name, folder / f"{name}_Vol_1.nii.gz", folder / f"{name}_Mask_1.nii.gz")
     for path, array in ((case.image_path, image), (case.mask_path, mask)):
-        nibabel.save(nibabel.Nifti1Image(array, np.diag([1.5, 1.5, 2, 1])), path)
+        nibabel.save(nibabel.Nifti1Image(array, affine), path)
     return case
 
 
@@ -177,6 +178,25 @@ def test_the_cache_holds_what_items_need_and_nothing_of_the_files(tmp_path, regi
 def test_a_cache_that_is_no_truth_value_is_refused(tmp_path):
     with pytest.raises(UserError, match="cache='yes' must be true or false"):
         LesionDataset([make_case(tmp_path)], Layout(), cache="yes")
+
+
+@pytest.mark.parametrize("options", [{}, {"edit_margin_mm": 1.5, "histogram_matching": 1.0, "like_size": 2}])
+def test_the_cache_is_bounded_and_what_is_drawn_the_same(tmp_path, options):
+    """Of six cases two fit: the last that were asked for."""
+    cases = [make_case(tmp_path, name, seed=seed) for seed, name in enumerate("ABCDEF")]
+    options = {"size": (6, 10, 10), "region": "random", "augment": True} | options
+    free = LesionDataset(cases, Layout(), **options)
+    each = 12 * 20 * 24 * (6 if "edit_margin_mm" in options else 5)
+    bounded, none, tiny = (
+        LesionDataset(cases, Layout(), **options, **more)
+        for more in ({"cache_bytes": 2 * each}, {"cache": False}, {"cache_bytes": each - 1})
+    )
+    for draw in range(3):
+        for index in (0, 1, 1, 2, 5):
+            first = free.draw(index, draw)
+            assert all(same(other.draw(index, draw), first) for other in (bounded, none, tiny))
+    assert len(bounded._cache) == 2 and not none._cache and not tiny._cache and len(free._cache) >= 4
+    assert list(bounded._cache)[-1] == cases[5]
 
 
 def test_cache_reads_each_file_once(tmp_path):
@@ -344,7 +364,10 @@ def heart_case(folder, size=14):
     mask[1:6, 9:12, 33:36] = 1
     mask[2:4, 6:9, 30:33] = 3
     image = np.random.default_rng(0).integers(0, 500, mask.shape).astype(np.int16)
-    return save_case(folder, "H", image, mask)
+    affine = np.array(
+        [[0, -1.5, 0, 0], [0, 0, -2, 0], [1.5, 0, 0, 0], [0, 0, 0, 1]]
+    )  # to superior, left, back
+    return save_case(folder, "H", image, mask, affine)
 
 
 def test_the_region_of_a_heart_is_centred_on_the_heart(tmp_path):
