@@ -232,17 +232,13 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
 
 
 def _write_page(settings: InsertSettings, output: Path, scans: dict, folders: dict) -> Page:
-    """viewer.html: each scan with all its versions."""
-    versions: dict[str, list[Files]] = {}
-    for folder, (name, number, _) in folders.items():
+    """viewer.html. Versions of a scan are shown one by one: of whole CTs memory would not hold all."""
+    layout, unit, read = settings.layout, settings.unit or "", []
+    for folder, (name, *_) in folders.items():
         image = next(path for path in folder.iterdir() if path.name.startswith("image"))
-        versions.setdefault(name, []).append(
-            Files(f"version {number}", folder / "labels.nii.gz", image, True)
-        )
-    read = [
-        partial(read_scan, name, scans[name][0], files, settings.layout, settings.unit or "")
-        for name, files in versions.items()
-    ]
+        numbered = layout.myocardium_label is None
+        files = [Files("with lesions", folder / "labels.nii.gz", image, numbered)]
+        read.append(partial(read_scan, folder.name, scans[name][0], files, layout, unit))
     return write_page(output / "viewer.html", read, output.name)
 
 
