@@ -16,7 +16,7 @@ def write_database(
     pixel_mm: float = PIXEL_MM,
     heights: Sequence[float] = tuple(np.arange(0, 60, SLICE_MM)),
 ) -> Path:
-    """scans: (patient, [(contours, subtlety), ...]) each. uids: of their series. heights: of slices, in mm."""
+    """scans: (patient, [(contours, subtlety), ...]) each. uids: of their series. heights: of slices, mm."""
     from phantoms.nodules import SCORES
 
     connection = sqlite3.connect(path)
