@@ -37,6 +37,7 @@ from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
 from LeFusion.runtime.hashing import sha256_of_scan
 
+ROUNDING_MM = 1e-3  # of affines in NIfTI, which other formats keep with more digits
 SOURCES = "sources.json"  # what the folder was made from
 SOURCE_OPTIONS = ("source_image_dir", "source_mask_dir", "test_txt_path")
 
@@ -96,7 +97,7 @@ def _bring(source: Volume, target: Path, labels: bool) -> bool:
             print(f"{target}: is damaged and is written again")
         else:
             same = there.raw.dtype == stored.dtype and np.array_equal(there.raw, stored)
-            if same and np.array_equal(there.affine, source.affine):
+            if same and np.allclose(there.affine, source.affine, atol=ROUNDING_MM):
                 return False
             print(f"{target}: is not what was written there and is written again")
     if labels:

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
 
 from evaluation_pipeline.prepare_real_dataset import main
+from LeFusion.dataset.scans import read_volume, write_volume
 
 
 @pytest.fixture
@@ -74,6 +76,22 @@ def test_a_second_run_completes_and_changes_nothing(prepare, files):
     (prepare.output / "dataset.json").unlink()
     code, out, _ = prepare()
     assert code == 0 and "1 files written now" in out
+    assert files(prepare.output) == before
+
+
+def test_sources_of_other_formats_are_the_same_data_set(prepare, files):
+    for path in list(prepare.source.rglob("*.nii.gz")):
+        volume, name = read_volume(path), path.name.removesuffix(".nii.gz")
+        affine = volume.affine.copy()
+        affine[:3, 3] += 1 / 3  # which no NIfTI file holds to the last digit
+        write_volume(replace(volume, path=path.with_name(f"{name}.mha"), affine=affine))
+        path.unlink()
+    code, out, err = prepare()
+    assert code == 0 and "8 files written now" in out, err
+    verify_as_nnunet_does(prepare.output)
+    before = files(prepare.output)
+    code, out, _ = prepare()
+    assert code == 0 and "0 files written now" in out and "is not what was written" not in out
     assert files(prepare.output) == before
 
 
