@@ -166,6 +166,7 @@ def _masked(
 ) -> tuple[Wanted, Shape]:
     """A lesion whose label is given, on the scan's grid."""
     if site.mask not in volumes:
+        volumes.clear()  # whole scans: not more than one at a time
         mask = on_grid_of(read_volume(site.mask), canvas.source)
         volumes[site.mask] = canvas.axes.to_dhw(mask.labels)
     labels = volumes[site.mask]

@@ -1,6 +1,7 @@
 """Where in a scan lesions may be: the lung, found on a coarse grid."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,7 +35,6 @@ class Lung:
         ]
         self.spacing_mm = tuple(mm * n for mm, n in zip(canvas.spacing_mm, self.factors, strict=True))
         self.scene = LungScene(np.concatenate(slabs), self.spacing_mm)
-        self._far = ndimage.distance_transform_edt(~self.scene.lung, self.spacing_mm).astype(np.float32)
 
     def place(self, generator: torch.Generator, diameter_mm: Given, taken: Sequence[Placement]) -> Placement:
         """A sphere drawn in the lung, clear of those taken; see `place_in_lung`. Its centre is a voxel of the
@@ -51,6 +51,11 @@ class Lung:
         if any(not 0 <= i < n for i, n in zip(index, self._far.shape, strict=True)):
             return False
         return bool(self._far[index] <= NEAR_MM)
+
+    @cached_property
+    def _far(self) -> np.ndarray:
+        """(D, H, W) float32: mm to the lung, on the coarse grid."""
+        return ndimage.distance_transform_edt(~self.scene.lung, self.spacing_mm).astype(np.float32)
 
     def mask(self, patch: Patch) -> np.ndarray:
         """(*patch.shape) bool: the lung on the network's grid."""
