@@ -16,7 +16,7 @@ from LeFusion.errors import UserError
 WHOLE = (slice(None),) * 3
 Piece = tuple[np.ndarray, np.ndarray, tuple[slice, slice, slice]]
 GRID_TOLERANCE = 0.1  # voxels by which the corners of two volumes on one grid may lie apart
-LABEL_TOLERANCE = 1e-3  # by which a label may differ from a whole number where a mask has a scale factor
+LABEL_TOLERANCE = 1e-3  # by which a label may differ from a whole number after scaling or resampling
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # of LPS, the world of DICOM and ITK; and back
 FLAT = 1e-3  # volume of a voxel whose edges are scaled to 1, below which its axes span no space
 
@@ -70,8 +70,10 @@ class Volume:
 
     @property
     def labels(self) -> np.ndarray:
-        """The same of a mask: whole numbers that a scale factor has moved a little are whole again."""
-        return self.values if self.slope == 1 and self.inter == 0 else whole_numbers(self.values)
+        """The same of a mask: whole numbers that a scale factor or a resampler in floating point has moved a
+        little are whole again."""
+        exact = self.slope == 1 and self.inter == 0 and self.raw.dtype.kind != "f"
+        return self.values if exact else whole_numbers(self.values)
 
     @cached_property
     def found_labels(self) -> np.ndarray:

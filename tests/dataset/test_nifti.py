@@ -146,6 +146,14 @@ def test_a_scale_factor_leaves_labels_whole(tmp_path, slope, stored, labels):
     assert volume.labels.tolist() == [[[0, labels]]] and volume.found_labels.tolist() == [0, labels]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_in_floating_point_are_whole(tmp_path, dtype):
+    """2.99999 is 3, which a conversion to integers would make 2."""
+    volume = read_volume(save(tmp_path / "a.nii", np.array([[[0, 2.99999, 1.00001, 4]]], dtype)))
+    assert volume.labels.astype(np.uint8).tolist() == [[[0, 3, 1, 4]]]
+    assert volume.found_labels.tolist() == [0, 1, 3, 4]
+
+
 def test_what_is_no_whole_number_stays_for_the_message(tmp_path):
     volume = read_volume(save(tmp_path / "a.nii", np.array([[[0, 1]]], np.uint8), 0.4, 0))
     assert volume.found_labels.tolist() == pytest.approx([0, 0.4])
