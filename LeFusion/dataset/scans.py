@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +31,8 @@ META_KEYS = (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType", b"TransformT
 @dataclass(frozen=True)
 class Scan:
     """A scan. name: the file's without its ending; of a DICOM series the folder's, with the number of the
-    series where the folder holds several. path: the file; the folder of a series; where it holds several,
-    FOLDER/<SeriesInstanceUID>, which `read_volume` knows."""
+    series where the folder holds several, and the folders above where two have one name. path: the file; the
+    folder of a series; where it holds several, FOLDER/<SeriesInstanceUID>, which `read_volume` knows."""
 
     name: str
     path: Path
@@ -52,7 +53,7 @@ def find_scans(path: str | os.PathLike, skipped: list[str] | None = None) -> lis
             return [Scan(path.name.removesuffix(".dcm"), path)]
         return [Scan(stem(path.name), path)]
     if path.is_dir():
-        found = list(_scans_below(path, skipped))
+        found = _told_apart(list(_scans_below(path, skipped)), path)
         if skipped and not found:
             raise UserError(skipped[0].replace("; left out", "; give a folder of scans"))
         return found
@@ -169,6 +170,18 @@ def _series_in(folder: Path, skipped: list[str]) -> list[Scan]:
     return [
         Scan(f"{name}_series{number}", folder / one.uid) for number, one in zip(numbers, series, strict=True)
     ]
+
+
+def _told_apart(scans: list[Scan], root: Path) -> list[Scan]:
+    """Series of one name, as in <patient>/<study>/1-CT, get the names of the folders above before theirs."""
+    names = Counter(scan.name for scan in scans)
+    found = []
+    for scan in scans:
+        if names[scan.name] > 1 and not scan.path.is_file():
+            folder = scan.path if scan.path.is_dir() else scan.path.parent
+            scan = replace(scan, name="_".join([*folder.relative_to(root).parts[:-1], scan.name]))
+        found.append(scan)
+    return found
 
 
 def _scans_below(folder: Path, skipped: list[str], above: tuple[str, ...] = ()) -> Iterator[Scan]:

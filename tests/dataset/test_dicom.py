@@ -230,6 +230,19 @@ def test_several_series_in_a_folder_are_several_scans(tmp_path):
         read_volume(folder / "1.2.3")
 
 
+def test_series_of_one_name_are_told_apart_by_the_folders_above(tmp_path):
+    for place in ("P1/2001/1-CT", "P2/2002/1-CT", "P2/2002/2-CT"):
+        write_series(tmp_path / place, stack(), series=place)
+    write_series(tmp_path / "P3" / "2-CT", stack(), series="one")
+    write_series(tmp_path / "x", stack(), series="two")
+    for path in (tmp_path / "x").iterdir():
+        path.rename(tmp_path / "P3" / "2-CT" / f"two {path.name}")
+    (tmp_path / "x").rmdir()
+    scans = {scan.name: scan.path for scan in find_scans(tmp_path)}
+    assert list(scans) == ["P1_2001_1-CT", "P2_2002_1-CT", "2-CT", "2-CT_series1", "2-CT_series2"]
+    assert scans["P2_2002_1-CT"] == tmp_path / "P2" / "2002" / "1-CT"
+
+
 def test_localizer_slices_within_a_series_are_left_out(tmp_path):
     def scout_first(made, number):
         if number == 0:
