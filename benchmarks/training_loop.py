@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=16, help="of an epoch")
     parser.add_argument("--epochs", type=int, default=5, help="of each way")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--refresh", type=float, default=0.25, help="the share of the pool that is new")
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128], help="of the segmenter")
     parser.add_argument("--out", type=Path, default=Path("outputs/training_loop"))
     options = parser.parse_args()
@@ -107,7 +108,7 @@ def ways(painter: Painter, items: list[dict], options: argparse.Namespace) -> li
 
     online = Dataset(items, Compose([paint, SCALED]))
     step = segmenter(options.channels)
-    with PaintedPool(items, paint, refresh=0.25, workers=options.workers) as pool:
+    with PaintedPool(items, paint, refresh=options.refresh, workers=options.workers) as pool:
 
         def of_pool() -> DataLoader:
             pool.next_epoch()
@@ -117,7 +118,7 @@ def ways(painter: Painter, items: list[dict], options: argparse.Namespace) -> li
             "no painting": (lambda: loader(Dataset(unpainted, SCALED)), 0),
             "in the training process": (lambda: loader(online), len(items)),
             f"{options.workers} loader workers": (lambda: loader(online, options.workers), len(items)),
-            f"pool, a quarter each epoch, {options.workers} processes": (of_pool, pool.exchanged),
+            f"pool, refresh={options.refresh}, {options.workers} processes": (of_pool, pool.exchanged),
         }
         of_pool()  # paints all of it
         seconds: dict[str, list[float]] = {name: [] for name in makes}

@@ -5,8 +5,8 @@
         --bundle_root bundles/lefusion_lidc --dataset_dir data/demo/LIDC/Normal --output_dir painted
 
 models/model.pt is the network's state dict, models/model.safetensors the same with what Painter.load needs.
-The bundle needs LeFusion installed, and MONAI's command line needs fire. Its configs/metadata.json fits MONAI's
-schema (verify_metadata).
+The bundle needs LeFusion installed, and the command line of MONAI needs fire. Its configs/metadata.json fits
+the schema of MONAI (verify_metadata).
 """
 
 import json

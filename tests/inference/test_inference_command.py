@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+import LeFusion.box_painter as painter
 import LeFusion.inference.inference as inference
-import LeFusion.painter as painter
 from LeFusion.dataset import loading
 from LeFusion.runtime.commandline import PROJECT_ROOT
 
