@@ -10,7 +10,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from LeFusion.dataset.storage import atomic_file
-from LeFusion.diffusion import UNet3D
+from LeFusion.diffusion import UNet3D, load_checkpoint
+from LeFusion.errors import UserError
 from LeFusion.training.state import checkpoint_path, one_write
 
 BEST_FILE = "best.safetensors"
@@ -97,9 +98,9 @@ class Validation:
         if step and self.path.exists():
             with open(self.path, newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        kept = (results_folder / BEST_FILE).exists()
-        scores = [float(row["score"]) for row in self.rows if kept and row["score"] != "nan"]
-        self.best = min(scores, default=np.inf)
+        scores = [float(row["score"]) for row in self.rows if row["score"] != "nan"]
+        kept = bool(scores) and _is_checkpoint(results_folder / BEST_FILE)
+        self.best = min(scores) if kept else np.inf
 
     def has(self, step: int) -> bool:
         return any(int(row["step"]) == step for row in self.rows)
@@ -122,3 +123,13 @@ class Validation:
             self.board.add_scalar(f"validation/{name}", value, step)
         self.board.flush()
         tqdm.write(f"step {step}: " + ", ".join(f"{name} {value:.3g}" for name, value in values.items()))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether the best weights so far are still there and whole; without them any later ones are the best."""
+    try:
+        load_checkpoint(path)
+    except UserError as error:
+        print(f"the best of the validations from now on is kept: {error}")
+        return False
+    return True

@@ -113,6 +113,16 @@ def test_the_checkpoint_with_the_best_score_is_kept(start, tmp_path):
     assert scores_of(tmp_path) == {2: 3, 4: 1, 6: 2, 8: 1.5, 9: 0.5}
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"half")])
+def test_best_weights_that_are_lost_or_damaged_are_replaced(start, tmp_path, capsys, damage):
+    start(tmp_path, validate=Scores(1.0), train_num_steps=1)
+    damage(tmp_path / BEST_FILE)
+    start(tmp_path, validate=Scores(2.0), train_num_steps=2)
+    assert load_checkpoint(tmp_path / BEST_FILE).metadata["step"] == 2
+    said = capsys.readouterr().out
+    assert "the best of the validations from now on is kept: " in said and str(tmp_path / BEST_FILE) in said
+
+
 def test_a_score_that_is_no_number_is_not_the_best(start, tmp_path):
     start(tmp_path, validate=Scores(math.nan, 5.0, math.nan), save_and_sample_every=2)
     assert load_checkpoint(tmp_path / BEST_FILE).metadata["step"] == 4
