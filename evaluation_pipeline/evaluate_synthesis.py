@@ -17,6 +17,7 @@ from evaluation_pipeline.cases.patients import patient_of
 from evaluation_pipeline.cases.synthetic import MANIFEST, find_synthetic
 from evaluation_pipeline.fidelity import plots
 from evaluation_pipeline.fidelity.border import seam
+from evaluation_pipeline.fidelity.cnn import cnn_discriminate
 from evaluation_pipeline.fidelity.data_types import (
     add_data_flags,
     data_type_of,
@@ -112,6 +113,7 @@ def run(arguments: argparse.Namespace) -> dict:
         ),
     )
     section("discriminator", lambda: _discriminator(features, real, synthetic, seed))
+    section("cnn", lambda: _cnn(real, synthetic, scale, arguments))
     report = {
         "folders": {
             "real": str(arguments.real_dir),
@@ -200,11 +202,28 @@ def _requested(synthetic: list[Lesion], requested: dict | None, data_type: DataT
     return requested_against_obtained(synthetic, requested, data_type)
 
 
+def _groups(real: list[Lesion], synthetic: list[Lesion]) -> tuple[list[str], str]:
+    patients = ([lesion.patient for lesion in lesions] for lesions in (real, synthetic))
+    return groups_for(*patients, [lesion.case for lesion in synthetic])
+
+
+def _cnn(
+    real: list[Lesion], synthetic: list[Lesion], scale: tuple[float, float], arguments: argparse.Namespace
+) -> dict:
+    if arguments.no_cnn:
+        raise TooLittleData("left out by --no_cnn")
+    groups, _ = _groups(real, synthetic)
+    generator = address_generator(arguments.seed, "cnn")
+
+    def shown(folds: list, what: str) -> tqdm:
+        return tqdm(folds, unit="fold", desc=what)
+
+    return cnn_discriminate(real, synthetic, groups, scale, generator, arguments.seed, shown)
+
+
 def _discriminator(features: dict, real: list[Lesion], synthetic: list[Lesion], seed: int) -> dict:
     patients = [lesion.patient for lesion in real]
-    groups, words = groups_for(
-        patients, [lesion.patient for lesion in synthetic], [lesion.case for lesion in synthetic]
-    )
+    groups, words = _groups(real, synthetic)
     feature_groups = {"all": range(len(NAMES))} | {name: columns(names) for name, names in GROUPS.items()}
     generator = address_generator(seed, "discriminator")
     found = discriminate(features["real"], features["synthetic"], groups, feature_groups, generator, seed)
@@ -292,6 +311,7 @@ def parser() -> argparse.ArgumentParser:
     add("--types", type=int, help="judge the first so many types (default: all)")
     add("--output_dir", default="fidelity_report", help="(default: %(default)s)")
     add("--seed", type=int, default=0, help="of subsets and folds (default: %(default)s)")
+    add("--no_cnn", action="store_true", help="leave the 3D network out, which takes a minute or more")
     add_data_flags(described)
     return described
 

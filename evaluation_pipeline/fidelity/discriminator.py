@@ -1,6 +1,6 @@
 """Can a small classifier tell synthetic from real lesions? 0.5: no; 1: always."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -23,6 +23,22 @@ def out_of_fold_scores(
     """(n,) log odds of being synthetic, each by a logistic regression that has not seen its group.
 
     features: (n, d), standardised on each fold's training part. synthetic: (n,) bool. Classes weigh the same.
+    """
+    scores = np.zeros(len(features))
+    for train, test in folds_of(synthetic, groups, seed):
+        model = make_pipeline(
+            StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=1000)
+        )
+        model.fit(features[train], synthetic[train])
+        scores[test] = model.decision_function(features[test])
+    return scores
+
+
+def folds_of(
+    synthetic: np.ndarray, groups: Sequence[str], seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(training, test) indices of each fold; a group is in one test part, all together are everything.
+
     Raises TooLittleData when a class has fewer than LEAST_GROUPS groups.
     """
     groups = np.asarray(groups)
@@ -32,15 +48,8 @@ def out_of_fold_scores(
             f"too few groups for cross-validation: {counts[0]} real and {counts[1]} synthetic, at least "
             f"{LEAST_GROUPS} of each are needed"
         )
-    scores = np.zeros(len(features))
     folds = StratifiedGroupKFold(min(FOLDS, *counts), shuffle=True, random_state=seed)
-    for train, test in folds.split(features, synthetic, groups):
-        model = make_pipeline(
-            StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=1000)
-        )
-        model.fit(features[train], synthetic[train])
-        scores[test] = model.decision_function(features[test])
-    return scores
+    return folds.split(synthetic, synthetic, groups)
 
 
 def roc_auc(synthetic: np.ndarray, scores: np.ndarray) -> float:

@@ -103,6 +103,14 @@ def summary_rows(report: dict) -> list[dict]:
             if name == "all" and floor:
                 cells = cells[0], f"{floor['mean']:.3f} [{floor['low']:.3f}, {floor['high']:.3f}]"
             add("discriminator", f"AUC, {name} features", *cells, "0.5")
+    if part := found["cnn"]:
+        for name, title in (
+            ("lesion", "lesion and surroundings"),
+            ("surroundings", "lesion blanked: the scan"),
+        ):
+            auc = part[name]
+            text = f"{auc['auc']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
+            add("3D network", f"AUC, {title}", text, "", "0.5")
     return rows
 
 
@@ -232,6 +240,13 @@ SECTIONS = (
         "A logistic regression told to separate synthetic from real lesions, scored on groups that it has "
         "not seen. Below 0.5: features taken over from real lesions, such as the shapes of masks. The real "
         "column: two random halves of the real lesions (range over repeats).",
+    ),
+    (
+        "cnn",
+        "3D network",
+        "A small convolutional network on cubes of 24 mm around the lesion, scored on groups that it has not "
+        "seen. It also sees the scan: where the same network does as well on cubes whose lesion is blanked, "
+        "it tells the scans apart and not the lesions.",
     ),
 )
 
