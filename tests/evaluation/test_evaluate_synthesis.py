@@ -15,9 +15,19 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from evaluation_pipeline import evaluate_synthesis
+from evaluation_pipeline.fidelity import cnn
 
 SHAPE = (12, 24, 24)
 PLACES = np.indices(SHAPE) - np.array([6, 12, 12]).reshape(3, 1, 1, 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network():
+    """The 3D network runs on few lesions, and for two steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "LEAST", 10)
+        patch.setattr(cnn, "STEPS", 2)
+        yield
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -189,6 +199,7 @@ def test_the_page_needs_nothing_else(good):
     assert [title for title, part in shown.items() if "<img" not in part] == [
         "Background",
         "Profile and grain",
+        "3D network",
     ]
     assert all(link.startswith("data:image/png;base64,iVBORw0KGgo") for link in page.links)
     assert not re.search(r"https?://|url\(|@import", text)
@@ -199,7 +210,8 @@ def test_tables_hold_the_same_figures(good):
         rows = list(csv.DictReader(file))
     text, page = (" ".join((good[0] / name).read_text().split()) for name in ("report.md", "report.html"))
     assert {row["question"] for row in rows} == {
-        *("background", "texture", "seam", "profile", "realism", "diversity", "memorisation", "discriminator")
+        *("background", "texture", "seam", "profile", "realism", "diversity", "memorisation"),
+        *("discriminator", "3D network"),
     }
     for row in rows:
         assert f"| {row['measure']} | {row['synthetic']} |" in text
