@@ -1,6 +1,6 @@
 """The networks, loaded once, and what they do for a request: a region, and a mask or a point in it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -8,17 +8,19 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from DiffMask.grid import MaskGrid
 from DiffMask.inference.masks import ShapeMaker
-from DiffMask.inference.plan import Draft, Scan
-from DiffMask.placement.spheres import Placement, draw_diameter
+from DiffMask.placement.spheres import draw_diameter
 from LeFusion.dataset.axes import Axes
+from LeFusion.dataset.boxes import Box, Size
 from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
+from LeFusion.insertion.canvas import Patch
+from LeFusion.insertion.shapes import Wanted, make_shapes
 from LeFusion.painter import Painter
 
-LEAST_MM, MOST_MM = 3.0, 40.0  # diameters of lesions that are made
+LEAST_MM, MOST_MM = 3.0, 28.0  # longest axial diameters of lesions that are made
+TRIES = 4  # masks that are drawn until one has the diameter
 SHARE_OF_MASK = 0.15  # of the time that a lesion takes
 
 
@@ -27,8 +29,8 @@ class Region:
     """A part of a scan in which a lesion is painted.
 
     image: (I, J, K), in HU. affine: (4, 4), its index to RAS mm. mask: (I, J, K), above 0 where the lesion
-    is; or None, and one is made around `centre`, an index of the region, of `diameter_mm` (None: drawn, as
-    real nodules).
+    is; or None, and one is made around `centre`, an index of the region. diameter_mm: its longest axial
+    diameter, None: drawn, as real nodules.
     """
 
     image: np.ndarray
@@ -127,23 +129,30 @@ class Engine:
         volume = Volume(None, region.image, 1.0, 0.0, region.affine, None)
         axes = Axes.of(volume, layout)
         shape, spacing_mm = axes.to_dhw(region.image).shape, axes.spacing_mm(volume)
-        diameter_mm = region.diameter_mm
-        if diameter_mm is None:
-            generator = torch.Generator().manual_seed(address_seed(seed, "diameter"))
-            fits = 0.6 * min(n * mm for n, mm in zip(shape, spacing_mm, strict=True))
-            diameter_mm = min(max(draw_diameter(generator), LEAST_MM), MOST_MM, max(fits, LEAST_MM))
+        asked_mm = region.diameter_mm
+        sphere_mm = asked_mm or self._drawn_mm(shape, spacing_mm, seed)
+        network_mm = self.painter.settings.spacing_mm or spacing_mm
+        grid = tuple(
+            max(1, round(n * mm / new)) for n, mm, new in zip(shape, spacing_mm, network_mm, strict=True)
+        )
+        patch = Patch(Box((0, 0, 0), shape), grid, spacing_mm)
         centre = axes.dhw_index(region.centre, shape)
-        grid = MaskGrid.around(centre, diameter_mm, spacing_mm, self.maker.size, self.maker.spacing_mm)
-        placement = Placement(centre, diameter_mm, 0.0, 1.0)
-        draft = Draft(Scan(f"seed {seed}", None), 1, spacing_mm, placement, grid, grid.box(shape))
-        ((_, inside, draws),) = self.maker.masks([draft])
-        if inside is None:
-            raise UserError(
-                f"the mask came out empty in {draws} draws; try a larger diameter_mm, or another seed"
-            )
-        mask = np.zeros(shape, np.uint8)
-        mask[draft.box] = inside
-        return np.ascontiguousarray(axes.to_stored(mask))
+        wanted = Wanted("the lesion", f"seed {seed}", 1, centre, sphere_mm, asked_mm, None, patch)
+        (made,) = make_shapes([wanted], self.maker, Everywhere(), spacing_mm, TRIES, self.painter.size)
+        return np.ascontiguousarray(axes.to_stored(made.label.astype(np.uint8)))
+
+    def _drawn_mm(self, shape: Size, spacing_mm: Sequence[float], seed: int) -> float:
+        """As real nodules, but no larger than the region has room for."""
+        generator = torch.Generator().manual_seed(address_seed(seed, "diameter"))
+        room = 0.6 * min(n * mm for n, mm in zip(shape, spacing_mm, strict=True))
+        return min(max(draw_diameter(generator), LEAST_MM), MOST_MM, max(room, LEAST_MM))
+
+
+class Everywhere:
+    """Instead of a lung: lesions may lie anywhere in a region."""
+
+    def mask(self, patch: Patch) -> np.ndarray:
+        return np.ones(patch.shape, bool)
 
 
 @contextmanager

@@ -126,8 +126,8 @@
     const [slice, row, column] = view.scene.index_of_mm.map(([x, y, z, one]) => Math.round(x * point[0] + y * point[1] + z * point[2] + one));
     const mm = view.scene.oriented ? ` (${point.map((x) => x.toFixed(1)).join(", ")} mm RAS)` : "";
     const where = `slice ${slice}, row ${row}, column ${column}${mm}`;
-    const shown = value ? `${Number(value.value.toPrecision(5))} ${view.scene.unit}` : "";
-    const inside = label && label.value > 0 ? `, in lesion ${label.value}` : "";
+    const shown = value ? `${Number(value.value.toPrecision(5))} ${view.scene.unit}`.trim() : "";
+    const inside = label && label.value > 0 ? `, label ${label.value}` : "";
     const note = view.scene.note ? ` (${view.scene.note})` : "";
     element("status").textContent = `${view.scene.name}${note}, ${view.version.title}: ${where}: ${shown}${inside}`;
   };

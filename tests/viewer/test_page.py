@@ -99,7 +99,7 @@ def test_jumping_shows_the_voxel_of_the_lesion(opened, scan):
         index = np.linalg.inv(scan.affine) @ [x, y, z, 1]
         place = tuple(np.rint(index[:3]).astype(int))
         assert place == (slice_, row, column)
-        assert f": {scan.versions[0].image[place]} HU, in lesion 1" in status
+        assert f": {scan.versions[0].image[place]} HU, label 1" in status
 
 
 def test_before_and_after_differ_where_the_lesion_is(opened, scan):

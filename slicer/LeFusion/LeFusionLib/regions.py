@@ -6,7 +6,7 @@ import numpy as np
 
 CONTEXT_MM = 24.0  # around a lesion
 LEAST_HALF_MM = 36.0  # of the region that is sent
-LEAST_MM, MOST_MM = 3.0, 40.0  # diameters that the server makes
+LEAST_MM, MOST_MM = 3.0, 28.0  # diameters that the server makes
 
 
 class RegionError(Exception):
