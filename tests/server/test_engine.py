@@ -16,7 +16,9 @@ SPACING_MM = np.array([0.8, 0.8, 1.5])
 def engine():
     from LeFusion.server.serve import load_engine, parser
 
-    return load_engine(parser().parse_args(["--device", "cpu", "--num-steps", "1"]))
+    loaded = load_engine(parser().parse_args(["--device", "cpu", "--num-steps", "1"]))
+    loaded.maker.given = loaded.maker.given.model_copy(update={"num_steps": 5})  # fewer, for speed
+    return loaded
 
 
 @pytest.fixture
