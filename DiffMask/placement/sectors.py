@@ -18,12 +18,14 @@ from LeFusion.hearts.transfer import Anatomy, wall_coordinates
 
 WAVES = 24  # of the noise of a lesion's border in the wall
 FINEST_WAVE = 6  # round the heart
-ROUGHNESS = 0.2  # sd of these waves, a share of the size and of the wall's thickness
+ROUGHNESS = (
+    0.35  # sd of these waves, a share of the size of an infarct; a fifth of it, of the wall's thickness
+)
 STRETCH = 0.1  # of an infarct that goes on over the apex or the base: so much more of its height lies there
-ROUNDNESS = 2.0  # exponent
 DEEPEST = 3.0  # transmurality: so large, the whole wall is infarct but for the outer sixth of the sector
 # Of no-reflow against the distance to healthy tissue: for depth up to twice the mean, and against more of it
 DEEPER, TOO_DEEP = 0.7, 3.0
+CORE_ROUGHNESS = 0.2  # sd of the waves of no-reflow's border, likewise
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def sector_mask(
     """An infarct in the wall, bool (D, H, W): one part, with an irregular smooth border.
 
     It narrows and thins towards its ends, but not where it goes on over the apex or the base. roughness: sd
-    of the waves of its border, a share of its size and of the wall's thickness; 0: none. Raises
+    of the waves of its border, a share of its size; 0: none. Raises
     ValueError when the heart has no wall there.
     """
     wall = wall_coordinates(labels_dhw, anatomy, ())
@@ -129,10 +131,9 @@ def sector_mask(
     top = high + STRETCH * (high - low) if high > 1 - half_slice else high
     across = np.abs(np.angle(np.exp(1j * (angle - sector.angle)))) / sector.half_angle
     along = np.abs(height - (bottom + top) / 2) / ((top - bottom) / 2)
-    to_edge = (across**ROUNDNESS + along**ROUNDNESS) ** (1 / ROUNDNESS)
-    to_edge += roughness * _waves(angle, depth, height, generator)
+    to_edge = np.hypot(across, along) + roughness * _waves(angle, depth, height, generator)
     limit = sector.transmurality * np.clip(1 - to_edge.clip(0) ** 2, 0, None)
-    limit = np.where(limit > 0, limit + roughness / 3 * _waves(angle, depth, height, generator), 0)
+    limit = np.where(limit > 0, limit + roughness / 5 * _waves(angle, depth, height, generator), 0)
     mask = np.zeros(labels_dhw.shape, bool)
     mask[inside] = (depth < limit) & (height > low - half_slice) & (height < high + half_slice)
     mask = largest_part(mask)
@@ -180,8 +181,8 @@ def no_reflow_mask(
     depths = np.nan_to_num(wall.depth[infarct], nan=1.0)
     score = smooth / smooth.max() + DEEPER * np.minimum(depths, 2 * depth)
     score -= TOO_DEEP * np.maximum(depths - 2 * depth, 0)
-    score += ROUGHNESS * _waves(angle, np.zeros_like(angle), height, generator)
-    score[far <= min(spacing_mm) + 1e-6] = -np.inf  # no-reflow lies within the infarct
+    score += CORE_ROUGHNESS * _waves(angle, np.zeros_like(angle), height, generator)
+    score[far < 1.5 * min(spacing_mm)] = -np.inf  # no-reflow lies within the infarct, corners included
     chosen = np.argsort(-score, kind="stable")[:count]
     core[tuple(voxels[chosen[np.isfinite(score[chosen])]].T)] = True
     return largest_part(core)
