@@ -507,8 +507,8 @@ def test_the_numbers_given_are_obeyed(demo, plan):
             assert (sector.heights, sector.no_reflow_share) == ((0.3, 0.9), 0.2)
             angles, depths, heights = measured(draft)
             middle = np.angle(np.exp(1j * angles).mean())
-            assert abs(turned(middle - septum - np.radians(angle))) < 0.3
-            assert abs(turned(angles - sector.angle)).max() < 1.3 and np.quantile(depths, 0.95) < 0.75
+            assert abs(turned(middle - septum - np.radians(angle))) < 0.4  # its border is rough
+            assert abs(turned(angles - sector.angle)).max() < 1.4 and np.quantile(depths, 0.95) < 0.75
             assert heights.min() > 0.2 and heights.max() < 1
             core = (draft.labels == 4).sum() / len(angles)
             assert 0.05 < core <= 0.2 + 1 / len(angles)
