@@ -21,13 +21,14 @@ at the nodule's place in the lungs and depth below the pleura, and cut to the lu
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from preparation.annotations import Reads, reads_of_database, reads_of_xml
 from preparation.dataset import Source, add_options, run
 from preparation.lesions import marked_points, outlined
 
-from LeFusion.dataset.dicom_series import Series, dicom_files, find_series
+from LeFusion.dataset.dicom_series import dicom_files, find_series
 from LeFusion.dataset.scans import ENDINGS
 
 
@@ -47,26 +48,41 @@ def sources_of(options: argparse.Namespace) -> list[Source]:
     return found
 
 
-def series_below(folder: Path) -> list[Series]:
-    """The DICOM series of a folder and of all folders in it."""
-    folders = sorted(Path(place) for place, _, _ in os.walk(folder))
-    return [series for place in folders for series in find_series(dicom_files(place, ENDINGS))]
+@dataclass(frozen=True)
+class Found:
+    """A DICOM series, as `read_volume` takes it."""
+
+    uid: str
+    patient: str
+    modality: str
+    path: Path
 
 
-def _source(series: Series, reads: Reads, options: argparse.Namespace) -> Source:
+def series_below(folder: Path) -> list[Found]:
+    """The DICOM series of a folder and of all folders in it.
+
+    LIDC-IDRI is a quarter of a million files: where the first and the last of a folder are of one series, no
+    other is looked at before the scan is read, which checks them all.
+    """
+    found = []
+    for place in sorted(Path(place) for place, _, _ in os.walk(folder)):
+        files = dicom_files(place, ENDINGS)
+        ends = find_series([files[0], files[-1]] if len(files) > 1 else files)
+        if len(ends) == 1 and len(ends[0].slices) == min(len(files), 2):
+            found.append(Found(ends[0].uid, ends[0].patient, ends[0].modality, place))
+        else:
+            found += [Found(s.uid, s.patient, s.modality, place / s.uid) for s in find_series(files)]
+    return found
+
+
+def _source(found: Found, reads: Reads, options: argparse.Namespace) -> Source:
+    patient = found.patient or found.uid
+    each, outline = options.readers == "each", options.with_outline
     return Source(
-        series.patient or series.uid,
-        series.uid,
-        series.folder / series.uid,
-        lambda scan, first: outlined(
-            scan,
-            series.patient or series.uid,
-            series.uid,
-            reads,
-            options.readers == "each",
-            options.with_outline,
-            first,
-        ),
+        patient,
+        found.uid,
+        found.path,
+        lambda scan, first: outlined(scan, patient, found.uid, reads, each, outline, first),
         lambda scan: marked_points(scan, reads.annotations, reads.points),
     )
 
