@@ -12,7 +12,6 @@ MOMENTS = {
     "between the temporary file and its name": lambda: kills.at_rename("GenMask_2"),
     "between the mask and its row": lambda: kills.at_rename("GenMask_2", after=True),
     "while a row is written": lambda: kills.half_way_through("masks.part"),
-    "before the table is there": lambda: kills.at_rename("masks.csv"),
     "between the table and its parts' end": lambda: kills.at_rename("masks.csv", after=True),
 }
 

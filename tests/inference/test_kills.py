@@ -13,7 +13,6 @@ MOMENTS = {
     "between the label and its image": lambda: kills.at_rename("N-0002_Mask", after=True),
     "between the image and its row": lambda: kills.at_rename("N-0002_CVol", after=True),
     "while a row is written": lambda: kills.half_way_through("manifest.part"),
-    "before the table is there": lambda: kills.at_rename("manifest.csv"),
     "between the table and its parts' end": lambda: kills.at_rename("manifest.csv", after=True),
 }
 
