@@ -33,6 +33,7 @@ def write_output(
     """
     source = inserted.image
     image, labels = folder / f"image{ending_of(source.path)}", folder / "labels.nii.gz"
+    earlier = _listed(folder)
     (folder / REPORT).unlink(missing_ok=True)
     write_volume(replace(source, path=image))
     write_label_like(source, inserted.labels, labels)
@@ -49,6 +50,8 @@ def write_output(
     written.append(folder / "preview.png")
     window = PREVIEW_HU if inserted.unit == "HU" else None
     save_preview(written[-1], inserted.lesions[:preview_lesions], inserted.spacing_mm, window)
+    for name in earlier.keys() - {path.relative_to(folder).as_posix() for path in written}:
+        (folder / name).unlink(missing_ok=True)  # of a run with other settings
     return written
 
 
@@ -145,12 +148,19 @@ def write_report(folder: Path, facts: dict, files: Sequence[Path]) -> None:
 def state(folder: Path, made_from: str) -> str:
     """ "whole": made from just that, all files as they were written. "stale": made from something else.
     "damaged": a file is lost or not as it was written. "none": not made, or not to its end."""
-    try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        files = dict(report["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    files = _listed(folder)
+    if not files:
         return "none"
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     there = {name: folder / name for name in files if (folder / name).is_file()}
     if files != {name: sha256_of_file(path) for name, path in there.items()}:
         return "damaged"
     return "whole" if report.get("made_from") == made_from else "stale"
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """File -> sha256, as the report says; none where there is no report."""
+    try:
+        return dict(json.loads((folder / REPORT).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -79,7 +79,10 @@ def test_finished_scans_are_kept_and_others_made_again_bit_for_bit(chest, settin
     assert without_report(again) == without_report(whole)
     run(asked)
     assert "0 due, 2 finished" in capsys.readouterr().out and files(tmp_path / "out") == again
+    run(settings(input=scans, lesions=1, seed=1, save_edit_mask=True))
+    assert (tmp_path / "out/A/edit.nii.gz").is_file()
     run(settings(input=scans, lesions=1, seed=1))
+    assert not (tmp_path / "out/A/edit.nii.gz").exists()
     assert "made again, as scan, sites, weights or settings have changed: A, B" in capsys.readouterr().out
     assert without_report(files(tmp_path / "out")) != without_report(whole)
 
