@@ -10,10 +10,15 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-pytest.importorskip("fastapi", reason="needs the extra serve")
-pytest.importorskip("swagger_ui_bundle", reason="needs the extra serve")
-
+EXTRA = ("fastapi", "uvicorn", "python_multipart", "swagger_ui_bundle", "httpx")
 TOKEN = "a token of the tests"
+
+
+@pytest.fixture(autouse=True)
+def extra():
+    """Skips, with the reason, where the extra is not installed."""
+    for name in EXTRA:
+        pytest.importorskip(name, reason=f"{name} is missing: pip install 'lefusion[serve]' httpx")
 
 
 class Adder:

@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 
-import httpx
 import pytest
 
 from LeFusion.runtime.commandline import PROJECT_ROOT
 from LeFusion.server import serve
 
+httpx = pytest.importorskip("httpx")
 SCRIPT = PROJECT_ROOT / "LeFusion" / "server" / "serve.py"
 
 
@@ -23,7 +23,7 @@ SCRIPT = PROJECT_ROOT / "LeFusion" / "server" / "serve.py"
         (["--port", "70000"], "--port=70000 must be from 0 to 65535"),
         (["--max-mb", "0"], "--max-mb=0.0 must be above 0"),
         (["--queue", "-1"], "--queue=-1 must be above 0"),
-        (["--job-seconds", "nan"], "--job-seconds=nan must be above 0"),
+        (["--job-seconds", "-1"], "--job-seconds=-1.0 must be above 0"),
         (["--num-steps", "0"], "--num-steps=0 must be at least 1"),
         (["--weights", "nothing"], "weights='nothing' is no file and no name"),
         (["--data-type", "emidec", "--weights", "emidec"], "data_type emidec"),
