@@ -53,17 +53,6 @@ def test_a_dicom_series_has_a_segmentation(scans, settings):
     assert list(image.ImageType[:2]) == ["DERIVED", "SECONDARY"]
 
 
-def test_what_is_no_scan_is_named(scans, settings, capsys):
-    from dicom_files import dataset
-
-    plan = dataset("a plan", "plans", sop_class=pydicom.uid.RTStructureSetStorage)
-    plan.Modality = "RTSTRUCT"
-    plan.save_as(scans / "dicom" / "plan.dcm", enforce_file_format=True)
-    run(settings(input=scans / "dicom", lesions=1, diameter_mm=5))
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "plan.dcm" in line]
-    assert line.startswith("note: ") and line.endswith("left out")
-
-
 def test_finished_scans_of_every_format_are_kept(scans, settings, capsys):
     asked = settings(input=scans, lesions=1, diameter_mm=5)
     run(asked)
