@@ -91,14 +91,14 @@ def check_fit(settings: PaintingSettings, checkpoint: Checkpoint) -> None:
         raise UserError(
             f"{path} was trained on {metadata['data_type']}, not on data_type={settings.data_type}"
         )
-    needs: tuple[tuple[str, Any, Any], ...] = (
+    needs: list[tuple[str, Any, Any]] = [
         ("diffusion_num_channels", classes, network["out_channels"]),
         ("histogram_bins", bins, metadata.get("histogram_bins", bins)),
         ("cond_dim", settings.cond_dim, network["cond_dim"]),
         ("window", settings.window, metadata.get("window", settings.window)),
         # Weights that were trained on voxels as stored may see others resampled
         ("spacing_mm", settings.spacing_mm, metadata.get("spacing_mm") or settings.spacing_mm),
-    )
+    ]
     for key, value, wanted in needs:
         if value != wanted and not (key == "window" and same_units(value, wanted)):
             raise UserError(
