@@ -22,6 +22,7 @@ from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.edit import carry_change, edit_masks
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import load_case, region_box
+from LeFusion.dataset.parts import fits, numbered
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import blend_histograms, lesion_histogram, shift_histogram
 
@@ -39,7 +40,8 @@ class LesionDataset(Dataset):
 
     region: "whole" = a box of exactly `size` around the organ or the lesion (see LoadedCase.region);
         "lesion" = a box just around the lesion plus `margin` voxels, at most `size` (sizes then differ
-        between cases); "random" = a random box of `size` that holds the lesion, for training.
+        between cases); "random" = a random box of `size` that holds the lesion, for training. Of several
+        lesions that no such box holds together each draw shows one.
     augment: flip each axis with probability 0.5.
     lesion_contrast: (lowest, highest) factor by which a lesion's contrast to its surroundings is remapped at
         random (see remap_contrast), None for no such augmentation. The histogram follows, and so varies apart
@@ -215,11 +217,24 @@ class LesionDataset(Dataset):
 
     def _place_box(self, decoded: dict, generator: torch.Generator) -> Box:
         lesion = decoded["lesions"].any(0)
+        if not fits(extent(lesion), self.size) and decoded["organ"] is None:
+            lesion = self._one_lesion(decoded, lesion, generator)
         if self.region == "whole":
             return region_box(extent(lesion), decoded["organ"], lesion.shape, self.size)
         if self.region == "lesion":
             return tight_box(lesion, lesion.shape, self.margin, self.size)
         return random_box(lesion, self.size, generator)
+
+    def _one_lesion(self, decoded: dict, lesions: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """(D, H, W) bool: of several lesions that no box holds together one, drawn by its volume."""
+        if "numbers" not in decoded:
+            decoded["numbers"] = torch.from_numpy(numbered(lesions.numpy(), None))
+        numbers = decoded["numbers"]
+        if int(numbers.max()) == 1:
+            return lesions
+        found = numbers[lesions]
+        pick = found[int(torch.randint(len(found), (), generator=generator))]
+        return numbers == pick
 
     def _decode(self, case: Case) -> dict:
         if case in self._cache:
@@ -246,6 +261,8 @@ class LesionDataset(Dataset):
     def _bytes(self, decoded: dict) -> int:
         """Of a decoded case, with the edit masks that it may get later."""
         masks = decoded["lesions"].nbytes * (2 if self.edit_margin_mm else 1)
+        if "numbers" in decoded:
+            masks += decoded["numbers"].nbytes
         return decoded["image"].nbytes + masks
 
 

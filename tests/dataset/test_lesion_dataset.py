@@ -152,6 +152,18 @@ def test_random_crops_hold_the_lesion_and_flips_move_both(tmp_path):
         assert torch.equal(item["image"] > 0, item["lesions"])
 
 
+@pytest.mark.parametrize("region", ["random", "whole", "lesion"])
+def test_far_nodules_of_one_mask_are_shown_whole_one_at_a_time(tmp_path, region):
+    mask = np.zeros((30, 40, 40), np.uint8)
+    mask[2:6, 3:7, 4:8] = mask[24:28, 30:34, 31:36] = 1
+    case = save_case(tmp_path, "A", np.where(mask, 50, -800).astype(np.int16), mask)
+    dataset = LesionDataset([case], Layout(), size=(8, 16, 16), region=region, margin=2)
+    shown = [int(dataset.draw(0, draw)["lesions"].sum()) for draw in range(12)]
+    assert set(shown) == {64, 80}
+    both = LesionDataset([case], Layout(), size=(30, 40, 40), region=region)
+    assert int(both[0]["lesions"].sum()) == 144  # where they fit together
+
+
 def test_changing_an_item_does_not_reach_the_cache(tmp_path):
     dataset = LesionDataset([make_case(tmp_path)], Layout(), size=(12, 20, 24))
     first = dataset[0]
