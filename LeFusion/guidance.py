@@ -18,18 +18,18 @@ LAYERED_SIGNAL = 0.99  # the same where it says in which layer of the lesion the
 class Guide:
     """Which voxels are to have which intensities.
 
-    layer: (B, K, D, H, W) int64, of each lesion voxel; -1: not guided. histograms: (B, K, layers, bins) over
-    [-1, 1]; a layer of sum 0 is left alone.
+    layer: (B, K, D, H, W) int64, of each lesion voxel; -1: not guided. histograms: of each sample, (K,
+    layers, bins) over [-1, 1], as many layers and bins as it has; a layer of sum 0 is left alone.
     """
 
     layer: Tensor
-    histograms: Tensor
+    histograms: tuple[Tensor, ...]
 
     @classmethod
     def whole(cls, lesions: Tensor, histogram: Tensor) -> "Guide":
         """lesions (B, K, D, H, W) bool of one layer, histogram (B, K * bins)."""
         shares = histogram.unflatten(1, (lesions.shape[1], 1, -1))
-        return cls(torch.where(lesions, 0, -1), shares)
+        return cls(torch.where(lesions, 0, -1), tuple(shares))
 
     @classmethod
     def of(cls, lesions: Tensor, classes: Tensor, wanted: Wanted, spacing_mm: Sequence[float]) -> "Guide":
@@ -37,22 +37,21 @@ class Guide:
         if wanted.layers is None:
             return cls.whole(lesions[None], classes.flatten()[None])
         layer = torch.stack([layers_of(lesion, spacing_mm, wanted.depths_mm) for lesion in lesions])
-        return cls(layer[None], wanted.layers[None])
+        return cls(layer[None], (wanted.layers,))
 
     @classmethod
     def stack(cls, guides: Sequence["Guide"]) -> "Guide":
-        """One batch of several; those with fewer layers get empty ones."""
-        most = max(guide.histograms.shape[2] for guide in guides)
-        filled = [
-            torch.nn.functional.pad(g.histograms, (0, 0, 0, most - g.histograms.shape[2])) for g in guides
-        ]
-        return cls(torch.cat([guide.layer for guide in guides]), torch.cat(filled))
+        """One batch of several."""
+        return cls(
+            torch.cat([guide.layer for guide in guides]),
+            tuple(histograms for guide in guides for histograms in guide.histograms),
+        )
 
     def rows(self, rows: slice) -> "Guide":
         return Guide(self.layer[rows], self.histograms[rows])
 
     def to(self, device: torch.device) -> "Guide":
-        return Guide(self.layer.to(device), self.histograms.to(device))
+        return Guide(self.layer.to(device), tuple(histograms.to(device) for histograms in self.histograms))
 
 
 def guide_intensity(
@@ -74,26 +73,24 @@ def guide_intensity(
     Args:
         noise, x_t: (B, K, D, H, W). t: (B,).
         strength: 0 to 1, how far intensities are moved.
-        max_signal: None: GUIDED_SIGNAL, with several layers LAYERED_SIGNAL.
+        max_signal: None: GUIDED_SIGNAL, for samples with several layers LAYERED_SIGNAL.
     """
-    if max_signal is None:
-        max_signal = GUIDED_SIGNAL if guide.histograms.shape[2] == 1 else LAYERED_SIGNAL
     levels = schedule.signal_and_noise(t)
-    due = (levels[0].square() < max_signal).tolist()
+    squares = levels[0].square().tolist()
     signal, spread = (v.to(x_t.device, x_t.dtype) for v in levels)
-    has = (guide.histograms.sum(dim=-1) > 0).tolist()
     guided = noise.clone()
-    for b in range(len(x_t)):
-        if not due[b]:
+    for b, histograms in enumerate(guide.histograms):
+        until = GUIDED_SIGNAL if histograms.shape[1] == 1 else LAYERED_SIGNAL
+        if squares[b] >= (until if max_signal is None else max_signal):
             continue
         x_0 = (x_t[b] - spread[b] * noise[b]) / signal[b]
-        for k, layers in enumerate(has[b]):
+        for k, layers in enumerate((histograms.sum(dim=-1) > 0).tolist()):
             for n in (n for n, given in enumerate(layers) if given):
                 voxels = guide.layer[b, k] == n
                 found = x_0[k][voxels]  # ranked before it is clamped: after that, most of it may be alike
                 if not len(found):
                     continue
-                matched, found = match_intensities(found, guide.histograms[b, k, n]), found.clamp(-1, 1)
+                matched, found = match_intensities(found, histograms[k, n]), found.clamp(-1, 1)
                 moved = found + strength * (matched - found)
                 guided[b, k][voxels] = (x_t[b, k][voxels] - signal[b] * moved) / spread[b]
     return guided

@@ -160,9 +160,9 @@ def test_each_layer_gets_its_own_intensities(layered):
 
 
 def test_a_layer_without_histogram_is_left_alone(layered):
-    histograms = layered["guide"].histograms.clone()
-    histograms[:, :, 1] = 0
-    guided = guide_intensity(**(layered | {"guide": Guide(layered["guide"].layer, histograms)}))
+    (histograms,) = (given.clone() for given in layered["guide"].histograms)
+    histograms[:, 1] = 0
+    guided = guide_intensity(**(layered | {"guide": Guide(layered["guide"].layer, (histograms,))}))
     changed = guided[0, 0] != layered["noise"][0, 0]
     layers = layers_of(ball(), (1, 1, 1), (1.0, 3.0))
     assert not bool(changed[layers == 1].any()) and bool(changed[layers == 2].all())
@@ -173,12 +173,12 @@ def test_layers_are_guided_for_longer_than_whole_lesions(layered):
     level = int(((squares > GUIDED_SIGNAL) & (squares < LAYERED_SIGNAL)).nonzero()[0])
     late = layered | {"t": torch.tensor([level])}
     assert not torch.equal(guide_intensity(**late), layered["noise"])
-    whole = Guide.whole(ball()[None, None], layered["guide"].histograms.sum(dim=2).flatten(1))
+    whole = Guide.whole(ball()[None, None], layered["guide"].histograms[0].sum(dim=1).flatten()[None])
     assert torch.equal(guide_intensity(**(late | {"guide": whole})), layered["noise"])
 
 
 def test_a_batch_of_layered_and_whole_lesions_is_that_of_each_alone(layered):
-    whole = Guide.whole(ball()[None, None], layered["guide"].histograms.sum(dim=2).flatten(1))
+    whole = Guide.whole(ball()[None, None], layered["guide"].histograms[0].sum(dim=1).flatten()[None])
     both = Guide.stack([layered["guide"], whole])
     twice = {name: torch.cat([layered[name]] * 2) for name in ("noise", "x_t", "t")}
     guided = guide_intensity(**twice, guide=both, schedule=SCHEDULE)

@@ -27,11 +27,13 @@ from LeFusion.hearts.tissue import WINDOW as WINDOW_OF_TISSUE
 from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
 from LeFusion.textures.layers import DEPTHS_MM, layered_histogram
+from LeFusion.textures.noise import noise_around
 from LeFusion.textures.realistic import LesionTable, write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
 LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")
 WINDOW, BINS = tuple(map(float, LIDC.fixed_window)), 16
+LAYER_BINS = 4 * BINS  # of the regions' lesions: 22 HU, about the noise of a smooth scan
 EDGES = np.linspace(*WINDOW, BINS + 1)
 RANKS = (np.arange(1000) + 0.5) / 1000
 SOURCE = "LIDC-IDRI (Armato et al., Medical Physics 38(2), 2011; CC BY 3.0), no test {}"
@@ -55,6 +57,7 @@ def of_regions(cases: list[Case], scores: Path) -> LesionTable:
         texture=_classes(scores, [given[case.name] for case in cases]),
         volume_mm3=np.array([one.lesion_mm3 for one in loaded]),
         layers=np.stack([_layers(one) for one in loaded]),
+        noise=np.array([_noise(one) for one in loaded]),
         depths_mm=DEPTHS_MM,
     )
 
@@ -118,10 +121,15 @@ def of_hearts(cases: list[Case]) -> LesionTable:
 
 
 def _layers(loaded: LoadedCase) -> np.ndarray:
-    """(layers, BINS): see LesionTable."""
+    """(layers, LAYER_BINS): see LesionTable."""
     lesions = loaded.all_lesions
     image = loaded.image(lesions.place)
-    return layered_histogram(image, lesions.voxels, loaded.spacing_mm, BINS)[0].numpy()
+    return layered_histogram(image, lesions.voxels, loaded.spacing_mm, LAYER_BINS)[0].numpy()
+
+
+def _noise(loaded: LoadedCase) -> float:
+    """In HU, 0 where it cannot be told; see LesionTable."""
+    return (noise_around(loaded, loaded.all_lesions) or 0.0) * (WINDOW[1] - WINDOW[0]) / 2
 
 
 def _columns(path: Path, names: list[str]) -> pd.DataFrame:

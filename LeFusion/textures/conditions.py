@@ -17,8 +17,15 @@ from LeFusion.errors import UserError
 from LeFusion.hearts.tissue import in_heart, tissue_of
 from LeFusion.settings import DataTypeSettings, InferenceSettings
 from LeFusion.textures.fitted import read_textures
-from LeFusion.textures.histograms import condition_from_counts, lesion_histogram, perturb, shift_histogram
+from LeFusion.textures.histograms import (
+    condition_from_counts,
+    folded,
+    lesion_histogram,
+    perturb,
+    shift_histogram,
+)
 from LeFusion.textures.layers import DEPTHS_MM, Wanted, layer_shares, layered_histogram, with_shares
+from LeFusion.textures.noise import noise_around
 from LeFusion.textures.realistic import LesionTable, load_lesion_table
 
 # A condition of the command: a name or number of a texture, mixture, own, ..., or bins
@@ -191,22 +198,25 @@ class Conditions:
     def _drawn(
         self, table: LesionTable, loaded: LoadedCase, part: Part, chosen: int, address: tuple
     ) -> tuple[Tensor, Tensor | None]:
-        """The histogram (bins,) of a real lesion of like size; and layers (1, layers, bins) where the table
-        has them, with as many voxels in each as the part has."""
+        """The histogram (bins,) of a real lesion of like size, as under the noise of the case's image; and
+        layers (1, layers, layer_bins) where the table has them, with as many voxels in each as the part
+        has."""
         generator = torch.Generator().manual_seed(address_seed(*address))
         mm3 = float(part.voxels.sum()) * math.prod(loaded.spacing_mm)
         if table.classes:
             wanted = self._drawn_of_heart(table.draw, mm3, generator, chosen, loaded, part)
             return perturb(wanted, self.perturbation, self.bins, address), None
-        layers = table.draw(mm3, generator, chosen)
+        noise = None if table.noise is None else noise_around(loaded, part)
+        layers = table.draw(mm3, generator, chosen, noise=noise)
         if table.depths_mm:
             layers = with_shares(layers, layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm))
-        drawn = layers.sum(dim=0)
+        drawn = folded(layers.sum(dim=0), self.bins)
         wanted = perturb(drawn, self.perturbation, self.bins, address)
         if not table.depths_mm:
             return wanted, None
-        layers = with_shares(layers * (wanted / drawn.clamp(min=1e-12)), layers.sum(dim=1))
-        return layers.sum(dim=0), layers[None]
+        factors = (wanted / drawn.clamp(min=1e-12)).repeat_interleave(table.layer_bins // self.bins)
+        layers = with_shares(layers * factors, layers.sum(dim=1))
+        return folded(layers.sum(dim=0), self.bins), layers[None]
 
     def _drawn_of_heart(self, draw, mm3, generator, chosen, loaded: LoadedCase, part: Part) -> Tensor:
         """(cond_dim,): of a real lesion of like size with the part's labels, as it would look here."""

@@ -108,6 +108,11 @@ def refined(histogram: Tensor, parts: int = 8) -> Tensor:
     return torch.from_numpy(np.diff(fine).clip(min=0))
 
 
+def folded(histogram: Tensor, bins: int) -> Tensor:
+    """Shares (..., bins * parts) -> (..., bins): the same in fewer bins."""
+    return histogram.unflatten(-1, (bins, -1)).sum(dim=-1)
+
+
 def match_intensities(values: Tensor, histogram: Tensor) -> Tensor:
     """Intensities (N,) remapped, in rank order, onto a histogram (bins,) over [-1, 1] that is not all zero.
 

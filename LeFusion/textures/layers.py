@@ -20,7 +20,7 @@ class Wanted:
     """What lesions are to look like.
 
     histogram: (cond_dim,), zero for classes that they lack. layers: (K, layers, bins), the same in each layer
-    (see layers_of, depths_mm); None: the histogram may lie anywhere in the lesion.
+    (see layers_of, depths_mm), perhaps in finer bins; None: the histogram may lie anywhere in the lesion.
     """
 
     histogram: Tensor

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from LeFusion.errors import UserError
+from LeFusion.textures.noise import under_noise
 from LeFusion.textures.realistic import (
     NEIGHBOURS,
     LesionTable,
@@ -162,3 +163,41 @@ def test_the_bundled_tables_get_brighter_with_size(name):
     assert means[table.volume_mm3 < 268].mean() < means[table.volume_mm3 > 1437].mean() - 100  # 8 and 14 mm
     by_texture = [means[table.texture == kind].mean() for kind in range(3)]
     assert by_texture == sorted(by_texture)
+
+
+def test_fine_layers_and_noise_are_read_as_they_were_written(tmp_path):
+    table = table_of()
+    fine = np.repeat(table.layers, 4, axis=2) / 4
+    noise = np.round(np.linspace(5, 80, 60), 1)
+    write_lesion_table(tmp_path / "t.json", replace(table, layers=fine, noise=noise))
+    back = read_lesion_table(tmp_path / "t.json")
+    assert back.layer_bins == 64 and back.layers == pytest.approx(fine)
+    assert back.histograms == pytest.approx(table.histograms)
+    assert back.noise.tolist() == noise.tolist() and back.only(1).noise.tolist() == noise[1::2].tolist()
+
+
+@pytest.mark.parametrize(
+    "change, words", [({"noise": [1, 2]}, "60 lesions"), ({"layer_bins": 24}, "multiple")]
+)
+def test_noise_and_finer_bins_that_do_not_fit_are_refused(tmp_path, change, words):
+    path = tmp_path / "t.json"
+    write_lesion_table(path, table_of())
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=words):
+        read_lesion_table(path)
+
+
+def test_a_drawn_lesion_is_as_under_the_noise_of_the_scan():
+    """In network intensities the noise is that of the table over half its window."""
+    table, lesion = table_of(), (50.0, 1)
+    noisy = replace(table, noise=np.full(60, 70.0))
+    for wanted in (0.05, 0.1, 0.2):
+        plain, drawn = (
+            one.draw(lesion[0], torch.Generator().manual_seed(3), lesion[1], noise=wanted)
+            for one in (table, noisy)
+        )
+        assert torch.allclose(drawn, under_noise(plain, 0.1, wanted))
+        assert torch.equal(drawn, plain) == (wanted <= 0.1)  # of one bin: not narrower
+    unknown = replace(table, noise=np.zeros(60))
+    found = unknown.draw(50.0, torch.Generator().manual_seed(3), 1, noise=0.2)
+    assert torch.equal(found, table.draw(50.0, torch.Generator().manual_seed(3), 1))

@@ -1,0 +1,84 @@
+"""A scan's noise around a lesion, and histograms of a lesion as they would be in a scan with other noise.
+
+A lesion's histogram holds the noise of its own scan. Painted as it is into a scan with a sharper kernel, the
+lesion is too smooth for it; into one with a smoother kernel, too grainy.
+"""
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
+from torch import Tensor
+
+from LeFusion.dataset.boxes import Box
+from LeFusion.dataset.loading import LoadedCase
+from LeFusion.dataset.parts import Part
+from LeFusion.textures.histograms import folded, refined
+
+REACH_MM = 20.0  # from the lesion's bounding box: how far its scan is looked at
+GAP_MM = 5.0  # around the lesion, where the scan is not
+QUIETEST = 0.4  # share of the tissue that noise is taken from: less of it is vessels and walls
+LEAST_VOXELS = 500
+LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narrow it
+
+
+def noise_around(loaded: LoadedCase, part: Part) -> float | None:
+    """sd of the noise of a case's image around a part, in network intensities; None where too little is seen.
+
+    Of the fine structure (what a Gaussian of one voxel takes off) in the quietest tissue; robust. The sd
+    within the deep layers (4 to 6 mm) of 27 training nodules grows with it by a factor of 1.06 (Theil-Sen, of
+    squares). Voxels clamped to the window, such as air around the patient, are no tissue. The image is the
+    scan's own: what is painted does not change the noise.
+    """
+    spans = zip(part.place.start, part.place.end, loaded.spacing_mm, loaded.shape, strict=True)
+    ends = [(max(0, a - round(REACH_MM / mm)), min(n, b + round(REACH_MM / mm))) for a, b, mm, n in spans]
+    box = Box(tuple(a for a, _ in ends), tuple(b - a for a, b in ends))
+    image = loaded.image(box)[0].double().numpy()
+    lesions = part.lesions(box).any(dim=0).numpy()
+    fine = image - gaussian_filter(image, 1.0)
+    local = gaussian_filter(fine**2, 2.0)
+    clamped = gaussian_filter((np.abs(image) >= 1 - 1e-6).astype(float), 2.0)
+    away = distance_transform_edt(~lesions, sampling=loaded.spacing_mm) > GAP_MM
+    tissue = away & (clamped < 0.5)
+    if tissue.sum() < LEAST_VOXELS:
+        return None
+    quiet = tissue & (local <= np.quantile(local[tissue], QUIETEST))
+    return float(1.4826 * np.median(np.abs(fine[quiet])))  # of normal noise: its sd
+
+
+def under_noise(layers: Tensor, of: float, wanted: float) -> Tensor:
+    """Histograms (layers, bins) over [-1, 1] of a scan with noise of this sd as under another; same sums.
+
+    More noise is added as independent of what is there: the histogram is convolved with a Gaussian whose
+    variance is the difference. Less takes that variance from each layer by drawing it together about its
+    median.
+    """
+    variance = wanted**2 - of**2
+    if variance == 0:
+        return layers
+    bins = layers.shape[-1]
+    found = torch.zeros_like(layers)
+    for n, layer in enumerate(layers):
+        total = float(layer.sum())
+        if total == 0:
+            continue
+        fine = refined(layer).numpy()
+        if variance > 0:
+            fine = gaussian_filter1d(fine, variance**0.5 * len(fine) / 2, mode="reflect")
+        else:
+            fine = _narrowed(fine, -variance)
+        found[n] = folded(torch.from_numpy(fine), bins) * (total / fine.sum())
+    return found
+
+
+def _narrowed(shares: np.ndarray, variance: float) -> np.ndarray:
+    """Shares (bins,) of sum 1 over [-1, 1] with so much less variance, about their median.
+
+    Their spread is that of the middle 68 %, so that a few voxels of another tissue do not count.
+    """
+    edges = np.linspace(-1, 1, len(shares) + 1)
+    below = np.concatenate([[0.0], np.cumsum(shares)])
+    low, median, high = np.interp((0.159, 0.5, 0.841), below, edges)
+    spread = max((high - low) / 2, 1e-6)
+    factor = max(1 - variance / spread**2, LEAST_SHARE**2) ** 0.5
+    moved = np.interp(median + (edges - median) / factor, edges, below, left=0.0, right=1.0)
+    return np.diff(moved).clip(min=0)

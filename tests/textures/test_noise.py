@@ -1,0 +1,103 @@
+"""The noise around a lesion, from made-up scans; histograms under other noise, by what must hold."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from LeFusion.dataset.axes import Axes
+from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.intensity import IntensityMap
+from LeFusion.dataset.loading import LoadedCase
+from LeFusion.dataset.volume import Volume
+from LeFusion.textures.noise import noise_around, under_noise
+
+BINS = 64
+CENTRES = (np.arange(BINS) + 0.5) / BINS * 2 - 1
+
+
+def scan(sd=0.05, size=40, lesion=0.9):
+    """Smooth tissue with white noise of this sd, and a bright cube in its middle."""
+    noise = np.random.default_rng(0).normal(size=(size,) * 3) * sd
+    labels = np.zeros((size,) * 3, np.uint8)
+    labels[(slice(size // 2 - 3, size // 2 + 3),) * 3] = 1
+    values = np.where(labels > 0, lesion, -0.3 + noise)
+    case = Case("A", "/images/A.nii.gz", "/labels/A.nii.gz")
+    volume = Volume(case.image_path, values, 1, 0, np.eye(4), None)
+    axes = Axes((0, 1, 2))
+    return LoadedCase(case, Layout(), volume, None, axes, labels, labels.shape, IntensityMap(-1, 1))
+
+
+def found_in(loaded):
+    return noise_around(loaded, loaded.all_lesions)
+
+
+def test_noise_is_found_in_proportion_and_whatever_the_lesion_is():
+    quiet, loud = found_in(scan(0.02)), found_in(scan(0.1))
+    assert loud == pytest.approx(5 * quiet, rel=0.02)
+    assert 0.7 * 0.1 < loud < 0.1  # the quietest of it, less what the Gaussian leaves
+    assert found_in(scan(0.1, lesion=-0.9)) == pytest.approx(loud, rel=0.01)
+
+
+def test_edges_and_what_is_clamped_to_the_window_do_not_count():
+    plain, image = found_in(scan()), scan()
+    values = image.volume.raw.copy()
+    values[:, :8] = -1.0  # air around the patient
+    values[:, :, 30:32] += 1.0  # a wall
+    assert found_in(replace(image, volume=replace(image.volume, raw=values))) == pytest.approx(plain, rel=0.1)
+
+
+def test_tissue_beyond_reach_does_not_count():
+    """A scan of 80 voxels: 20 mm around the lesion of 6 are 46."""
+    image = scan(size=80)
+    values = image.volume.raw.copy()
+    values[:4] += np.random.default_rng(1).normal(size=values[:4].shape)
+    assert found_in(replace(image, volume=replace(image.volume, raw=values))) == found_in(image)
+
+
+def test_too_little_tissue_tells_nothing():
+    assert found_in(scan(size=12)) is None
+
+
+def layers(sds=(0.1, 0.25), shares=(0.4, 0.6), bins=BINS):
+    centres = (np.arange(bins) + 0.5) / bins * 2 - 1
+    found = np.stack([np.exp(-((centres - 0.1) ** 2) / (2 * sd**2)) for sd in sds])
+    return torch.from_numpy(found / found.sum(1, keepdims=True) * np.array(shares)[:, None]).float()
+
+
+def moments(layer):
+    shares = layer.double().numpy() / float(layer.sum())
+    mean = (shares * CENTRES).sum()
+    return mean, (shares * (CENTRES - mean) ** 2).sum()
+
+
+@pytest.mark.parametrize("of, wanted", [(0.02, 0.1), (0.05, 0.15), (0.08, 0.05), (0.1, 0.06)])
+def test_the_variance_of_each_layer_changes_by_that_of_the_noise(of, wanted):
+    given = layers()
+    for before, after in zip(given, under_noise(given, of, wanted), strict=True):
+        (mean, variance), (new_mean, new_variance) = moments(before), moments(after)
+        assert new_mean == pytest.approx(mean, abs=0.01)
+        assert new_variance - variance == pytest.approx(wanted**2 - of**2, rel=0.05, abs=3e-4)
+
+
+def test_equal_noise_changes_nothing_and_sums_are_kept():
+    given = torch.cat([layers(), torch.zeros(1, BINS)])
+    assert torch.equal(under_noise(given, 0.07, 0.07), given)
+    for wanted in (0.0, 0.03, 0.2):
+        changed = under_noise(given, 0.07, wanted)
+        assert torch.allclose(changed.sum(dim=1), given.sum(dim=1), atol=1e-6) and bool((changed >= 0).all())
+
+
+def test_a_layer_is_never_drawn_together_beyond_a_quarter():
+    """All its spread would be noise, and more."""
+    (given,) = layers(sds=(0.2,), shares=(1.0,))
+    (found,) = under_noise(given[None], 0.5, 0.0)
+    assert moments(found)[1] == pytest.approx(moments(given)[1] / 16, rel=0.15)
+
+
+def test_noise_at_the_end_of_the_window_stays_within():
+    given = torch.zeros(1, BINS)
+    given[0, -1] = 1
+    found = under_noise(given, 0.0, 0.2)
+    assert float(found.sum()) == pytest.approx(1) and float(found[0, -1]) == float(found.max())
