@@ -109,10 +109,10 @@ class Canvas:
         """See scan_address."""
         return scan_address(self.source, self.axes, self.spacing_mm, self.intensity_map)
 
-    def values(self, box: Box) -> np.ndarray:
-        """(*box.size) in the scan's units, with the lesions so far."""
-        part = replace(self.source, raw=self._raw).part(self.axes.slices(box, self.shape))
-        return self.axes.to_dhw(part)
+    def values(self, box: Box, painted: bool = True) -> np.ndarray:
+        """(*box.size) in the scan's units, with the lesions so far, or as it was without them."""
+        volume = self.image() if painted else self.source
+        return self.axes.to_dhw(volume.part(self.axes.slices(box, self.shape)))
 
     def patch(self, first: Sequence[float], last: Sequence[float]) -> Patch:
         """A patch with voxels first to last (fractions too) about in its middle, and room for the network's
@@ -131,12 +131,12 @@ class Canvas:
             shape.append(max(1, round(length * stored / mm)))
         return Patch(Box(tuple(start), tuple(size)), tuple(shape), self.spacing_mm)
 
-    def on_network(self, patch: Patch) -> np.ndarray:
-        """(*patch.shape) float32 in the scan's units, clamped to the window, with the lesions so far."""
+    def on_network(self, patch: Patch, painted: bool = True) -> np.ndarray:
+        """(*patch.shape) float32 in the scan's units, clamped to the window; see `values`."""
 
         def read(box: Box) -> torch.Tensor:
             start = tuple(a + b for a, b in zip(box.start, patch.box.start, strict=True))
-            values = self.intensity_map.to_network(self.values(Box(start, box.size)))
+            values = self.intensity_map.to_network(self.values(Box(start, box.size), painted))
             return torch.from_numpy(np.ascontiguousarray(values))[None]
 
         found = resample_part(read, patch.box.size, patch.shape, patch.whole)[0]

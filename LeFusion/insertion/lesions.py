@@ -190,7 +190,7 @@ def _painted(
     if not label.any():
         raise UserError(f"{lesion.what}: lies wholly in a lesion before it; move it, or leave it out")
     loaded = _on_patch(canvas, lesion, shape.mask)
-    look = conditions.wanted(loaded, 1)
+    look = conditions.wanted(_on_patch(canvas, lesion, shape.mask, painted=False), 1)
     try:
         patches = paint_case(tools.painter, loaded, lambda part: look, ("insert", _name(lesion)))
     except UserError as error:
@@ -220,14 +220,17 @@ def _painted(
     )
 
 
-def _on_patch(canvas: Canvas, lesion: Wanted, mask: np.ndarray) -> LoadedCase:
-    """The scan under a lesion's patch and the lesion, as a case of its own on the network's grid."""
+def _on_patch(canvas: Canvas, lesion: Wanted, mask: np.ndarray, painted: bool = True) -> LoadedCase:
+    """The scan under a lesion's patch and the lesion, as a case of its own on the network's grid.
+
+    painted: with the lesions so far; else the scan as it was, whose noise is its own.
+    """
     patch, name = lesion.patch, _name(lesion)
     label = canvas.layout.lesion_labels[0]
     layout = replace(canvas.layout, depth_axis=0, orientation=None, instances=False)
     case = Case(name, canvas.source.path, Path(lesion.what))
     affine = np.diag((*patch.spacing_mm, 1.0))
-    image = Volume(case.image_path, canvas.on_network(patch), 1.0, 0.0, affine, None)
+    image = Volume(case.image_path, canvas.on_network(patch, painted), 1.0, 0.0, affine, None)
     labels = mask.astype(layout.label_dtype) * label
     masks = Volume(case.mask_path, labels, 1.0, 0.0, affine, None)
     axes = Axes.of(image, layout)

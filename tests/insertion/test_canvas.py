@@ -81,6 +81,8 @@ def test_only_voxels_of_the_edit_mask_change_and_other_lesions_stay(chest):
     assert dhw.sum() == touched.sum() > 0 and np.array_equal(dhw[patch.box.slices], touched)
     assert (touched & label).sum() == label.sum()
     before = canvas.values(patch.box)
+    bare = canvas.values(patch.box, painted=False)
+    assert np.array_equal(bare != before, touched)  # the scan itself stays as it was
 
     wider = np.zeros(patch.shape, bool)
     wider[tuple(slice(m - 4, m + 5) for m in middle)] = True
