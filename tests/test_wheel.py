@@ -103,3 +103,25 @@ def test_downloads_go_below_the_folder_that_the_command_starts_in(installed):
     result = installed(installed.site / "bin" / "lefusion", "download", "--help")
     said = "".join(result.stdout.split())  # a help text is broken at hyphens of paths, too
     assert f"startsifitwasinstalledbypip:{installed.folder}" in said
+
+
+def test_a_clone_named_as_the_package_does_not_hide_it_from_its_parent(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    clone, site = tmp_path / "LeFusion", tmp_path / "site"
+    shutil.copytree(PROJECT_ROOT / "LeFusion", clone / "LeFusion", symlinks=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT_ROOT / name, clone)
+    site.mkdir()
+    build = f"from setuptools.build_meta import build_editable; build_editable({str(site)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
+    (wheel,) = site.glob("*.whl")
+    shutil.unpack_archive(wheel, site, "zip")
+    program = f"import site; site.addsitedir({str(site)!r}); import LeFusion; print(LeFusion.__file__)"
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == f"{clone / 'LeFusion' / '__init__.py'}\n", run.stderr

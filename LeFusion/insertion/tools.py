@@ -14,7 +14,7 @@ from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.painting import DTYPES
-from LeFusion.runtime.commandline import choose_device, given_path
+from LeFusion.runtime.commandline import choose_device, given_path, say_weights
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.settings import InsertSettings
 from LeFusion.textures.conditions import Conditions, Palette, realistic_palette
@@ -45,6 +45,7 @@ class Tools:
         path = given_path(settings.model_path)
         if painter is None:
             checkpoint = load_checkpoint(path, settings.weights)
+            say_weights(path, checkpoint.metadata["format"])
             painter = BoxPainter.of_settings(settings, checkpoint)
             checkpoint.network.to(choose_device(settings.device), DTYPES[settings.precision])
         files, maker = [path], None

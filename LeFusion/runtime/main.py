@@ -5,6 +5,7 @@ come from the package, outputs go below the folder that the command starts in. I
 standard library, so that the list of commands is there at once.
 """
 
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ def main() -> None:
             sys.exit(0 if name else 2)
         print(f"error: lefusion has no command {name!r}\n{usage}", file=sys.stderr)
         sys.exit(2)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as setup_env.sh; before torch loads OpenMP
     script = str(ROOT / COMMANDS[name][0])
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

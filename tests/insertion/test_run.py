@@ -44,6 +44,8 @@ def test_a_scan_comes_out(chest, settings, tmp_path, capsys):
     assert {"lefusion", "seconds", "peak_memory_mb", "device", "weights_sha256", "settings"} <= set(report)
     said = capsys.readouterr().out
     assert f"{folder}: edit.nii.gz, image.nii.gz" in said
+    named = [line.split()[1].split("/")[-1] for line in said.splitlines() if line.startswith("weights: ")]
+    assert set(named) == set(report["weights_sha256"])  # those that paint, and those that make masks
     assert f"wrote {tmp_path / 'out' / 'viewer.html'} (" in said and (tmp_path / "out/viewer.html").is_file()
 
 

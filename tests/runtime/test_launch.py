@@ -176,3 +176,9 @@ run_command(work)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "curves").read_text() == "written"
     assert sorted(done.stdout.split()) == ["0", "1", "ready", "ready"]
+
+
+def test_threads_do_not_spin_unless_told_so(launch):
+    code = "import os; print(os.environ['OMP_WAIT_POLICY'])"
+    assert launch(code, OMP_WAIT_POLICY="").stdout == "passive\n"
+    assert launch(code, OMP_WAIT_POLICY="active").stdout == "active\n"

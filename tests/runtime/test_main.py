@@ -1,5 +1,6 @@
 """The command `lefusion`."""
 
+import os
 import subprocess
 import sys
 
@@ -53,3 +54,17 @@ def test_help_imports_nothing_but_the_standard_library():
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert run.stdout.splitlines()[-1] == "['LeFusion']", run.stderr
+
+
+@pytest.mark.parametrize("given, threads", [(None, "passive"), ("active", "active")])
+def test_threads_do_not_spin_unless_told_so(monkeypatch, given, threads):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # restored afterwards, whatever main sets
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    seen = []
+    monkeypatch.setattr(
+        command.runpy, "run_path", lambda *_, **__: seen.append(os.getenv("OMP_WAIT_POLICY"))
+    )
+    monkeypatch.setattr(sys, "argv", ["lefusion", "version"])
+    command.main()
+    assert seen == [threads]
