@@ -102,7 +102,7 @@ class Painter(BoxPainter):
         self,
         image: Any,
         mask: Any,
-        texture: Texture = "mixture",
+        texture: Texture | None = "mixture",
         seed: int = 0,
         *,
         affine: np.ndarray | None = None,
@@ -117,7 +117,8 @@ class Painter(BoxPainter):
                 painted as alone, image i with seed + i; on a GPU together.
             mask: of any of these kinds, on the grid of the image: the data type's lesion labels, 0 elsewhere.
             texture: what the command takes as `condition`: one of `textures`, by name or number, "mixture"
-                (drawn, as common as they are), "own" (the intensities under the mask), or a list of bins.
+                (drawn, as common as they are), "own" (the intensities under the mask), or a list of bins;
+                None: what the command does by default.
             seed: of the noise and of all that is drawn.
             affine: (4, 4), voxel index to mm, of arrays without one; None: voxels of 1 mm. A mask
                 without one has that of the image.
@@ -214,7 +215,7 @@ class Painter(BoxPainter):
         """The values of lesions in masks."""
         return tuple(self._of_data().layout.lesion_labels)
 
-    def conditions(self, texture: Texture, seed: int, kind: int = 1) -> Conditions:
+    def conditions(self, texture: Texture | None, seed: int, kind: int = 1) -> Conditions:
         """What `texture` means, for a seed. Raises UserError for an unknown one."""
         key = texture if isinstance(texture, str | int) else None, kind  # lists of bins are not kept
         found = self._chosen.get(key)

@@ -358,7 +358,7 @@ def test_images_without_label_and_labels_without_image(data, evaluate):
 def test_missing_and_empty_folders(data, evaluate):
     assert_refused(evaluate(data, "--test_data_dir", data / "none"), "--test_data_dir", "no such folder")
     (data / "empty").mkdir()
-    assert_refused(evaluate(data, "--gt_dir", data / "empty"), "--gt_dir", "holds no .nii.gz")
+    assert_refused(evaluate(data, "--gt_dir", data / "empty"), "--gt_dir", "holds no image")
 
 
 def test_two_files_of_one_case_and_second_channels(data, evaluate):
