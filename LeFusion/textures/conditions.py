@@ -273,7 +273,7 @@ def choose_conditions(settings: InferenceSettings, know_sizes: bool = False) -> 
 
 
 def conditions_of(
-    settings: InferenceSettings, texture: Texture, kind: int, know_sizes: bool = False
+    settings: InferenceSettings, texture: Texture | None, kind: int, know_sizes: bool = False
 ) -> Conditions:
     """The same for `texture` in the place of the settings' condition, image `kind`, and seed 0.
 
