@@ -1,0 +1,1 @@
+"""What the scripts that prepare training data from its sources share."""
