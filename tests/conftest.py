@@ -231,6 +231,14 @@ def fresh_process_state():
         state._reset_state()
 
 
+@pytest.fixture(autouse=True)
+def monai_s_metadata():
+    """The training of segmenters switches MONAI's metadata off, for its whole process."""
+    yield
+    if "monai.data.meta_obj" in sys.modules:
+        sys.modules["monai.data.meta_obj"].set_track_meta(True)
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 

@@ -301,9 +301,10 @@ def test_the_spread_over_the_masks_is_printed(make, tmp_path):
 def test_the_batch_size_and_the_other_scans_do_not_change_a_byte(make, scans, tmp_path, files):
     written = []
     for size in (1, 3):
-        code, _, error = make("masks_per_scan=2", f"batch_size={size}", f"output_dir={tmp_path / str(size)}")
+        out = tmp_path / str(size) / "masks"  # whose name is the title of the page
+        code, _, error = make("masks_per_scan=2", f"batch_size={size}", f"output_dir={out}")
         assert code == 0, error
-        written.append(files(tmp_path / str(size)))
+        written.append(files(out))
     assert written[0] == written[1] and len(masks(written[0])) == 4
     alone = scans / "Image" / f"{SCANS[1]}.nii.gz"
     make("masks_per_scan=1", f"dataset_root_dir={alone}", f"output_dir={tmp_path / 'alone'}")
@@ -425,7 +426,8 @@ def test_another_setting_gives_other_masks_and_is_noted(make, tmp_path, files, c
 
 @pytest.mark.usefixtures("quick")
 def test_an_interrupted_run_goes_on(make, tmp_path, files, monkeypatch):
-    make("masks_per_scan=2", f"output_dir={tmp_path / 'unbroken'}")
+    unbroken = tmp_path / "unbroken" / "out"
+    make("masks_per_scan=2", f"output_dir={unbroken}")
     real, calls = making.sample_masks, []
 
     def interrupted(*arguments):
@@ -437,7 +439,7 @@ def test_an_interrupted_run_goes_on(make, tmp_path, files, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(making, "sample_masks", interrupted)
         assert_refused(make("masks_per_scan=2", "batch_size=1"), "the power went out")
-    partial, expected = files(tmp_path / "out"), files(tmp_path / "unbroken")
+    partial, expected = files(tmp_path / "out"), files(unbroken)
     assert sorted(partial) == [
         *(f"Mask/{SCANS[0]}_GenMask_{n}.nii.gz" for n in (1, 2)),
         "masks.part-0-of-1.jsonl",

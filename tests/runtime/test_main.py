@@ -62,9 +62,7 @@ def test_threads_do_not_spin_unless_told_so(monkeypatch, given, threads):
     if given is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")
     seen = []
-    monkeypatch.setattr(
-        command.runpy, "run_path", lambda *_, **__: seen.append(os.getenv("OMP_WAIT_POLICY"))
-    )
+    monkeypatch.setattr(command.runpy, "run_path", lambda *_, **__: seen.append(os.getenv("OMP_WAIT_POLICY")))
     monkeypatch.setattr(sys, "argv", ["lefusion", "version"])
     command.main()
     assert seen == [threads]
