@@ -261,6 +261,7 @@ class FitTexturesSettings(DataTypeSettings):
     split: Split
     histograms_csv: NoPath
     output: kind(str, "the path of a .json file to write", lambda path: path.endswith(".json"))
+    show_lesions: Flag
     types: BatchSize
     seed: TrainingSeed
 

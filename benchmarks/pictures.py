@@ -74,8 +74,10 @@ PICTURES = {
             "--synthetic_dir {work} --lesions 8 --seed 4 --output {work}/sheet.png",
         ),
     ),
+    # Without hearts: the images of EMIDEC are not for commercial use
     "textures_emidec.png": Picture(
-        "textures.png", (f"{FIT} data_type=emidec dataset_root_dir={{emidec}}/Pathological",)
+        "textures.png",
+        (f"{FIT} data_type=emidec show_lesions=false dataset_root_dir={{emidec}}/Pathological",),
     ),
     "textures_lidc.png": Picture(
         "textures.png", (f"{FIT} data_type=lidc types=3 histograms_csv={{histograms}}",)

@@ -68,7 +68,7 @@ TAKES = {
     "texture": ANY_TEXT | COUNT,
     **dict.fromkeys(("masks_from", "organ_masks", "lesion_masks"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("overwrite", "skip_bad_cases", "compile", "augment", "cache", "viewer"), {"flag"}),
-    **dict.fromkeys(("separate", "paint", "skip_empty", "shrink"), {"flag"}),
+    **dict.fromkeys(("separate", "paint", "skip_empty", "shrink", "show_lesions"), {"flag"}),
     **dict.fromkeys(("masks_per_scan", "max_redraws", "preview_masks", "max_shift"), COUNT),
     **dict.fromkeys(("validation_masks", "validation_steps"), COUNT),
     **dict.fromkeys(("diameter_mm", "border_mm", "angle_deg", "half_angle_deg"), GIVEN),

@@ -44,7 +44,7 @@ def run(settings: FitTexturesSettings) -> Path:
         cases = find_cases(source, layout, given_path(settings.test_txt_dir), settings.split)
         names = [case.name for case in cases]
         histograms, reference_mean = _histograms_of(cases, settings)
-        images = ExampleImages(cases, layout, window)
+        images = ExampleImages(cases, layout, window) if settings.show_lesions else None
     try:
         fit = fit_textures(histograms, bins, settings.types, settings.seed)
     except ValueError as error:
@@ -52,7 +52,8 @@ def run(settings: FitTexturesSettings) -> Path:
     textures = describe(fit, histograms, names, settings.data_type, bins, window, reference_mean)
     share_of_range = isinstance(window, str | dict)
     unit = "share of the volume's range" if share_of_range else settings.unit or "image units"
-    class_names = [f"label {label}" for label in layout.lesion_labels]
+    label_names = {label: name for name, label in (settings.label_names or {}).items()}
+    class_names = [label_names.get(label, f"label {label}") for label in layout.lesion_labels]
     save_texture_picture(picture, textures, fit, histograms, class_names, unit, images)
     _write_table(table, names, fit)
     write_textures(output, textures)

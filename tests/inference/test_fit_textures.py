@@ -172,6 +172,20 @@ def test_two_classes_of_which_one_may_be_absent(fit, tmp_path):
     assert "mean intensity (share of the volume's range)" in out and "| 0.3" in out
 
 
+def test_the_picture_names_the_labels_and_shows_lesions_unless_told_otherwise(fit, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(fit_textures, "save_texture_picture", lambda *given: shown.append(given[4:]))
+    for number in range(4):
+        write_heart(tmp_path / "hearts", f"Case_P{number}", 150 + 20 * number, number % 2 == 0, seed=number)
+    common = (f"dataset_root_dir={tmp_path / 'hearts'}", "data_type=emidec", "test_txt_dir=null", "split=all")
+    for words in ((), ("show_lesions=false",), ("label_names=null",)):
+        code, _, error = fit(*common, "types=2", *words)
+        assert code == 0, error
+    assert shown[0][0] == ["infarct", "no-reflow"] and isinstance(shown[0][2], ExampleImages)
+    assert shown[1][2] is None
+    assert shown[2][0] == ["label 3", "label 4"]
+
+
 def test_the_example_is_a_square_around_the_largest_slice(lidc):
     cases = fit_textures.find_cases(lidc / "Pathological", Layout())
     image, lesions = ExampleImages(cases, Layout(), (-1000, 400)).slice(0)
