@@ -51,9 +51,12 @@ if hasattr(sys, "set_int_max_str_digits"):
 
 
 def _say_what_ends(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """For sys.excepthook: Ctrl-C is no defect and needs no traceback."""
+    """For sys.excepthook: Ctrl-C, and a reader such as `head` that has read enough, need no traceback."""
     if issubclass(kind, KeyboardInterrupt):
         print("\nstopped; what was written so far is complete", file=sys.stderr)
+    elif issubclass(kind, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it ends
+        print("stopped: the program that read the output has ended", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

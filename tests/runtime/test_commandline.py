@@ -187,3 +187,12 @@ def test_the_commit(tmp_path, monkeypatch):
     assert git_commit() is None
     monkeypatch.setenv("PATH", "")
     assert git_commit() is None
+
+
+def test_a_reader_that_has_read_enough_gets_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    script = PROJECT_ROOT / "LeFusion" / "inference" / "insert.py"
+    run = subprocess.run([sys.executable, script, "--help"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert run.returncode == 1 and run.stderr == "stopped: the program that read the output has ended\n"
