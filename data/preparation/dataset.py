@@ -157,7 +157,7 @@ def _all_normal(options: argparse.Namespace, sources: list[Source], donors: list
         without += not record["rows"]
         rows += record["rows"]
     _write_table(options.out, "Normal", rows)
-    print(f"{options.out / 'Normal'}: {len(rows)} regions; {without} of {len(sources)} scans have no place")
+    print(f"{options.out / 'Normal'}: {len(rows)} regions; none in {without} of {len(sources)} scans")
 
 
 # --- regions of one scan --------------------------------------------------------

@@ -15,6 +15,7 @@ from LeFusion.errors import UserError
 REGION = (32, 64, 64)
 WINDOW = (-1000, 400)  # HU of lung
 DARKEST = -1024  # HU; what is below is padding of the scanner
+BRIGHTEST = np.iinfo(np.int16).max  # HU that fit the files
 AXIAL = (2, 1, 0)  # stored axes: columns, rows, slices
 MARGIN = 12  # voxels round a region that its splines are fitted to
 
@@ -22,7 +23,7 @@ MARGIN = 12  # voxels round a region that its splines are fitted to
 class Opened:
     """A scan: slices from feet to head, rows to the back, columns to the left.
 
-    hu: (D, H, W) float32, at least DARKEST. spacing_mm: of its voxels. step_mm: of the grid of regions, whose
+    hu: (D, H, W) float32, DARKEST to BRIGHTEST. spacing_mm: of its voxels. step_mm: of the grid, whose
     first point is the first voxel; `size` (3,) points lie in the scan. Indices (depth, row, column) may be
     fractions. Raises UserError, naming the file, for what is no axial CT in HU of at least a region's size.
     """
@@ -34,7 +35,7 @@ class Opened:
         if self.axes.order != AXIAL:
             raise UserError(f"{path}: its slices are not axial; leave it out")
         self.affine = volume.affine
-        self.hu = np.maximum(self.axes.to_dhw(volume.values).astype(np.float32), DARKEST)
+        self.hu = np.clip(self.axes.to_dhw(volume.values).astype(np.float32), DARKEST, BRIGHTEST)
         self.spacing_mm = np.array(self.axes.spacing_mm(volume))
         self.step_mm = self.spacing_mm if spacing == "native" else np.full(3, float(spacing))
         extent = (np.array(self.hu.shape) - 1) * self.spacing_mm / self.step_mm
@@ -99,7 +100,7 @@ class Opened:
         block = self.hu[tuple(slice(a, int(p[-1]) + MARGIN) for a, p in zip(lows, places, strict=True))]
         where = np.meshgrid(*(p - a for p, a in zip(places, lows, strict=True)), indexing="ij")
         part = ndimage.map_coordinates(block.astype(np.float64), where, order=3, mode="mirror")
-        return np.rint(np.clip(part, DARKEST, np.iinfo(np.int16).max)).astype(np.int16)
+        return np.rint(np.clip(part, DARKEST, BRIGHTEST)).astype(np.int16)
 
     def region_start(self, points: np.ndarray) -> np.ndarray | None:
         """First grid point of the region with these points (N, 3) in its middle, moved from there where the

@@ -43,7 +43,7 @@ def save_dicom(folder, hu, series, patient, turned=False):
     def change(made, number):
         made.PatientID = patient
 
-    stored, turn, origin = (hu - INTERCEPT).astype(np.uint16), ((1, 0, 0), (0, 1, 0)), ORIGIN
+    stored, turn, origin = np.maximum(hu - INTERCEPT, 0).astype(np.uint16), ((1, 0, 0), (0, 1, 0)), ORIGIN
     if turned:
         stored = stored[:, ::-1, ::-1].copy()
         turn = ((-1, 0, 0), (0, -1, 0))
