@@ -177,6 +177,7 @@ def test_only_commands_see_a_configuration(path):
     readers = (
         "LeFusion.runtime.commandline",
         "LeFusion.runtime.overrides",
+        "LeFusion.runtime.misspelt",
         "LeFusion.data_types",
         "benchmarks.painted",
     )

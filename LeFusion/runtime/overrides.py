@@ -1,5 +1,6 @@
 """The arguments key=value of a command line, before Hydra reads them: a path may hold any character."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from LeFusion.errors import UserError
+from LeFusion.runtime.misspelt import in_one_line
 
 SWEEPS = ("-m", "--multirun")  # only then a comma separates values
 # Flags of Hydra that the next argument belongs to
@@ -17,7 +19,8 @@ WITH_VALUE += ("--package", "-p", "--info", "-i", "--experimental-rerun")
 
 
 def any_path(main: Callable) -> Callable:
-    """A Hydra command that also takes values which Hydra's grammar has no room for, see `quoted`."""
+    """A Hydra command that also takes values which Hydra's grammar has no room for, see `quoted`, and says in
+    one line which key is misspelt (with HYDRA_FULL_ERROR=1 by Hydra's traceback)."""
 
     @wraps(main)
     def run(*config):
@@ -27,7 +30,16 @@ def any_path(main: Callable) -> Callable:
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(1)
-        return main(*config)
+        if config or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            return main(*config)
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print
+        try:
+            return main()
+        except HydraException as error:
+            print(f"error: {in_one_line(error)}", file=sys.stderr)
+            sys.exit(1)
+        finally:
+            del os.environ["HYDRA_FULL_ERROR"]
 
     return run
 
