@@ -110,7 +110,7 @@ lefusion_launch() {
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1073741824}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-4294967296}"
 export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}"
-# Threads that wait for each other give their core away: on cores that others use, spinning costs several times the work
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+# Threads that wait for each other soon give their core away: on cores that others use, long spinning costs several times the work
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-2000}"
 
 lefusion_setup

@@ -51,7 +51,7 @@ def main() -> None:
             sys.exit(0 if name else 2)
         print(f"error: lefusion has no command {name!r}\n{usage}", file=sys.stderr)
         sys.exit(2)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as setup_env.sh; before torch loads OpenMP
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as setup_env.sh; before torch loads OpenMP
     script = str(ROOT / COMMANDS[name][0])
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

@@ -178,7 +178,7 @@ run_command(work)
     assert sorted(done.stdout.split()) == ["0", "1", "ready", "ready"]
 
 
-def test_threads_do_not_spin_unless_told_so(launch):
-    code = "import os; print(os.environ['OMP_WAIT_POLICY'])"
-    assert launch(code, OMP_WAIT_POLICY="").stdout == "passive\n"
-    assert launch(code, OMP_WAIT_POLICY="active").stdout == "active\n"
+def test_threads_do_not_spin_for_long_unless_told_so(launch):
+    code = "import os; print(os.environ['GOMP_SPINCOUNT'])"
+    assert launch(code, GOMP_SPINCOUNT="").stdout == "2000\n"
+    assert launch(code, GOMP_SPINCOUNT="7").stdout == "7\n"

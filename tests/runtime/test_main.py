@@ -56,13 +56,13 @@ def test_help_imports_nothing_but_the_standard_library():
     assert run.stdout.splitlines()[-1] == "['LeFusion']", run.stderr
 
 
-@pytest.mark.parametrize("given, threads", [(None, "passive"), ("active", "active")])
-def test_threads_do_not_spin_unless_told_so(monkeypatch, given, threads):
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # restored afterwards, whatever main sets
+@pytest.mark.parametrize("given, threads", [(None, "2000"), ("7", "7")])
+def test_threads_do_not_spin_for_long_unless_told_so(monkeypatch, given, threads):
+    monkeypatch.setenv("GOMP_SPINCOUNT", given or "")  # restored afterwards, whatever main sets
     if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+        monkeypatch.delenv("GOMP_SPINCOUNT")
     seen = []
-    monkeypatch.setattr(command.runpy, "run_path", lambda *_, **__: seen.append(os.getenv("OMP_WAIT_POLICY")))
+    monkeypatch.setattr(command.runpy, "run_path", lambda *_, **__: seen.append(os.getenv("GOMP_SPINCOUNT")))
     monkeypatch.setattr(sys, "argv", ["lefusion", "version"])
     command.main()
     assert seen == [threads]
