@@ -18,9 +18,11 @@ def in_one_line(error: HydraException) -> str:
         return f"there is no {group}={name}; choose one of {', '.join(sorted(error.options))}"
     if found := re.match(r"Could not override '([^']+)'", text):
         key = found[1]
-        near = difflib.get_close_matches(key, set(_keys()), n=1)
+        given = re.search(r"use \+(.*)", text)
+        # A key of another command is no help
+        near = difflib.get_close_matches(key, sorted(set(_keys()) - {key}), n=1)
         meant = f"did you mean {near[0]}? " if near else ""
-        return f"there is no key {key}; {meant}--help lists all keys"
+        return f"{given[1] if given else key}: there is no key {key}; {meant}--help lists all keys"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -11,7 +11,7 @@ from LeFusion.runtime.misspelt import in_one_line
     [
         ("datset_root_dir=x", "there is no key datset_root_dir; did you mean dataset_root_dir? --help"),
         ("layout.lesion_label=[3]", "did you mean layout.lesion_labels?"),
-        ("xyzzy=1", "there is no key xyzzy; --help lists all keys"),
+        ("xyzzy=1", "error: xyzzy=1: there is no key xyzzy; --help lists all keys"),
         ("sampler=dim", "there is no sampler=dim; choose one of ddim, dpmpp, repaint"),
         ("data_type=lidcc", "there is no data_type=lidcc; choose one of chest_ct, custom, emidec, lidc"),
     ],
