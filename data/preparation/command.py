@@ -1,7 +1,25 @@
-"""How a script of data/ ends: with its exit status, and one line for what went wrong."""
+"""How a script of data/ begins, with options that several have, and ends: with its exit status, and one line
+for what went wrong."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+
+def add_outline_and_split(parser: argparse.ArgumentParser, test_share: float, seed_of: str) -> None:
+    """How outlines of LIDC count, and which patients are put into test.txt. test_share: the default."""
+    parser.add_argument(
+        "--with-outline", action="store_true", help="count the pixels on the outlines as nodule"
+    )
+    parser.add_argument(
+        "--test-share",
+        type=float,
+        default=test_share,
+        help="share of the patients for test.txt (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help=f"of {seed_of}")
+    parser.add_argument("--test-txt", type=Path, help="a test.txt whose patients are put into the test part")
 
 
 def finish(script: str, work: Callable[[], None]) -> int:

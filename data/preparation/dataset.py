@@ -22,7 +22,7 @@ from phantoms.volumes import write_bytes, write_volume
 from tqdm import tqdm
 
 from LeFusion.errors import UserError
-from preparation.command import finish
+from preparation.command import add_outline_and_split, finish
 from preparation.lungs import Lungs, place_masks
 from preparation.opened import REGION, Opened
 
@@ -51,8 +51,13 @@ class Source:
     marked: Callable
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What all data sets of regions have in common."""
+def make_parser(script: str, text: str) -> argparse.ArgumentParser:
+    """With the options that all data sets of regions have in common. text: the docstring of the script."""
+    parser = argparse.ArgumentParser(
+        prog=script,
+        description=text.splitlines()[0],
+        epilog="The same command goes on after an interruption.",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for Pathological and Normal")
     parser.add_argument(
         "--normal", type=int, default=3, help="normal regions of each scan (default: %(default)s)"
@@ -60,15 +65,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spacing", default="1", help="mm of a voxel, or native: the scan's own (default: %(default)s)"
     )
-    parser.add_argument(
-        "--test-share",
-        type=float,
-        default=0.2,
-        help="share of the patients for test.txt (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws of patients and places")
-    parser.add_argument("--test-txt", type=Path, help="a test.txt whose patients are put into the test part")
+    add_outline_and_split(parser, test_share=0.2, seed_of="the draws of patients and places")
     parser.add_argument("--limit", type=int, help="take only so many scans")
+    return parser
 
 
 def run(

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from refusals import refused
 
 from LeFusion.dataset.itk import ItkHeader
 from LeFusion.dataset.scans import find_scans, read_volume, write_label_like, write_volume, write_volume_like
@@ -128,15 +129,6 @@ def test_a_header_and_its_voxels_are_one_scan(tmp_path):
     for ending in ENDINGS:
         save(tmp_path / f"{ending[1:]}{ending}", image())
     assert [scan.name for scan in find_scans(tmp_path)] == ["mha", "mhd", "nhdr", "nrrd"]
-
-
-def refused(path, *parts):
-    with pytest.raises(ValueError) as caught:
-        read_volume(path)
-    message = str(caught.value)
-    assert "\n" not in message and str(path) in message
-    for part in parts:
-        assert part in message, message
 
 
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):

@@ -3,8 +3,7 @@
 import kills
 import pytest
 
-import DiffMask.inference.inference as inference
-from LeFusion.runtime.commandline import PROJECT_ROOT, plain, run_command
+from LeFusion.runtime.commandline import PROJECT_ROOT
 
 DEMO = PROJECT_ROOT / "data" / "demo" / "EMIDEC" / "Normal"
 HEART = "Case_DEMO-N03"
@@ -17,39 +16,20 @@ MOMENTS = {
 
 
 @pytest.fixture
-def make(tmp_path, command, monkeypatch):
-    """-> make(out): two infarcts for one heart, without pictures; (exit code, stdout, stderr)."""
-    for name in ("save_preview", "save_surface_sheet"):
-        monkeypatch.setattr(inference, name, lambda path, *_: path)
-    for folder in ("images", "labels"):
-        (tmp_path / "hearts" / folder).mkdir(parents=True)
-        (path,) = (DEMO / folder).glob(f"{HEART}*")
-        (tmp_path / "hearts" / folder / path.name).write_bytes(path.read_bytes())
+def make(infarcts):
+    """-> make(out): two infarcts for one heart."""
 
     def call(out):
-        return command(
-            lambda config: run_command(lambda: inference.run(*inference.read(plain(config)))),
-            "diffmask_inference",
-            *("data_type=emidec", f"dataset_root_dir={tmp_path / 'hearts'}", f"output_dir={out}"),
-            *("device=cpu", "masks_per_scan=2"),
-        )
+        code, _, error = infarcts(f"output_dir={out}")
+        assert code == 0, error
 
     return call
 
 
 def test_killed_mask_making_goes_on_to_the_same_files(make, tmp_path, files, in_child):
-    assert make(tmp_path / "unbroken")[0] == 0
+    make(tmp_path / "unbroken")
     unbroken = files(tmp_path / "unbroken")
-    for number, (moment, die) in enumerate(MOMENTS.items()):
-        folder = tmp_path / str(number)
-
-        def child(die=die, folder=folder):
-            die()
-            make(folder)
-
-        assert in_child(child) == kills.DEAD, moment
-        code, _, error = make(folder)
-        assert code == 0, (moment, error)
+    for moment, folder in kills.each_resumed(MOMENTS, make, tmp_path, in_child):
         broken = files(folder)
         assert sorted(broken) == sorted(unbroken), moment  # nothing is left over
         for name in unbroken:

@@ -56,15 +56,7 @@ def curves(folder):
 def test_a_killed_training_goes_on_to_the_same_weights(train, tmp_path, in_child, files):
     train(tmp_path / "unbroken")
     names = {name for name in files(tmp_path / "unbroken") if not name.startswith("tensorboard")}
-    for number, (moment, die) in enumerate(MOMENTS.items()):
-        folder = tmp_path / str(number)
-
-        def child(die=die, folder=folder):
-            die()
-            train(folder)
-
-        assert in_child(child) == kills.DEAD, moment
-        train(folder)
+    for moment, folder in kills.each_resumed(MOMENTS, train, tmp_path, in_child):
         assert {name for name in files(folder) if not name.startswith("tensorboard")} == names, moment
         for name in ("best_model.pt", "last_model.pt"):
             first, second = (

@@ -2,9 +2,32 @@
 
 import builtins
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 DEAD = 77  # exit code
+
+
+def each_resumed(
+    moments: dict[str, Callable[[], None]],
+    start: Callable[[Path], object],
+    root: Path,
+    in_child: Callable[[Callable[[], None]], int],
+) -> Iterator[tuple[str, Path]]:
+    """Runs into folders of their own, each killed at one of the moments and started again: (moment, folder).
+
+    start: runs in a folder, and raises where it fails.
+    """
+    for number, (moment, die) in enumerate(moments.items()):
+        folder = root / str(number)
+
+        def child(die=die, folder=folder):
+            die()
+            start(folder)
+
+        assert in_child(child) == DEAD, moment
+        start(folder)
+        yield moment, folder
 
 
 def at_rename(name: str, after: bool = False) -> None:

@@ -19,7 +19,7 @@ MOMENTS = {
 
 @pytest.fixture
 def paint(lidc, save_network, tmp_path, command):
-    """-> paint(out): runs the command on the normal cases; (exit code, stdout, stderr)."""
+    """-> paint(out): runs the command on the normal cases."""
     model = save_network()
 
     def call(out):
@@ -32,7 +32,9 @@ def paint(lidc, save_network, tmp_path, command):
             "types": 1,
             "batch_size": 1,
         }
-        return command(inference.main, "inference", *REGION, *(f"{k}={v}" for k, v in given.items()))
+        overrides = [*REGION, *(f"{k}={v}" for k, v in given.items())]
+        code, _, error = command(inference.main, "inference", *overrides)
+        assert code == 0, error
 
     return call
 
@@ -45,18 +47,9 @@ def rows(folder):
 
 
 def test_killed_painting_goes_on_to_the_same_files(paint, tmp_path, files, in_child):
-    assert paint(tmp_path / "unbroken")[0] == 0
+    paint(tmp_path / "unbroken")
     unbroken = files(tmp_path / "unbroken")
-    for number, (moment, die) in enumerate(MOMENTS.items()):
-        folder = tmp_path / str(number)
-
-        def child(die=die, folder=folder):
-            die()
-            paint(folder)
-
-        assert in_child(child) == kills.DEAD, moment
-        code, _, error = paint(folder)
-        assert code == 0, (moment, error)
+    for moment, folder in kills.each_resumed(MOMENTS, paint, tmp_path, in_child):
         broken = files(folder)
         assert sorted(unbroken) == sorted(broken), moment  # nothing is left over
         for name in unbroken:

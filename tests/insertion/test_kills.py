@@ -13,17 +13,13 @@ MOMENTS = {
 
 def test_killed_insertion_goes_on_to_the_same_files(chest, settings, tmp_path, files, in_child):
     given = {"input": chest(), "lesions": 1, "diameter_mm": 5}
-    run(settings(**given, output=tmp_path / "unbroken"))
-    unbroken = files(tmp_path / "unbroken")
-    for number, (moment, die) in enumerate(MOMENTS.items()):
-        folder = tmp_path / str(number)
 
-        def child(die=die, folder=folder):
-            die()
-            run(settings(**given, output=folder))
-
-        assert in_child(child) == kills.DEAD, moment
+    def insert(folder):
         run(settings(**given, output=folder))
+
+    insert(tmp_path / "unbroken")
+    unbroken = files(tmp_path / "unbroken")
+    for moment, folder in kills.each_resumed(MOMENTS, insert, tmp_path, in_child):
         broken = files(folder)
         assert sorted(broken) == sorted(unbroken), moment  # nothing is left over
         for name in unbroken:  # the report holds seconds and memory

@@ -1,6 +1,7 @@
 """A misspelt key or name is one line that says which may be meant."""
 
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from LeFusion.inference import inference
 from LeFusion.runtime.misspelt import in_one_line
@@ -23,7 +24,11 @@ def test_a_command_says_it(override, said, monkeypatch, command_line):
     assert error.startswith("error: ") and said in error
 
 
-def test_another_error_of_hydra_s_is_joined():
-    from hydra.errors import ConfigCompositionException
+def test_a_key_of_another_command_is_not_offered_again():
+    text = "Could not override 'sampler'.\nTo append to your config use +sampler=euler"
+    said = in_one_line(ConfigCompositionException(text))
+    assert said == "sampler=euler: there is no key sampler; did you mean mask_sampler? --help lists all keys"
 
+
+def test_another_error_of_hydra_s_is_joined():
     assert in_one_line(ConfigCompositionException("In 'a':\n  this and\n\nthat")) == "In 'a': this and that"

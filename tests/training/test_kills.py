@@ -13,17 +13,12 @@ SETTINGS = {"train_num_steps": 3, "save_and_sample_every": 2, "keep_checkpoints"
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(start, tmp_path, in_child, files):
-    start(tmp_path / "unbroken", **SETTINGS)
-    unbroken = files(tmp_path / "unbroken")
-    for number, (moment, die) in enumerate(MOMENTS.items()):
-        folder = tmp_path / str(number)
-
-        def child(die=die, folder=folder):
-            die()
-            start(folder, **SETTINGS)
-
-        assert in_child(child) == kills.DEAD, moment
+    def run(folder):
         start(folder, **SETTINGS)
+
+    run(tmp_path / "unbroken")
+    unbroken = files(tmp_path / "unbroken")
+    for moment, folder in kills.each_resumed(MOMENTS, run, tmp_path, in_child):
         assert_same_run(folder, tmp_path / "unbroken")
         resumed = files(folder)
         events = "tensorboard/"  # each start writes a file of its own
