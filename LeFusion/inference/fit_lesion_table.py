@@ -8,8 +8,10 @@
 With --scores (columns name and texture, 1 to 5): of the regions' own lesions, which is what inference draws
 from. With --nodules: of many more nodules that are not at hand as images (columns name, patient, volume_mm3,
 texture and h00 to h15, on native voxels under the masks of single readers); those that are also regions give
-a straight line from their HU to the regions'. With --hearts: infarct and no-reflow of each case, relative to
-the healthy tissue of its heart. Test cases, and with --nodules their patients, are left out.
+a straight line from their HU to the regions'. Either table may have margin and spiculation (1 to 5) and
+calcification (1 to 6), which inference can ask for, too; an empty cell is a score not known. With --hearts:
+infarct and no-reflow of each case, relative to the healthy tissue of its heart. Test cases, and with
+--nodules their patients, are left out.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
 from LeFusion.textures.layers import DEPTHS_MM, layered_histogram
 from LeFusion.textures.noise import noise_around
-from LeFusion.textures.realistic import LesionTable, write_lesion_table
+from LeFusion.textures.realistic import HIGHEST, LesionTable, write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
 LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")
@@ -41,10 +43,11 @@ SOURCE = "LIDC-IDRI (Armato et al., Medical Physics 38(2), 2011; CC BY 3.0), no 
 
 def of_regions(cases: list[Case], scores: Path) -> LesionTable:
     """The lesions of the cases, by their scores."""
-    given = dict(_columns(scores, ["name", "texture"]).itertuples(index=False))
-    missing = [case.name for case in cases if case.name not in given]
+    given = _columns(scores, ["name", "texture"]).drop_duplicates("name", keep="last").set_index("name")
+    missing = [case.name for case in cases if case.name not in given.index]
     if missing:
         raise UserError(f"{scores}: has no row for {missing[0]}")
+    given = given.loc[[case.name for case in cases]]
     loaded = [load_case(case, LIDC.layout, WINDOW) for case in cases]
     return LesionTable(
         data_type="lidc",
@@ -54,11 +57,12 @@ def of_regions(cases: list[Case], scores: Path) -> LesionTable:
         masks="of the regions",
         source=SOURCE.format("case"),
         textures=tuple(CLASSES),
-        texture=_classes(scores, [given[case.name] for case in cases]),
+        texture=_classes(scores, given["texture"]),
         volume_mm3=np.array([one.lesion_mm3 for one in loaded]),
         layers=np.stack([_layers(one) for one in loaded]),
         noise=np.array([_noise(one) for one in loaded]),
         depths_mm=DEPTHS_MM,
+        scores=_scores(scores, given),
     )
 
 
@@ -90,6 +94,7 @@ def of_nodules(path: Path, cases: list[Case], test_cases: list[Case]) -> LesionT
         texture=_classes(path, table["texture"]),
         volume_mm3=table["volume_mm3"].to_numpy(),
         layers=np.stack([np.histogram(values, EDGES)[0] / len(values) for values in moved])[:, None],
+        scores=_scores(path, table),
     )
 
 
@@ -139,7 +144,21 @@ def _columns(path: Path, names: list[str]) -> pd.DataFrame:
     missing = [name for name in names if name not in table]
     if missing:
         raise UserError(f"{path}: has no column {missing[0]}; it needs {', '.join(names)}")
-    return table[names]
+    return table
+
+
+def _scores(path: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Those of HIGHEST whose columns the table has (without "_score"); 0 where a cell is empty."""
+    found = {}
+    for name, highest in HIGHEST.items():
+        column = name.removesuffix("_score")
+        if column in table:
+            values = table[column].fillna(0)
+            wrong = values[~values.isin(range(highest + 1))]
+            if len(wrong):
+                raise UserError(f"{path}: {column} {wrong.iloc[0]} must be a score from 1 to {highest}")
+            found[name] = values.to_numpy(dtype=int)
+    return found
 
 
 def _classes(path: Path, scores) -> np.ndarray:

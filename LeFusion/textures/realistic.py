@@ -6,8 +6,8 @@ gives synthetic lesions away. A texture here is a class of real lesions, such as
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,8 @@ from LeFusion.textures.noise import under_noise
 NEIGHBOURS = 12  # lesions of like size that one is drawn from
 KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", "depths_mm", "lesions")
 OF_HEARTS = "classes"  # a key that tables of hearts have, too
-NOISE, LAYER_BINS = "noise", "layer_bins"  # keys that a table may have
+NOISE, LAYER_BINS, SCORES = "noise", "layer_bins", "scores"  # keys that a table may have
+HIGHEST = {"texture_score": 5, "margin_score": 5, "spiculation": 5, "calcification": 6}  # scores from 1 to it
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class LesionTable:
     ends; empty: lesions as a whole. classes: above 0, of hearts: `layers` are then the lesion labels, and
     window and bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue. The bins of
     `layers` may be finer, a multiple of `bins`. noise (N,): of each lesion's scan, sd in the window's units,
-    see textures.noise, 0 where it is not known; None: of no lesion.
+    see textures.noise, 0 where it is not known; None: of no lesion. scores: what radiologists of LIDC-IDRI
+    gave, by the names of HIGHEST, (N,) each, 0 where it is not known.
     """
 
     data_type: str
@@ -53,6 +55,7 @@ class LesionTable:
     depths_mm: tuple[float, ...] = ()
     classes: int = 0
     noise: np.ndarray | None = None
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def histograms(self) -> np.ndarray:
@@ -77,27 +80,46 @@ class LesionTable:
         present: Sequence[bool] = (),
         noise: float | None = None,
     ) -> Tensor:
-        """(layers, layer_bins) of sum 1, for a lesion of this volume, of one texture (its index) or of any.
+        """(layers, layer_bins) of sum 1: a lesion that `pick` chooses, as `look` shows it."""
+        return self.look(self.pick(volume_mm3, generator, texture, present), noise)
+
+    def pick(
+        self,
+        volume_mm3: float,
+        generator: torch.Generator,
+        texture: int | None = None,
+        present: Sequence[bool] = (),
+    ) -> int:
+        """The number (from 0) of a lesion of this volume, of one texture (its index) or of any.
 
         present: of hearts, the labels that it must have. Raises UserError where no lesion of the table has
-        them. noise: of the scan that the lesion is for, sd in network intensities; None: not known, so the
-        noise of the lesion's own scan stays in its histogram.
+        them.
 
-        Those of one of the NEIGHBOURS lesions nearest in log volume. (Histograms between two of them are
-        wider than real ones: a classifier told lesions painted with them from real ones with an AUC of 0.63
-        instead of 0.54, 24 regions x 3 seeds.)
+        One of the NEIGHBOURS lesions nearest in log volume. (Histograms between two of them are wider than
+        real ones: a classifier told lesions painted with them from real ones with an AUC of 0.63 instead of
+        0.54, 24 regions x 3 seeds.)
         """
-        log_volumes, layers, noises = self._of[texture]
+        usable = self._numbers[texture]
         if any(present):
-            usable = (layers.sum(dim=2) > 0)[:, list(present)].all(dim=1)
-            if not bool(usable.any()):
+            has = (self._looks[usable].sum(dim=2) > 0)[:, list(present)].all(dim=1)
+            if not bool(has.any()):
                 raise UserError("no real lesion of the table has all lesion labels of the mask")
-            log_volumes, layers, noises = (part[usable.numpy()] for part in (log_volumes, layers, noises))
-        nearest = np.argsort(np.abs(log_volumes - math.log(volume_mm3)), kind="stable")[:NEIGHBOURS]
-        drawn = nearest[int(torch.randint(len(nearest), (), generator=generator))]
-        if noise is None or noises[drawn] == 0:
-            return layers[drawn]
-        return under_noise(layers[drawn], float(noises[drawn]), noise)
+            usable = usable[has.numpy()]
+        distances = np.abs(np.log(self.volume_mm3[usable]) - math.log(volume_mm3))
+        nearest = usable[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
+        return int(nearest[int(torch.randint(len(nearest), (), generator=generator))])
+
+    def look(self, number: int, noise: float | None = None) -> Tensor:
+        """(layers, layer_bins) of sum 1 of a lesion, by its number.
+
+        noise: of the scan that it is for, sd in network intensities; None: not known, so the noise of the
+        lesion's own scan stays in its histogram.
+        """
+        layers = self._looks[number]
+        if noise is None or self.noise is None or self.noise[number] == 0:
+            return layers
+        own = float(self.noise[number]) / ((self.window[1] - self.window[0]) / 2)
+        return under_noise(layers, own, noise)
 
     def draw_whole(self, volume_mm3: float, generator: torch.Generator) -> Tensor:
         """(bins,): a histogram of any texture, without its layers."""
@@ -105,28 +127,46 @@ class LesionTable:
 
     def only(self, texture: int) -> "LesionTable":
         """The lesions of one texture, by its index."""
-        chosen = self.texture == texture
+        only = self._of(self.texture == texture)
+        return replace(only, textures=(self.textures[texture],), texture=np.zeros_like(only.texture))
+
+    def with_scores(self, asked: Mapping[str, Sequence[int]]) -> "LesionTable":
+        """The lesions that have one of these scores of each name; textures that have none keep their names.
+
+        Raises UserError for names of which the table has no scores, and where no lesion is left.
+        """
+        found = np.ones(len(self.texture), dtype=bool)
+        for name, wanted in asked.items():
+            if name not in self.scores:
+                raise UserError(
+                    f"its lesions have no scores of {name}; they have {', '.join(self.scores) or 'none'}"
+                )
+            found &= np.isin(self.scores[name], list(wanted))
+        if not found.any():
+            raise UserError("none of its lesions has such scores")
+        return self._of(found)
+
+    def _of(self, chosen: np.ndarray) -> "LesionTable":
+        """chosen: (N,) bool."""
         return replace(
             self,
-            textures=(self.textures[texture],),
-            texture=np.zeros(int(chosen.sum()), dtype=int),
+            texture=self.texture[chosen],
             volume_mm3=self.volume_mm3[chosen],
             layers=self.layers[chosen],
             noise=None if self.noise is None else self.noise[chosen],
+            scores={name: values[chosen] for name, values in self.scores.items()},
         )
 
     @cached_property
-    def _of(self) -> dict[int | None, tuple[np.ndarray, Tensor, np.ndarray]]:
-        """(log volumes, layers, noise in network intensities) of each texture, and of all under None."""
-        chosen = {kind: self.texture == kind for kind in range(len(self.textures))}
-        chosen[None] = np.ones(len(self.texture), dtype=bool)
-        layers = torch.from_numpy(self.layers.astype(np.float32))
-        units = (self.window[1] - self.window[0]) / 2
-        noise = np.zeros(len(layers)) if self.noise is None else self.noise / units
-        return {
-            kind: (np.log(self.volume_mm3[which]), layers[torch.from_numpy(which)], noise[which])
-            for kind, which in chosen.items()
-        }
+    def _numbers(self) -> dict[int | None, np.ndarray]:
+        """Of the lesions of each texture, and of all under None."""
+        numbers = {kind: np.flatnonzero(self.texture == kind) for kind in range(len(self.textures))}
+        return {None: np.arange(len(self.texture)), **numbers}
+
+    @cached_property
+    def _looks(self) -> Tensor:
+        """(N, layers, layer_bins)"""
+        return torch.from_numpy(self.layers.astype(np.float32))
 
 
 def write_lesion_table(path: str | PathLike, table: LesionTable) -> None:
@@ -143,6 +183,10 @@ def write_lesion_table(path: str | PathLike, table: LesionTable) -> None:
     text = json.dumps(head, indent=2)[:-2]
     if table.noise is not None:
         text += f',\n  "{NOISE}": {json.dumps(np.round(table.noise, 1).tolist())}'
+    if table.scores:
+        rounded = {name: values.astype(int).tolist() for name, values in table.scores.items()}
+        lines = ",\n".join(f"    {json.dumps(name)}: {values}" for name, values in rounded.items())
+        text += f',\n  "{SCORES}": {{\n{lines}\n  }}'
     text += ',\n  "lesions": [\n' + ",\n".join(rows) + "\n  ]\n}\n"
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -157,7 +201,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict) or set(content) - {OF_HEARTS, NOISE, LAYER_BINS} != set(KEYS):
+    if not isinstance(content, dict) or set(content) - {OF_HEARTS, NOISE, LAYER_BINS, SCORES} != set(KEYS):
         raise UserError(f"{path}: must have the keys {', '.join(KEYS)}")
     names, bins = content["textures"], content["bins"]
     fine = content.get(LAYER_BINS, bins)
@@ -185,6 +229,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
     totals = layers.sum(axis=(1, 2), keepdims=True)
     if not (np.isfinite(rows).all() and (volume > 0).all() and (layers >= 0).all() and (totals > 0).all()):
         raise UserError(f"{path}: volumes must be above 0, bins at least 0 and not all 0")
+    scores = _scores(path, content.get(SCORES, {}), len(rows))
     missing = set(range(len(names))) ^ set(kind.tolist())
     if missing:
         raise UserError(f"{path}: textures {sorted(missing)} have no lesion, or no name")
@@ -200,7 +245,21 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         depths,
         classes,
         noise,
+        scores,
     )
+
+
+def _scores(path: Path, given: object, count: int) -> dict[str, np.ndarray]:
+    if not isinstance(given, dict) or set(given) - set(HIGHEST):
+        raise UserError(f"{path}: scores may have the keys {', '.join(HIGHEST)}, each a list")
+    for name, values in given.items():
+        right = isinstance(values, list) and len(values) == count
+        if not right or not all(type(v) is int and 0 <= v <= HIGHEST[name] for v in values):
+            raise UserError(
+                f"{path}: scores of {name} must be a whole number from 0 (not known) to {HIGHEST[name]} for "
+                f"each of the {count} lesions"
+            )
+    return {name: np.array(values) for name, values in given.items()}
 
 
 def load_lesion_table(

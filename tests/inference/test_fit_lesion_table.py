@@ -83,6 +83,23 @@ def test_the_regions_own_lesions_without_test_cases(run, table, tmp_path):
     lesions = read_lesion_table(tmp_path / "new" / "out.json")
     assert lesions.texture.tolist() == [0, 1, 2]
     assert lesions.volume_mm3.tolist() == [1000] * 3
+    assert list(lesions.scores) == ["texture_score"]
+
+
+def test_scores_go_with_their_lesions(run, table, tmp_path):
+    """In the order of the regions, whatever that of the table; an empty cell is not known."""
+    scores = table.assign(
+        name=table["name"].str.replace("_R_", "_Vol_"), spiculation=[1, 2, 3, 4, 5, 5], calcification=6
+    )
+    scores.loc[1, "calcification"] = np.nan
+    code, _, error = run(scores[::-1].assign(texture=[5, 5, 2, 5, 3, 1]), "--scores")
+    assert code == 0, error
+    found = read_lesion_table(tmp_path / "new" / "out.json").scores
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "texture_score": [1, 3, 5],
+        "spiculation": [1, 2, 5],
+        "calcification": [6, 0, 6],
+    }
 
 
 @pytest.mark.parametrize(
@@ -90,6 +107,7 @@ def test_the_regions_own_lesions_without_test_cases(run, table, tmp_path):
     [
         (lambda table: table.drop(columns="h07"), ["t.csv", "h07"]),
         (lambda table: table.assign(texture=6), ["t.csv", "texture 6", "1 to 5"]),
+        (lambda table: table.assign(margin=0.5), ["t.csv", "margin 0.5", "1 to 5"]),
         (lambda table: table.assign(texture=5), ["t.csv", "no ground-glass lesion"]),
         (lambda table: table.assign(name="other"), ["t.csv", "no nodule of it is one of the regions"]),
     ],

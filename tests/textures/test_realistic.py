@@ -201,3 +201,67 @@ def test_a_drawn_lesion_is_as_under_the_noise_of_the_scan():
     unknown = replace(table, noise=np.zeros(60))
     found = unknown.draw(50.0, torch.Generator().manual_seed(3), 1, noise=0.2)
     assert torch.equal(found, table.draw(50.0, torch.Generator().manual_seed(3), 1))
+
+
+def scored() -> LesionTable:
+    """Lesion n has texture n % 2 and a score of texture of 1 + n % 4; the last is calcified, of others it is not
+    known."""
+    number = np.arange(60)
+    return replace(
+        table_of(), scores={"texture_score": 1 + number % 4, "calcification": np.where(number == 59, 3, 0)}
+    )
+
+
+def test_scores_are_read_as_they_were_written(tmp_path):
+    write_lesion_table(tmp_path / "t.json", scored())
+    back = read_lesion_table(tmp_path / "t.json")
+    assert set(back.scores) == {"texture_score", "calcification"}
+    for name, values in scored().scores.items():
+        assert back.scores[name].tolist() == values.tolist()
+        assert back.only(1).scores[name].tolist() == values[1::2].tolist()
+
+
+def test_lesions_with_scores_are_those_that_have_one_of_each():
+    table = scored()
+    found = table.with_scores({"texture_score": [2, 3]})
+    assert found.textures == table.textures and set(found.scores["texture_score"]) == {2, 3}
+    assert found.volume_mm3.tolist() == table.volume_mm3[np.isin(np.arange(60) % 4, (1, 2))].tolist()
+    only = table.with_scores({"texture_score": [4], "calcification": [3]})
+    assert only.pick(1.0, torch.Generator().manual_seed(0)) == 0 and only.shares == (0, 1)
+    assert torch.equal(only.look(0), table.look(59))
+    assert table.with_scores({}).volume_mm3.tolist() == table.volume_mm3.tolist()
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        ({"texture_score": [5]}, "none of its lesions has such scores"),
+        ({"texture_score": [1], "calcification": [3]}, "none of its lesions has such scores"),
+        ({"spiculation": [1]}, "no scores of spiculation; they have texture_score, calcification"),
+    ],
+)
+def test_scores_that_no_lesion_has_are_refused(asked, words):
+    with pytest.raises(UserError, match=words):
+        scored().with_scores(asked)
+
+
+@pytest.mark.parametrize(
+    "scores", [[], {"beauty": [1] * 60}, {"spiculation": [1] * 59}, {"spiculation": [6] * 60},
+               {"spiculation": [True] * 60}, {"calcification": [-1] * 60}]
+)  # fmt: skip
+def test_scores_that_cannot_be_are_refused(tmp_path, scores):
+    path = tmp_path / "t.json"
+    write_lesion_table(path, table_of())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scores": scores}))
+    with pytest.raises(UserError, match=r"t.json: scores"):
+        read_lesion_table(path)
+
+
+@pytest.mark.parametrize("name, score, brighter", [("lidc", 5, 1), ("lidc_nodules", 3, 6)])
+def test_the_bundled_tables_have_scores(name, score, brighter):
+    """Solid nodules are brighter than ground glass, calcified ones than others."""
+    table = read_lesion_table(ROOT / "configs" / "lesion_textures" / f"{name}.json")
+    key = "texture_score" if name == "lidc" else "calcification"
+    centres = np.linspace(*table.window, 2 * table.bins + 1)[1::2]
+    means = [(table.with_scores({key: [v]}).histograms @ centres).mean() for v in (score, brighter)]
+    assert means[0] > means[1] + 50
