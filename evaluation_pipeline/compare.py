@@ -2,12 +2,14 @@
 
     python compare.py --results_csv evaluation_results.csv --experiments P "P+N'" --baseline P
     python compare.py --results_csv evaluation_results.csv --group_by_prefix --baseline P --metric "NSD 1 mm"
+    python compare.py --results_csv evaluation_results.csv --group_by_prefix --baseline P --by_count
 
 Means and differences have 95 % bootstrap intervals over patients; p is of the two-sided Wilcoxon signed-rank
 test, one difference a patient, not corrected for the number of comparisons. With --group_by_prefix the runs
 of one experiment (P_seed0, P_seed1, ...) are averaged case by case first; the intervals are still over
 patients alone, and `SD of runs` says how far the runs' means lie apart. Experiments are compared within one
-model.
+model. --by_count is for learning curves: P_n8 is experiment P trained on 8 real cases (--real_count 8), and
+is the baseline of what else was trained on 8.
 """
 
 import argparse
@@ -20,8 +22,14 @@ import numpy as np
 import pandas as pd
 
 from evaluation_pipeline.judging import results
-from evaluation_pipeline.judging.experiments import Experiment, compare, read_experiments
-from evaluation_pipeline.judging.figures import PicturedCase, badness, save_box_plot, save_cases_sheet
+from evaluation_pipeline.judging.experiments import Experiment, by_count, compare, read_experiments
+from evaluation_pipeline.judging.figures import (
+    PicturedCase,
+    badness,
+    save_box_plot,
+    save_cases_sheet,
+    save_learning_curves,
+)
 from evaluation_pipeline.segmentation.predictions import fingerprint
 from evaluation_pipeline.tables import write_csv
 from LeFusion.dataset.storage import atomic_file
@@ -127,7 +135,7 @@ def experiment_labels(experiments: Sequence[Experiment]) -> dict[str, Experiment
 
 
 def run(arguments: argparse.Namespace) -> None:
-    results_csv, metric, baseline = arguments.results_csv, arguments.metric, arguments.baseline
+    results_csv, baseline = arguments.results_csv, arguments.baseline
     if arguments.num_worst < 0:
         raise UserError(f"--num_worst {arguments.num_worst} must be at least 0")
     try:
@@ -138,11 +146,30 @@ def run(arguments: argparse.Namespace) -> None:
     if wanted and baseline is not None and baseline not in wanted:
         wanted = [baseline, *wanted]
     experiments = read_experiments(
-        results_csv, wanted, arguments.model, arguments.class_name, arguments.group_by_prefix
+        results_csv,
+        None if arguments.by_count else wanted,
+        arguments.model,
+        arguments.class_name,
+        arguments.group_by_prefix,
     )
+    folder = arguments.output_dir or results_csv.with_name(f"{results_csv.stem}_comparison")
+    if not arguments.by_count:
+        write_comparison(experiments, arguments, folder)
+        return
+    counts = by_count(experiments, wanted)
+    tables = {count: compare(of_count, baseline, arguments.metric) for count, of_count in counts.items()}
+    for count, of_count in counts.items():
+        print(f"\n{count} real cases\n")
+        write_comparison(of_count, arguments, folder / f"n{count}")
+    save_learning_curves(folder / "learning_curves.png", tables, arguments.metric, baseline)
+    print(f"\nwrote learning_curves.png in {folder}")
+
+
+def write_comparison(experiments: Sequence[Experiment], arguments: argparse.Namespace, folder: Path) -> None:
+    """Prints the table of some experiments and writes it, with its pictures, into a folder."""
+    metric, baseline = arguments.metric, arguments.baseline
     table = compare(experiments, baseline, metric)
     header, rows = shown_table(table, metric, baseline)
-    folder = arguments.output_dir or results_csv.with_name(f"{results_csv.stem}_comparison")
     markdown = markdown_table(header, rows)
     texts = {"comparison.md": markdown, "comparison.tex": latex_table(header, rows)}
     for name, text in texts.items():
@@ -189,6 +216,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="REGEX",
         help="runs of one experiment count as one; the regular expression, searched in the name, is cut off "
         "(default without a value: _seed0, _fold1, _run2 and so on)",
+    )
+    add(
+        "--by_count",
+        action="store_true",
+        help="a table for each number of real training cases (experiments named P_n8, P_n15, ...; "
+        "--experiments and --baseline without the number), and learning_curves.png",
     )
     add("--output_dir", type=Path, help="where the files go (default: <results>_comparison beside the table)")
     add("--num_worst", type=int, default=6, help="cases in worst_cases.png (default 6)")

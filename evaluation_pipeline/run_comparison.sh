@@ -11,6 +11,7 @@ REAL_DIR="${REAL_DIR:?the folder that prepare_real_dataset.py made}"
 ARMS="${ARMS:?experiments as name=folder[,folder...], none for real data alone}"
 MODEL_NAMES="${MODEL_NAMES:-SwinUNETR nnUNet}"
 SEEDS="${SEEDS:-0 1 2}"                 # run s has seed s and validates on fold s
+REAL_COUNTS="${REAL_COUNTS:-}"          # a learning curve: numbers of real training cases, e.g. "8 15 30 61"; empty: all
 MAX_EPOCHS="${MAX_EPOCHS:-100}"
 STEPS_PER_EPOCH="${STEPS_PER_EPOCH:-60}"
 TRAINING_OPTIONS="${TRAINING_OPTIONS:-}"      # e.g. "--model_size small --amp"
@@ -21,15 +22,21 @@ BASELINE="${BASELINE:-P}"               # the arm that the others are compared w
 
 source "$here/../setup_env.sh"
 mkdir -p "$WORK_DIR/logs"
+runs=()
+for count in ${REAL_COUNTS:-""}; do
+  for arm in $ARMS; do runs+=("$arm $count"); done
+done
 for seed in $SEEDS; do
   for model in $MODEL_NAMES; do
-    for arm in $ARMS; do
+    for arm_and_count in "${runs[@]}"; do
+      read -r arm count <<< "$arm_and_count"
       name="${arm%%=*}"
       IFS=, read -r -a folders <<< "${arm#*=}"
-      run="${name}_seed${seed}"
-      folder="$WORK_DIR/models/${model}_${run}"
       options="$TRAINING_OPTIONS"
       if [[ "${folders[0]}" != none ]]; then options="$options $SYNTHETIC_OPTIONS"; fi
+      if [[ -n "$count" ]]; then options="$options --real_count $count"; fi
+      run="${name}${count:+_n$count}_seed${seed}"
+      folder="$WORK_DIR/models/${model}_${run}"
       echo "== $model, $run"
       # shellcheck disable=SC2086  # options are several words
       lefusion_launch "$here/run_segmentation_training.py" --real_data_dir "$REAL_DIR" --synthetic_data_dir "${folders[@]}" \
@@ -44,7 +51,7 @@ for seed in $SEEDS; do
     done
   done
 done
-groups=()
-for arm in $ARMS; do groups+=("${arm%%=*}"); done
-"$PYTHON" "$here/compare.py" --results_csv "$WORK_DIR/results.csv" --experiments "${groups[@]}" --baseline "$BASELINE" \
-  --group_by_prefix --output_dir "$WORK_DIR/tables"
+arms=()
+for arm in $ARMS; do arms+=("${arm%%=*}"); done
+"$PYTHON" "$here/compare.py" --results_csv "$WORK_DIR/results.csv" --experiments "${arms[@]}" --baseline "$BASELINE" \
+  --group_by_prefix ${REAL_COUNTS:+--by_count} --output_dir "$WORK_DIR/tables"

@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> Path:
         arguments.real_fraction,
         arguments.synthetic_ratio,
         arguments.seed,
+        arguments.real_count,
     )
     (median_shape, spacing_mm, resample), data_sha256 = inspect(data)
     describe(data, arguments.fold)
@@ -117,11 +118,13 @@ def synthetic_folders(arguments: argparse.Namespace) -> list[Path]:
 
 
 def default_folder(arguments: argparse.Namespace) -> Path:
-    """trained_models/<method>_<model>_fold<k>: a folder of its own for each method, model, fold and seed."""
+    """trained_models/<method>_<model>_fold<k>: a folder of its own for each method, number of real cases,
+    model, fold and seed."""
     method = "+".join(folder.absolute().name for folder in synthetic_folders(arguments)) or "P"
     fold = "all" if arguments.fold is None else arguments.fold
+    count = "" if arguments.real_count is None else f"_n{arguments.real_count}"
     seed = f"_seed{arguments.seed}" if arguments.seed else ""
-    return Path("trained_models") / f"{method}_{arguments.model_name}_fold{fold}{seed}"
+    return Path("trained_models") / f"{method}{count}_{arguments.model_name}_fold{fold}{seed}"
 
 
 def training_settings(arguments: argparse.Namespace, num_cases: int) -> TrainingSettings:
@@ -180,6 +183,7 @@ def described(data: TrainingData, arguments: argparse.Namespace, data_sha256: st
         "real_data_dir": str(arguments.real_data_dir),
         "synthetic_data_dir": list(arguments.synthetic_data_dir),
         "real_fraction": arguments.real_fraction,
+        "real_count": arguments.real_count,
         "synthetic_ratio": arguments.synthetic_ratio,
         "synthetic_share": arguments.synthetic_share,
         "real_cases": [case.name for case in data.train],
@@ -227,6 +231,12 @@ def parser() -> argparse.ArgumentParser:
         "--real_fraction", type=float, default=1.0, help="share of the training patients used (default 1)"
     )
     data.add_argument(
+        "--real_count",
+        type=int,
+        help="real training cases used, drawn by --seed; fewer are among more, for learning curves (default "
+        "all)",
+    )
+    data.add_argument(
         "--synthetic_ratio",
         type=float,
         help="synthetic images drawn for each real case (default: all synthetic images are used)",
@@ -247,7 +257,8 @@ def parser() -> argparse.ArgumentParser:
         "--output_model_dir",
         type=Path,
         help="best_model.pt, curves, ... (default trained_models/<method>_<model>_fold<k>, where the method "
-        "is the name of the synthetic folder, P for none; with _seed<s> for a seed other than 0)",
+        "is the name of the synthetic folder, P for none; with _n<count> for --real_count and _seed<s> for a "
+        "seed other than 0)",
     )
     training.add_argument("--max_epochs", type=int, default=100, help="default 100")
     training.add_argument(

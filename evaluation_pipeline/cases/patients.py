@@ -66,12 +66,34 @@ def patient_share(names: Sequence[str], share: float, seed: int = 0) -> list[str
     """
     if not 0 < share <= 1:
         raise UserError(f"--real_fraction {share} must be above 0 and at most 1")
-    patients = sorted(
+    patients = _drawn_patients(names, seed)
+    kept = set(patients[: max(1, round(share * len(patients)))])
+    return [name for name in names if patient_of(name) in kept]
+
+
+def drawn_cases(names: Sequence[str], number: int, seed: int = 0) -> list[str]:
+    """So many cases, for learning curves: one patient's after another's, the patients in an order drawn by
+    `seed`.
+
+    Draws with one seed are nested: the cases of a smaller number are among those of a larger one. Raises
+    ValueError for a number below 1 or above that of the names.
+    """
+    if not 1 <= number <= len(names):
+        raise UserError(
+            f"--real_count {number} must be 1 to {len(names)}: so many real cases has the training part of "
+            "this --fold"
+        )
+    rank = {patient: place for place, patient in enumerate(_drawn_patients(names, seed))}
+    kept = set(sorted(names, key=lambda name: (rank[patient_of(name)], name))[:number])
+    return [name for name in names if name in kept]
+
+
+def _drawn_patients(names: Iterable[str], seed: int) -> list[str]:
+    """All patients, in an order drawn by `seed` from their names alone."""
+    return sorted(
         {patient_of(name) for name in names},
         key=lambda patient: hashlib.sha256(f"share/{seed}/{patient}".encode()).hexdigest(),
     )
-    kept = set(patients[: max(1, round(share * len(patients)))])
-    return [name for name in names if patient_of(name) in kept]
 
 
 def checked_folds(path: Path, names: Iterable[str], num_folds: int = 5, seed: int = 0) -> list[list[str]]:

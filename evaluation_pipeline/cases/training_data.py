@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from evaluation_pipeline.cases.nnunet_layout import LabelledImage, RealDataset, read_dataset
-from evaluation_pipeline.cases.patients import checked_folds, patient_of, patient_share
+from evaluation_pipeline.cases.patients import checked_folds, drawn_cases, patient_of, patient_share
 from evaluation_pipeline.cases.synthetic import SyntheticImage, check_leakage, draw_synthetic, find_synthetic
 from evaluation_pipeline.segmentation.preprocessing import check_pair, check_slices, fingerprint
 from LeFusion.errors import UserError
@@ -20,7 +20,8 @@ SPLITS_FILE = "splits.json"
 @dataclass(frozen=True)
 class TrainingData:
     """train, validation: real cases of the fold. synthetic: what is added to train. left_out: how many
-    synthetic images were made from validation cases, or from real cases that --real_fraction leaves out."""
+    synthetic images were made from validation cases, or from real cases that --real_fraction or --real_count
+    leaves out."""
 
     real: RealDataset
     train: list[LabelledImage]
@@ -44,12 +45,14 @@ def select_data(
     real_fraction: float = 1.0,
     synthetic_ratio: float | None = None,
     seed: int = 0,
+    real_count: int | None = None,
 ) -> TrainingData:
     """The cases of one training. Writes nothing; splits_path: where the folds are or will be stored.
 
     fold: which part of the patients is for validation; None: none, all real training cases are trained on.
     real_fraction: the share of the patients of the fold's training part that is used. synthetic_ratio:
-    synthetic images for each real one, drawn by `seed`; None: all.
+    synthetic images for each real one, drawn by `seed`; None: all. real_count: how many cases of the training
+    part are used, drawn by `seed`, instead of a real_fraction; None: all.
 
     Raises FileNotFoundError and ValueError, above all for synthetic images made from test cases.
     """
@@ -66,7 +69,12 @@ def select_data(
         )
     held_out = set(validation)
     candidates = [name for name in cases if name not in held_out]
-    train = patient_share(candidates, real_fraction, split_seed)
+    if real_count is None:
+        train = patient_share(candidates, real_fraction, split_seed)
+    elif real_fraction == 1:
+        train = drawn_cases(candidates, real_count, seed)
+    else:
+        raise UserError(f"--real_count {real_count} and --real_fraction {real_fraction}: give one of them")
     # Images made from patients whom the training is not to know would bring them in by the back door
     unknown = [name for name in cases if name not in set(train)]
     kept, left_out = check_leakage(

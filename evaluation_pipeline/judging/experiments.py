@@ -4,7 +4,7 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from evaluation_pipeline.judging import results
 from evaluation_pipeline.judging.intervals import bootstrap_mean, known_mean, paired_comparison
 from LeFusion.errors import UserError
 
+COUNTED = r"(?P<arm>.+)_n(?P<count>\d+)"  # P_n8: experiment P, trained on 8 real cases
 OVERVIEW = ("Dice", "HD95 mm", "NSD", "Lesion F1")  # means that a comparison shows besides its metric
 
 
@@ -80,6 +81,34 @@ def read_experiments(
         experiments.append(Experiment(group, of_model, runs))
     _check_same_cases(experiments)
     return experiments
+
+
+def by_count(
+    experiments: Sequence[Experiment], wanted: Sequence[str] | None = None
+) -> dict[int, list[Experiment]]:
+    """Number of real training cases -> the experiments with so many, for names like P_n8; others left out.
+
+    The experiments returned are named without their number. wanted: names to keep, without number. Raises
+    ValueError for an unknown name, and when no name has a number.
+    """
+    counted = [(match, e) for e in experiments if (match := re.fullmatch(COUNTED, e.name))]
+    if not counted:
+        raise UserError(
+            f"--by_count needs experiments like P_n8, trained with --real_count 8; there are only "
+            f"{_set(e.name for e in experiments)}"
+        )
+    arms = [match["arm"] for match, _ in counted]
+    unknown = [name for name in wanted or [] if name not in arms]
+    if unknown:
+        raise UserError(f"--by_count: has no experiment {', '.join(unknown)} but {_set(arms)}")
+    order = list(wanted or dict.fromkeys(arms))
+    found: dict[int, list[Experiment]] = {}
+    for match, experiment in sorted(
+        (pair for pair in counted if pair[0]["arm"] in order),
+        key=lambda pair: (int(pair[0]["count"]), pair[1].model, order.index(pair[0]["arm"])),
+    ):
+        found.setdefault(int(match["count"]), []).append(replace(experiment, name=match["arm"]))
+    return found
 
 
 def compare(experiments: Sequence[Experiment], baseline: str | None, metric: str) -> list[dict]:

@@ -1,6 +1,6 @@
-"""Pictures of judged cases: real and predicted outlines on slices, and box plots of several experiments."""
+"""Pictures of judged cases: real and predicted outlines on slices, box plots, learning curves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,49 @@ def save_box_plot(path: Path, values: dict[str, Sequence[float]], metric: str, b
     axis.set_xticks(positions, shown, rotation=30, ha="right")
     axis.set_ylabel(metric)
     axis.grid(axis="y", alpha=0.3)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def save_learning_curves(
+    path: Path, tables: Mapping[int, Sequence[dict]], metric: str, baseline: str | None
+) -> None:
+    """A metric against the number of real training cases, a curve for each experiment; PNG. With a baseline
+    also the difference from it. Bars are the 95 % intervals.
+
+    tables: number -> rows of experiments.compare.
+    """
+    several = len({row["Model"] for rows in tables.values() for row in rows}) > 1
+    curves: dict[str, list[tuple[int, dict]]] = {}
+    for count, rows in tables.items():
+        for row in rows:
+            name = f"{row['Experiment']}, {row['Model']}" if several else row["Experiment"]
+            curves.setdefault(name, []).append((count, row))
+    panels = (
+        {metric: metric} if baseline is None else {metric: metric, "difference": f"{metric} - {baseline}"}
+    )
+    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (column, title) in zip(axes, panels.items(), strict=True):
+        for place, (name, points) in enumerate(curves.items()):
+            shown = [(count, row) for count, row in points if not np.isnan(row[column])]
+            # side by side, or the bars would hide one another
+            x = [count * (1 + 0.03 * (place - (len(curves) - 1) / 2)) for count, _ in shown]
+            y, low, high = (
+                np.array([row[c] for _, row in shown]) for c in (column, f"{column} low", f"{column} high")
+            )
+            axis.errorbar(
+                x, y, (y - low, high - y), marker="o", markersize=4, capsize=2, color=f"C{place}", label=name
+            )
+        axis.set_xscale("log")
+        axis.set_xticks(list(tables), [str(count) for count in tables])
+        axis.set_xticks([], minor=True)
+        axis.set_xlabel("real training cases")
+        axis.set_ylabel(title)
+        axis.grid(axis="y", alpha=0.3)
+    if baseline is not None:
+        axes[1].axhline(0, color="0.6", linewidth=0.8, linestyle="--")
+    axes[0].legend(fontsize="small")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
 

@@ -246,6 +246,33 @@ def test_cases_whose_files_are_gone_are_left_out_of_the_picture(table, command, 
     assert not (tmp_path / "results_comparison" / "worst_cases.png").exists()
 
 
+def test_learning_curves(add, command, tmp_path):
+    for count in (15, 8):
+        for name, gain in (("P", 0), ("P+N'", 0.4 / count), ("P+C", 0)):
+            for seed in range(2):
+                table = add(f"{name}_n{count}_seed{seed}", BASE + count / 100 + gain)
+    add("P", BASE)  # of another study
+    options = ("--group_by_prefix", "--by_count", "--experiments", "P+N'", "--baseline", "P")
+    code, out, _ = command(table, *options, picture=True)
+    assert code == 0 and out.index("8 real cases") < out.index("15 real cases") and "P+C" not in out
+    folder = tmp_path / "results_comparison"
+    assert sorted(path.name for path in folder.iterdir()) == ["learning_curves.png", "n15", "n8"]
+    assert (folder / "learning_curves.png").stat().st_size > 5000
+    for count in (8, 15):
+        p, q = read_csv(folder / f"n{count}" / "comparison.csv")
+        assert (p["Experiment"], p["runs"], q["Experiment"]) == ("P", "2", "P+N'")
+        assert float(p["Dice"]) == pytest.approx(BASE.mean() + count / 100, abs=1e-6)
+        assert float(q["difference"]) == pytest.approx(0.4 / count, abs=1e-6)
+
+
+def test_learning_curves_need_counts(table, add, command):
+    code, _, error = command(table, "--by_count")
+    assert code == 1 and "--by_count needs experiments like P_n8" in error and "P, Q_&%, R" in error
+    add("P_n8", BASE)
+    code, _, error = command(table, "--by_count", "--experiments", "P", "S")
+    assert code == 1 and "--by_count: has no experiment S but P" in error
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -185,6 +185,7 @@ def test_folders_by_default(real, run, tmp_path, monkeypatch):
     assert folder("--synthetic_data_dir", "none", "--fold", "3") == "trained_models/P_UNet_fold3"
     assert folder("--synthetic_data_dir", "a/N", "b/C/", "--fold", "all") == "trained_models/N+C_UNet_foldall"
     assert folder("--model_name", "nnUNet", "--seed", "2") == "trained_models/P_nnUNet_fold0_seed2"
+    assert folder("--real_count", "8") == "trained_models/P_n8_UNet_fold0"
     options = [
         *("--real_data_dir", str(real), "--model_name", "UNet", "--model_size", "small", "--max_epochs", "1"),
         *("--steps_per_epoch", "1", "--device", "cpu", "--num_folds", "4", "--synthetic_data_dir"),
@@ -232,6 +233,10 @@ def test_synthetic_data_joins_but_not_that_of_validation_cases(run, tmp_path):
     assert "6 real and 3 synthetic" in ratio[1]
     few = run("--synthetic_data_dir", second, "--real_fraction", "0.5", into="few", epochs="1")
     assert "3 real and 3 synthetic training cases (5 left out" in few[1]
+    counted = run("--synthetic_data_dir", second, "--real_count", "2", into="counted", epochs="1")
+    assert "2 real and 2 synthetic training cases (6 left out" in counted[1]
+    metadata = load_segmenter(tmp_path / "counted" / "best_model.pt", "UNet", "cpu").metadata
+    assert metadata["real_count"] == 2 and metadata["synthetic_sources"] == metadata["real_cases"]
     assert "0 synthetic" in run("--synthetic_data_dir", "none", into="none", epochs="1")[1]
 
 
@@ -258,6 +263,8 @@ def test_bad_input_is_one_line(run, tmp_path, real):
         assert not list((tmp_path / "model").glob("*.pt"))
 
     fails("no such folder", "--synthetic_data_dir", tmp_path / "absent")
+    fails("--real_count 7 must be 1 to 6: so many real cases", "--real_count", "7")
+    fails("--real_count 2 and --real_fraction 0.5: give one", "--real_count", "2", "--real_fraction", "0.5")
     fails("--fold 7 must be 0 to 3, or all", fold="7")
     fails("--synthetic_ratio 1.0 must be above 0 and needs --synthetic_data_dir", "--synthetic_ratio", "1")
     fails("--synthetic_share 0.5 must lie between", "--synthetic_share", "0.5")

@@ -2,7 +2,14 @@ import json
 
 import pytest
 
-from evaluation_pipeline.cases.patients import case_name, patient_of, patient_share, split_folds, stored_folds
+from evaluation_pipeline.cases.patients import (
+    case_name,
+    drawn_cases,
+    patient_of,
+    patient_share,
+    split_folds,
+    stored_folds,
+)
 
 NAMES = [f"P{patient:02d}_Vol_{scan}" for patient in range(13) for scan in range(1 + patient % 4)]
 
@@ -64,6 +71,20 @@ def test_shares_are_nested_and_by_patient():
     for share in (0, 1.2):
         with pytest.raises(ValueError, match="real_fraction"):
             patient_share(NAMES, share)
+
+
+def test_drawn_cases_are_nested_and_fill_one_patient_after_another():
+    draws = [drawn_cases(NAMES, number, seed=4) for number in range(1, len(NAMES) + 1)]
+    assert [len(draw) for draw in draws] == list(range(1, len(NAMES) + 1))
+    assert all(set(small) < set(large) for small, large in zip(draws, draws[1:], strict=False))
+    assert draws[-1] == NAMES  # the order of the names is kept
+    for draw in draws:
+        broken = [p for p in map(patient_of, draw) if {n for n in NAMES if patient_of(n) == p} - set(draw)]
+        assert len(set(broken)) <= 1
+    assert drawn_cases(NAMES[::-1], 8, seed=4)[::-1] == draws[7] != drawn_cases(NAMES, 8, seed=5)
+    for number in (0, len(NAMES) + 1):
+        with pytest.raises(ValueError, match=f"--real_count {number} must be 1 to {len(NAMES)}"):
+            drawn_cases(NAMES, number)
 
 
 def test_stored_folds_are_used_again_and_others_refused(tmp_path):
