@@ -167,7 +167,8 @@ def save_preview(
         rows.append([scaled[0], *scaled])
         outlines.append([None, *(mask[part] for (_, mask), part in zip(planes, parts, strict=True))])
         names.append(_short(draft))
-    titles = ["scan", "first slice", "middle", "last slice"] if hearts else ["scan", "slice", "row", "column"]
+    titles = ["first slice", "middle slice", "last slice"] if hearts else ["axial", "coronal", "sagittal"]
+    titles = [f"scan, {titles[0]}", *(f"mask, {title}" for title in titles)]
     save_contact_sheet(path, rows, outlines, titles, names, (0, 1))
     return path
 

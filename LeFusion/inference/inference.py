@@ -163,7 +163,7 @@ def run(settings: InferenceSettings) -> Path:
     shown = [output for output in outputs if output.image_path.exists()]
     if not shown:
         raise UserError(f"no usable case: {skipped[0]}")
-    preview = save_preview(image_root / "preview.png", shown, job, settings.preview_cases)
+    preview = save_preview(image_root / "preview.png", shown, job, manifest, settings.preview_cases)
     others = manifest.made_otherwise(
         {(case.name, kind) for case in cases for kind in range(1, folders[0] + 1)}
     )

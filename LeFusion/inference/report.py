@@ -85,6 +85,11 @@ class Manifest:
     def has(self, case: str, kind: int) -> bool:
         return (case, kind) in self.rows
 
+    def texture(self, case: str, kind: int) -> str:
+        """What an output was painted with, as a reader would call it."""
+        name = self.rows[case, kind]["texture"]
+        return {"own": "its own texture", "given": "the bins given"}.get(name, name)
+
     def made_from(self, canvas: Canvas, requested: Tensor) -> str:
         """16 hexadecimal digits over what makes an output's voxels: image, mask, weights, settings and the
         histogram asked for."""
@@ -180,15 +185,16 @@ class Manifest:
         return f"distances and intensities in {where}\n\n{table}"
 
 
-def save_preview(path: Path, outputs, job, most_cases: int) -> Path:
+def save_preview(path: Path, outputs, job, manifest: Manifest, most_cases: int) -> Path:
     """A contact sheet: source, mask outline and every type, in the slice where the lesion is largest.
 
-    Each row in its own intensity window; of larger slices the part around the lesion is shown.
+    Each row in its own intensity window; of larger slices the part around the lesion is shown. A column is
+    headed by the texture of its images or, where these have several, "drawn", with each image's own below it.
     """
     by_case = defaultdict(list)
     for output in outputs:
         by_case[output.case].append(output)
-    rows, outlines, names = [], [], []
+    rows, outlines, names, textures = [], [], [], []
     shown = list(by_case)[:most_cases]
     for case in shown:
         canvas = job.canvas(case)
@@ -202,9 +208,14 @@ def save_preview(path: Path, outputs, job, most_cases: int) -> Path:
         rows.append([_for_display(values, slices[0], loaded.intensity_map, job.unit) for values in slices])
         labels = np.where(lesion[level], loaded.labels_dhw[level], 0)[part]
         outlines.append([None, labels, *(None for _ in images)])
+        textures.append([manifest.texture(case.name, output.kind) for output in by_case[case]])
         names.append(f"{case.name}\nlesion of {canvas.donor}" if canvas.donor else case.name)
-    titles = ["source", "mask", *(f"Image_{output.kind}" for output in by_case[shown[0]])]
-    save_contact_sheet(path, rows, outlines, titles, names, (-1, 1))
+    columns = [set(column) for column in zip(*textures, strict=True)]
+    heads = [column.pop() if len(column) == 1 else "drawn" for column in columns]
+    folders = [f"Image_{output.kind}" for output in by_case[shown[0]]]
+    titles = ["source", "mask", *map("{}\n{}".format, heads, folders)]
+    captions = [["", "", *row] for row in textures] if "drawn" in heads else None
+    save_contact_sheet(path, rows, outlines, titles, names, (-1, 1), captions)
     return path
 
 

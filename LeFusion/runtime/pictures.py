@@ -35,14 +35,16 @@ def save_contact_sheet(
     column_titles: Sequence[str],
     row_titles: Sequence[str],
     window: tuple[float, float],
+    captions: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """A grid of grey images (H, W) with the outline of a mask (H, W) drawn where one is given: bool, or
     labels of several classes (0: none), each in a colour of its own.
 
-    window: (darkest, brightest) in the images' units.
+    window: (darkest, brightest) in the images' units. captions: what stands below each image; None: nothing.
     """
     columns = len(column_titles)
-    figure = Figure(figsize=(1.7 * columns, 1.75 * len(rows) + 0.3), layout="constrained")
+    height = 1.75 if captions is None else 1.9
+    figure = Figure(figsize=(1.7 * columns, height * len(rows) + 0.3), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for i, (images, masks) in enumerate(zip(rows, outlines, strict=True)):
         for axis, image, mask in zip(axes[i], images, masks, strict=True):
@@ -52,6 +54,8 @@ def save_contact_sheet(
                 if not part.all():
                     colour = OUTLINES[number % len(OUTLINES)]
                     axis.contour(part, levels=[0.5], colors=colour, linewidths=0.9)
+        for axis, caption in zip(axes[i], captions[i] if captions else (), strict=captions is not None):
+            axis.set_xlabel(caption, fontsize=7)
         axes[i][0].set_ylabel(row_titles[i], fontsize=6)
     for axis, title in zip(axes[0], column_titles, strict=True):
         axis.set_title(title, fontsize=8)

@@ -16,6 +16,7 @@ from PIL import Image
 
 import LeFusion.box_painter as painter
 import LeFusion.inference.inference as inference
+import LeFusion.inference.report as report
 from LeFusion.dataset import loading
 from LeFusion.runtime.commandline import PROJECT_ROOT
 
@@ -103,6 +104,33 @@ def test_what_is_written(paint, lidc, tmp_path, files):
         preview.load()
         assert min(preview.size) > 100
     assert "wrote 9 images" in out and "| 1 | 3 |" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    "condition, heads",
+    [
+        ("textures", ["source", "mask", "type 1\nImage_1", "type 2\nImage_2"]),
+        ("own", ["source", "mask", "its own texture\nImage_1", "its own texture\nImage_2"]),
+    ],
+)
+def test_columns_of_the_preview_are_headed_by_their_texture(paint, monkeypatch, condition, heads):
+    drawn = []
+    monkeypatch.setattr(report, "save_contact_sheet", lambda *args: drawn.append(args))
+    code, _, error = paint(f"condition={condition}", "types=2", "preview_cases=3", "viewer=false")
+    assert code == 0, error
+    ((_, rows, _, titles, _, _, captions),) = drawn
+    assert titles == heads and captions is None and len(rows) == 3
+
+
+def test_textures_that_are_drawn_stand_below_their_images(paint, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(report, "save_contact_sheet", lambda *args: drawn.append(args))
+    paint("condition=mixture", "types=2", "preview_cases=3", "viewer=false", "seed=1")
+    (_, _, _, titles, _, _, captions) = drawn[0]
+    assert titles[2:] == ["drawn\nImage_1", "drawn\nImage_2"]
+    textures = [row["texture"] for row in manifest_of(tmp_path / "out")]
+    assert [["", "", *textures[i : i + 2]] for i in (0, 2, 4)] == captions
+    assert len(set(textures)) > 1
 
 
 def test_the_manifest(paint, tmp_path):

@@ -77,6 +77,17 @@ def test_contact_sheet_outlines_masks(tmp_path):
     assert three == pytest.approx(3 * one, rel=0.2)
 
 
+def test_contact_sheet_with_captions_has_room_for_them(tmp_path):
+    rows, nothing = [[GREY] * 3] * 2, [[None] * 3] * 2
+    plain = imread(sheet(tmp_path / "plain.png", rows))
+    path, titles, names = tmp_path / "captions.png", list("abc"), ["case 0", "case 1"]
+    save_contact_sheet(path, rows, nothing, titles, names, WINDOW, [["", "solid", ""]] * 2)
+    captioned = imread(path)
+    assert captioned.shape[0] > plain.shape[0] and captioned.shape[1] == plain.shape[1]
+    with pytest.raises(ValueError):
+        save_contact_sheet(path, rows, nothing, titles, names, WINDOW, [["solid"]] * 2)
+
+
 @pytest.mark.parametrize(
     "outlines", [[[None] * 3], [[None] * 2] * 2], ids=["a row too few", "a column too few"]
 )
