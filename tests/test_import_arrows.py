@@ -54,6 +54,7 @@ ALLOWED_OF_THE_PROJECT = {
     "data.prepare_lidc": {"LeFusion.dataset"},
     "data.prepare_luna16": {"LeFusion.dataset"},
     "data.prepare_emidec": {"LeFusion.dataset", "LeFusion.errors"},
+    "data.cut_regions": {"LeFusion.dataset", "LeFusion.errors"},
     "benchmarks": set(PACKAGES),
 }
 PROJECT_NAMES = {*FOLDERS, "tests", "configs"}
