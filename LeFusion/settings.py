@@ -33,6 +33,7 @@ from LeFusion.runtime.validation import (
     text,
     whole,
 )
+from LeFusion.textures.realistic import HIGHEST_SCORES
 from LeFusion.training.settings import PRECISIONS, TrainingSettings
 
 LARGEST_MARGIN_MM = 100
@@ -64,6 +65,15 @@ Device = kind(
 )
 BatchSize = either(Count, words=("auto",))
 NoCount = either(Count, words=(None,))
+
+
+def _score(name: str) -> Any:
+    """One of radiologists' scores, or several."""
+    one = whole(1, HIGHEST_SCORES[name])
+    several = kind(list[one], "a list of these", bool)
+    return either(one, several, words=(None,))
+
+
 Timesteps = whole(1, MOST_STEPS)
 Label = whole(1, 2**16 - 1)
 Histograms = kind(list[list[int | float]], "a list of histograms, each a list of numbers")
@@ -171,6 +181,10 @@ class PaintingSettings(DataTypeSettings):
     edit_margin_mm: either(Margin, words=(None,))
     soft_edge_mm: either(Margin, words=(None,))
     save_edit_mask: Flag
+    texture_score: _score("texture_score")
+    margin_score: _score("margin_score")
+    spiculation: _score("spiculation")
+    calcification: _score("calcification")
     region: choice("auto", "whole", "lesion")
     margin: whole(0)
     batch_size: BatchSize
@@ -182,6 +196,17 @@ class PaintingSettings(DataTypeSettings):
     sampler: choice(*SAMPLERS)
     num_steps: NoCount
     schedule_jump_params: JumpSettings
+
+    @property
+    def scores(self) -> dict[str, list[int]]:
+        """What the real lesions to draw from must have: one of these scores of each name."""
+        given = {name: getattr(self, name) for name in HIGHEST_SCORES}
+        return {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
+
+    @property
+    def asked_scores(self) -> str:
+        """The same in words; empty: any."""
+        return " ".join(f"{name}={text(getattr(self, name))}" for name in self.scores)
 
 
 class InferenceSettings(PaintingSettings):
@@ -220,7 +245,8 @@ class InferenceSettings(PaintingSettings):
     def _choose(self):
         if self.condition is None:
             given = self.textures != self.published_textures
-            chosen = "textures" if given else self.default_condition or "textures"
+            default = "realistic" if self.scores else self.default_condition
+            chosen = "textures" if given else default or "textures"
             object.__setattr__(self, "condition", chosen)
         return self
 

@@ -22,7 +22,7 @@ from LeFusion.settings import (
     TrainerSettings,
     TrainSettings,
 )
-from LeFusion.textures.conditions import load_palette
+from LeFusion.textures.palette import load_palette
 from LeFusion.weights import sampler_settings
 
 CONFIGS = PROJECT_ROOT / "configs"

@@ -66,6 +66,9 @@ TAKES = {
     **dict.fromkeys(("lesions", "mask_steps"), COUNT | {"null"}),
     **dict.fromkeys(("versions", "preview_lesions"), COUNT),
     "texture": ANY_TEXT | COUNT,
+    **dict.fromkeys(
+        ("texture_score", "margin_score", "spiculation", "calcification"), COUNT | {"null", "list"}
+    ),
     **dict.fromkeys(("masks_from", "organ_masks", "lesion_masks"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("overwrite", "skip_bad_cases", "compile", "augment", "cache", "viewer"), {"flag"}),
     **dict.fromkeys(("separate", "paint", "skip_empty", "shrink", "show_lesions"), {"flag"}),

@@ -30,7 +30,7 @@ from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
 from LeFusion.textures.layers import DEPTHS_MM, layered_histogram
 from LeFusion.textures.noise import noise_around
-from LeFusion.textures.realistic import HIGHEST, LesionTable, write_lesion_table
+from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable, write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
 LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")
@@ -148,9 +148,9 @@ def _columns(path: Path, names: list[str]) -> pd.DataFrame:
 
 
 def _scores(path: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Those of HIGHEST whose columns the table has (without "_score"); 0 where a cell is empty."""
+    """Those of HIGHEST_SCORES whose columns the table has (without "_score"); 0 where a cell is empty."""
     found = {}
-    for name, highest in HIGHEST.items():
+    for name, highest in HIGHEST_SCORES.items():
         column = name.removesuffix("_score")
         if column in table:
             values = table[column].fillna(0)

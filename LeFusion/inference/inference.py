@@ -85,7 +85,7 @@ def run(settings: InferenceSettings) -> Path:
         "model": model_path.name,
         "model_sha256": sha256_of_file(model_path)[:16],
         "weights": settings.weights,
-        "condition": settings.condition,
+        "condition": f"{settings.condition} {settings.asked_scores}".strip(),
         "textures": ", ".join(job.conditions.palette.names),
         "lesions_from": settings.lesions_from or "",
         "histogram_perturbation": settings.histogram_perturbation,
@@ -289,6 +289,7 @@ def _record(
     """Measures a written image against what was asked for and what was there, on the stored grid."""
     case, layout = canvas.loaded, job.layout
     parts = case.parts(job.painter.size)
+    looks = [job.wanted(canvas, output.kind, number) for number in range(len(parts))]
     values, source = (
         np.concatenate([case.values_of(part, volume) for part in parts]) for volume in (written, case.volume)
     )
@@ -302,6 +303,7 @@ def _record(
         output.case.name,
         output.kind,
         texture=job.conditions.name(output.case.name, output.kind),
+        scores="; ".join(filter(None, map(job.conditions.scores, looks))),
         donor=canvas.donor,
         made_from="" if seconds is None else output.made_from,  # of what was there already it is not known
         requested=job.condition(canvas, output.kind),

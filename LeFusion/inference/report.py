@@ -55,6 +55,7 @@ class Manifest:
             "case",
             "type",
             "texture",
+            "scores",
             "donor",
             "made_from",
             "unit",
@@ -74,7 +75,7 @@ class Manifest:
             "layout",
         ]
         # What manifests of earlier versions, which a run may find, lack
-        newer = {"made_from", "max_abs_difference_rim", *HASHES, "source", "layout"}
+        newer = {"scores", "made_from", "max_abs_difference_rim", *HASHES, "source", "layout"}
         wanted = set(self.columns) - {*newer, *settings}
         self.table = Table(path, lambda row: (row["case"], int(row["type"])), wanted, share)
 
@@ -111,6 +112,7 @@ class Manifest:
         kind,
         *,
         texture,
+        scores,
         donor,
         made_from,
         requested,
@@ -126,8 +128,9 @@ class Manifest:
         hashes,
     ) -> None:
         """requested, obtained: (cond_dim,) histograms. lesions: (K, N) bool, of the N voxels of all lesions.
-        values, source: (N,) of the painted image and of what was there, in the manifest's unit. files: paths
-        of the image and the label. hashes: by column of HASHES; an edit mask that is not saved has none."""
+        scores: of the real lesion that was drawn, of each part of the case. values, source: (N,) of the
+        painted image and of what was there, in the manifest's unit. files: paths of the image and the label.
+        hashes: by column of HASHES; an edit mask that is not saved has none."""
         distance = wasserstein_distance(requested, obtained, self.bins, window)
         measured = {
             "wasserstein": f"{distance:.5g}",
@@ -149,7 +152,7 @@ class Manifest:
             "obtained_histogram": " ".join(f"{v:.5f}" for v in obtained.tolist()),
         }
         paths = dict(zip(("image", "label", "source"), files, strict=True))
-        names = {"case": case, "type": str(kind), "texture": texture, "donor": donor}
+        names = {"case": case, "type": str(kind), "texture": texture, "scores": scores, "donor": donor}
         names |= {"made_from": made_from, "unit": self.unit, "layout": self.layout}
         hashes = {column: hashes.get(column, "") for column in HASHES}
         self.table.add(names | self.settings | measured | histograms | paths | hashes)

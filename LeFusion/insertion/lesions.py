@@ -217,6 +217,7 @@ def _painted(
         (float(source[shape.mask].mean()), float(painted[shape.mask].mean())),
         tools.unit,
         lesion.diameter_mm,
+        conditions.scores(look),
     )
 
 

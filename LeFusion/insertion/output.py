@@ -90,6 +90,7 @@ def table_row(lesion: Lesion, unit: str) -> dict[str, str | int]:
         "instance": lesion.instance,
         **shown,
         "texture": lesion.texture,
+        "scores": lesion.scores,
         "seed": lesion.seed,
         "note": lesion.note,
     }

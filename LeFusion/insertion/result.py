@@ -19,12 +19,14 @@ LARGEST_DIFFERENCE_HU = 60  # between asked and obtained, that is not said
 class Lesion:
     """A lesion that was made. Diameters are the longest axial ones of its label, in mm; asked_mm: None where
     none was asked for. Differences are means over the label, after minus before, in the scan's units, on the
-    scan's grid and on the network's; asked: of the texture's histogram. box: around it, in voxels of the scan
-    (D, H, W); label, edit, before, after: (*box.size).
+    scan's grid and on the network's; asked: of the texture's histogram. scores: of the real lesion
+    that was drawn, "" where none are known. box: around it, in voxels of the scan (D, H, W); label, edit,
+    before, after: (*box.size).
     """
 
     instance: int
     texture: str
+    scores: str
     seed: int
     world: tuple[float, float, float]
     asked_mm: float | None
@@ -73,6 +75,7 @@ def measured(
     network: tuple[float, float],
     unit: str,
     asked_mm: float | None = None,
+    scores: str = "",
 ) -> Lesion:
     """A lesion in the box of a scan; label to after: (*box.size).
 
@@ -91,6 +94,7 @@ def measured(
     return Lesion(
         number,
         texture,
+        scores,
         seed,
         tuple((scan.affine @ [*stored, 1])[:3].tolist()),
         asked_mm,

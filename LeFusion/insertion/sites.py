@@ -25,6 +25,7 @@ RESULTS = (
     "obtained_difference_hu",
     "asked_difference_network_hu",
     "obtained_difference_network_hu",
+    "scores",
     "seed",
     "version",
     "note",

@@ -17,7 +17,8 @@ from LeFusion.painting import DTYPES
 from LeFusion.runtime.commandline import choose_device, given_path, say_weights
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.settings import InsertSettings
-from LeFusion.textures.conditions import Conditions, Palette, realistic_palette
+from LeFusion.textures.conditions import Conditions
+from LeFusion.textures.palette import Palette, realistic_palette
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +96,16 @@ class Tools:
             if name == "realistic":
                 continue
             index = self.palette.index(name)
+            start = f"{what[address]}: " if what[address] else ""
             if index is None:
-                start = f"{what[address]}: " if what[address] else ""
                 raise UserError(
                     f"{start}texture={name} must be realistic, or one of the textures: 1 to "
                     f"{len(self.palette.names)}, {', '.join(self.palette.names)}"
                 )
+            try:
+                self.palette.refuse_empty([index])
+            except UserError as error:
+                raise UserError(f"{start}{error}") from None
             chosen[address] = index
         return Conditions(self.palette, True, self.perturbation, self.bins, 0, chosen)
 

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from LeFusion.dataset.cases import Case
-from LeFusion.dataset.intensity import Window, same_units
 from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.dataset.parts import Part
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
 from LeFusion.hearts.tissue import in_heart, tissue_of
-from LeFusion.settings import DataTypeSettings, InferenceSettings
-from LeFusion.textures.fitted import read_textures
+from LeFusion.settings import InferenceSettings
 from LeFusion.textures.histograms import (
     condition_from_counts,
     folded,
@@ -26,83 +24,12 @@ from LeFusion.textures.histograms import (
 )
 from LeFusion.textures.layers import DEPTHS_MM, Wanted, layer_shares, layered_histogram, with_shares
 from LeFusion.textures.noise import noise_around
-from LeFusion.textures.realistic import LesionTable, load_lesion_table
+from LeFusion.textures.palette import Palette, load_palette, realistic_palette
+from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable
 
-# A condition of the command: a name or number of a texture, mixture, own, ..., or bins
-Texture = str | int | Sequence[float]
-
-
-@dataclass(frozen=True)
-class Palette:
-    """Texture types to choose from: histograms (cond_dim,) by name, and how common each is (sum 1).
-
-    table: real lesions of these types; histograms are drawn from those of like size, and `histograms` is
-    empty.
-    reference_mean: the mean intensity of healthy tissue (the layout's reference_label, network units) that
-    the histograms are stated for; None for absolute intensities.
-    """
-
-    names: tuple[str, ...] = ()
-    histograms: tuple[Tensor, ...] = ()
-    shares: tuple[float, ...] = ()
-    reference_mean: float | None = None
-    table: LesionTable | None = None
-
-    def index(self, name: str | int) -> int | None:
-        """Where the type of this name or number (from 1) stands; None: nowhere."""
-        if isinstance(name, int) and 1 <= name <= len(self.names):
-            return name - 1
-        return self.names.index(name) if name in self.names else None
-
-
-def load_palette(
-    given: str | Sequence[Sequence[float]] | None,
-    cond_dim: int,
-    bins: int,
-    data_type: str | None = None,
-    window: Window | None = None,
-) -> Palette:
-    """Texture types from `textures` of a configuration: lists of counts, a file of fit_textures, or null.
-
-    Types of a list are named "type 1", "type 2", ... and equally common. A file says for which data type and
-    over which window it was fitted; others (None: any) are refused. Raises ValueError for histograms
-    of the wrong length, with negative or only zero bins, FileNotFoundError for a missing file.
-    """
-    if not given:
-        return Palette()
-    if isinstance(given, str):
-        path = Path(given).expanduser()
-        fitted = read_textures(path)
-        if (fitted.classes * fitted.bins, fitted.bins) != (cond_dim, bins):
-            raise UserError(
-                f"{path}: holds {fitted.classes} classes x {fitted.bins} bins, the data type has "
-                f"{cond_dim // bins} x {bins}; fit textures for it"
-            )
-        fits = window is None or same_units(fitted.window, window)
-        for what, found, wanted in (
-            ("data_type", fitted.data_type, data_type),
-            ("window", window_text(fitted.window), None if fits else window_text(window)),
-        ):
-            if wanted is not None and found != wanted:
-                raise UserError(
-                    f"{path}: was fitted for {what}={found}, this run has {what}={wanted}, so its bins mean "
-                    "other intensities; fit textures for this run, or give others"
-                )
-        total = sum(fitted.shares)
-        shares = tuple(share / total for share in fitted.shares)
-        return Palette(fitted.names, fitted.histograms, shares, fitted.reference_mean)
-    histograms = tuple(condition_from_counts(counts, cond_dim, bins) for counts in given)
-    names = tuple(f"type {number}" for number in range(1, len(histograms) + 1))
-    return Palette(names, histograms, (1 / len(histograms),) * len(histograms))
-
-
-def window_text(window: Window) -> str:
-    """The same text for the same window, whether it comes from YAML or from JSON."""
-    if isinstance(window, str):
-        return window
-    if isinstance(window, Mapping):
-        return f"percentiles {[float(share) for share in window['percentiles']]}"
-    return str([float(end) for end in window])
+# A condition of the command: a name or number of a texture, mixture, own, ..., or bins; or scores of the real
+# lesions to draw from, such as {"texture_score": 5}
+Texture = str | int | Sequence[float] | Mapping[str, int | Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -170,22 +97,20 @@ class Conditions:
         part = loaded.all_lesions if part is None else part
         chosen = self.choose(loaded.case.name, kind)
         address = (self.seed, "histogram", loaded.case.name, kind, *([number] if number else ()))
-        layers, depths = None, DEPTHS_MM
         if chosen is None and own is None:
             layers = layered_histogram(loaded.image(part.place), part.voxels, loaded.spacing_mm, self.bins)
-            wanted = layers.sum(dim=1).flatten()
+            look = Wanted(layers.sum(dim=1).flatten(), layers, DEPTHS_MM)
         elif chosen is None:
-            wanted = own
+            look = Wanted(own)
         elif self.palette.table is not None:
-            depths = self.palette.table.depths_mm
-            wanted, layers = self._drawn(self.palette.table, loaded, part, chosen, address)
+            look = self._drawn(self.palette.table, loaded, part, chosen, address)
         else:
             wanted = self.palette.histograms[chosen]
             if self.palette.reference_mean is not None and loaded.reference_mean is not None:
                 shift = loaded.reference_mean - self.palette.reference_mean
                 wanted = shift_histogram(wanted, shift, self.bins)
-            wanted = perturb(wanted, self.perturbation, self.bins, address)
-        classes = wanted.reshape(-1, self.bins)
+            look = Wanted(perturb(wanted, self.perturbation, self.bins, address))
+        classes = look.histogram.reshape(-1, self.bins)
         present = part.voxels.flatten(1).any(dim=1)
         lacking = present & (classes.sum(dim=1) == 0)
         if bool(lacking.any()):
@@ -193,33 +118,42 @@ class Conditions:
                 f"{loaded.case.mask_path}: has lesion class {int(lacking.nonzero()[0]) + 1}, for which the "
                 f"texture {self.name(loaded.case.name, kind)!r} has no histogram; choose another condition"
             )
-        return Wanted((classes * present[:, None]).flatten(), layers, depths)
+        return replace(look, histogram=(classes * present[:, None]).flatten())
+
+    def scores(self, wanted: Wanted) -> str:
+        """Those of the real lesion that was drawn, as far as they are known: "texture_score=5 spiculation=1";
+        "" where none was drawn."""
+        table = self.palette.table
+        if table is None or wanted.drawn is None:
+            return ""
+        found = {name: values[wanted.drawn] for name, values in table.scores.items()}
+        return " ".join(f"{name}={value}" for name, value in found.items() if value)
 
     def _drawn(
         self, table: LesionTable, loaded: LoadedCase, part: Part, chosen: int, address: tuple
-    ) -> tuple[Tensor, Tensor | None]:
-        """The histogram (bins,) of a real lesion of like size, as under the noise of the case's image; and
-        layers (1, layers, layer_bins) where the table has them, with as many voxels in each as the part
-        has."""
+    ) -> Wanted:
+        """A real lesion of like size, as under the noise of the case's image; layers (1, layers, layer_bins)
+        where the table has them, with as many voxels in each as the part has."""
         generator = torch.Generator().manual_seed(address_seed(*address))
         mm3 = float(part.voxels.sum()) * math.prod(loaded.spacing_mm)
         if table.classes:
-            wanted = self._drawn_of_heart(table.draw, mm3, generator, chosen, loaded, part)
-            return perturb(wanted, self.perturbation, self.bins, address), None
-        noise = None if table.noise is None else noise_around(loaded, part)
-        layers = table.draw(mm3, generator, chosen, noise=noise)
+            return self._drawn_of_heart(table, mm3, generator, chosen, loaded, part, address)
+        number = table.pick(mm3, generator, chosen)
+        layers = table.look(number, None if table.noise is None else noise_around(loaded, part))
         if table.depths_mm:
             layers = with_shares(layers, layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm))
         drawn = folded(layers.sum(dim=0), self.bins)
         wanted = perturb(drawn, self.perturbation, self.bins, address)
         if not table.depths_mm:
-            return wanted, None
+            return Wanted(wanted, drawn=number)
         factors = (wanted / drawn.clamp(min=1e-12)).repeat_interleave(table.layer_bins // self.bins)
         layers = with_shares(layers * factors, layers.sum(dim=1))
-        return folded(layers.sum(dim=0), self.bins), layers[None]
+        return Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number)
 
-    def _drawn_of_heart(self, draw, mm3, generator, chosen, loaded: LoadedCase, part: Part) -> Tensor:
-        """(cond_dim,): of a real lesion of like size with the part's labels, as it would look here."""
+    def _drawn_of_heart(
+        self, table, mm3, generator, chosen, loaded: LoadedCase, part: Part, address
+    ) -> Wanted:
+        """Of a real lesion of like size with the part's labels, as it would look here."""
         tissue = tissue_of(loaded)
         if tissue is None:
             raise UserError(
@@ -227,10 +161,11 @@ class Conditions:
                 "lesions of realistic_textures are relative to both; choose another condition"
             )
         try:
-            drawn = draw(mm3, generator, chosen, part.voxels.flatten(1).any(dim=1).tolist())
+            number = table.pick(mm3, generator, chosen, part.voxels.flatten(1).any(dim=1).tolist())
         except UserError as error:
             raise UserError(f"{loaded.case.mask_path}: {error}; choose another condition") from None
-        return in_heart(drawn, tissue, self.bins)
+        wanted = in_heart(table.look(number), tissue, self.bins)
+        return Wanted(perturb(wanted, self.perturbation, self.bins, address), drawn=number)
 
 
 def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:
@@ -264,10 +199,16 @@ def choose_conditions(settings: InferenceSettings, know_sizes: bool = False) -> 
             raise UserError(
                 f"types={settings.types} but data_type={settings.data_type} has {len(palette.names)} textures"
             )
+        palette.refuse_empty(range(settings.types))
     elif draw:
         palette = _with_shares(palette, settings.texture_shares)
     else:
         palette = _only(palette, condition)
+    if settings.scores and palette.table is None:
+        raise UserError(
+            f"{settings.asked_scores}: real lesions have scores, and condition={condition} draws none of "
+            "them; give condition=realistic"
+        )
     of_case = _of_cases(settings.textures_of or {}, palette, condition)
     return Conditions(palette, draw, settings.histogram_perturbation, bins, settings.seed, of_case)
 
@@ -279,25 +220,18 @@ def conditions_of(
 
     Raises UserError that names the texture.
     """
-    plain = isinstance(texture, str | int) or not isinstance(texture, Iterable)
-    condition = texture if plain else [float(share) for share in texture]
+    if isinstance(texture, Mapping):
+        changes = {"condition": "realistic", **texture}
+    else:
+        plain = isinstance(texture, str | int) or not isinstance(texture, Iterable)
+        changes = {"condition": texture if plain else [float(share) for share in texture]}
     try:
-        given = InferenceSettings.of(dict(settings) | {"condition": condition, "types": kind, "seed": 0})
+        if unknown := set(changes) - {"condition", *HIGHEST_SCORES}:
+            raise UserError(f"{min(unknown)} is no score; there are {', '.join(HIGHEST_SCORES)}")
+        given = InferenceSettings.of(dict(settings) | changes | {"types": kind, "seed": 0})
         return choose_conditions(given, know_sizes)
     except UserError as error:
         raise UserError(f"texture={texture!r}: {error}") from None
-
-
-def realistic_palette(settings: DataTypeSettings) -> Palette:
-    """The data type's realistic textures, or its `textures` where it has none."""
-    what = settings.data_type, settings.window
-    if settings.realistic_textures is None:
-        return load_palette(settings.textures, settings.cond_dim, settings.histogram_bins, *what)
-    path = Path(settings.realistic_textures).expanduser()
-    table = load_lesion_table(path, *what, settings.histogram_bins, settings.classes)
-    if table.classes and settings.layout.myocardium_label is None:
-        raise UserError(f"{path}: is of hearts; data_type={settings.data_type} has no myocardium_label")
-    return Palette(table.textures, (), table.shares, table=table)
 
 
 def _given_palette(settings: InferenceSettings, know_sizes: bool) -> Palette:
@@ -337,6 +271,7 @@ def _of_cases(given: Mapping[str, str | int], palette: Palette, condition) -> di
                 f"{case}: texture {given[case]!r} is none of the types: 1 to {len(palette.names)}, "
                 f"{', '.join(map(repr, palette.names))}"
             )
+    palette.refuse_empty(indices.values())
     return indices
 
 
@@ -347,6 +282,7 @@ def _only(palette: Palette, name: str | int) -> Palette:
             f"condition={name!r} must be textures, mixture, published, realistic, own, reference, a list of "
             f"bins, or one of the types: 1 to {len(palette.names)}, {', '.join(map(repr, palette.names))}"
         )
+    palette.refuse_empty([index])
     if palette.table is not None:
         return Palette((palette.names[index],), (), (1.0,), table=palette.table.only(index))
     return Palette((palette.names[index],), (palette.histograms[index],), (1.0,), palette.reference_mean)
@@ -360,6 +296,7 @@ def _with_shares(palette: Palette, shares: Sequence[float] | None) -> Palette:
             f"texture_shares={list(shares)} must be {len(palette.names)} numbers >= 0, not all 0: how common "
             "each texture is to be"
         )
+    palette.refuse_empty(index for index, share in enumerate(shares) if share)
     normalised = tuple(share / sum(shares) for share in shares)
     return replace(palette, shares=normalised)
 

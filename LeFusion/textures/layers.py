@@ -21,11 +21,13 @@ class Wanted:
 
     histogram: (cond_dim,), zero for classes that they lack. layers: (K, layers, bins), the same in each layer
     (see layers_of, depths_mm), perhaps in finer bins; None: the histogram may lie anywhere in the lesion.
+    drawn: the number, in its table, of the real lesion that they are after; None: of none.
     """
 
     histogram: Tensor
     layers: Tensor | None = None
     depths_mm: Sequence[float] = ()
+    drawn: int | None = None
 
 
 def layers_of(lesion: Tensor, spacing_mm: Sequence[float], depths_mm: Sequence[float] = DEPTHS_MM) -> Tensor:

@@ -25,7 +25,8 @@ NEIGHBOURS = 12  # lesions of like size that one is drawn from
 KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", "depths_mm", "lesions")
 OF_HEARTS = "classes"  # a key that tables of hearts have, too
 NOISE, LAYER_BINS, SCORES = "noise", "layer_bins", "scores"  # keys that a table may have
-HIGHEST = {"texture_score": 5, "margin_score": 5, "spiculation": 5, "calcification": 6}  # scores from 1 to it
+# Radiologists' scores of LIDC-IDRI, from 1 to this; calcification 6: absent
+HIGHEST_SCORES = {"texture_score": 5, "margin_score": 5, "spiculation": 5, "calcification": 6}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LesionTable:
     window and bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue. The bins of
     `layers` may be finer, a multiple of `bins`. noise (N,): of each lesion's scan, sd in the window's units,
     see textures.noise, 0 where it is not known; None: of no lesion. scores: what radiologists of LIDC-IDRI
-    gave, by the names of HIGHEST, (N,) each, 0 where it is not known.
+    gave, by the names of HIGHEST_SCORES, (N,) each, 0 where it is not known.
     """
 
     data_type: str
@@ -250,13 +251,14 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
 
 
 def _scores(path: Path, given: object, count: int) -> dict[str, np.ndarray]:
-    if not isinstance(given, dict) or set(given) - set(HIGHEST):
-        raise UserError(f"{path}: scores may have the keys {', '.join(HIGHEST)}, each a list")
+    if not isinstance(given, dict) or set(given) - set(HIGHEST_SCORES):
+        raise UserError(f"{path}: scores may have the keys {', '.join(HIGHEST_SCORES)}, each a list")
     for name, values in given.items():
         right = isinstance(values, list) and len(values) == count
-        if not right or not all(type(v) is int and 0 <= v <= HIGHEST[name] for v in values):
+        highest = HIGHEST_SCORES[name]
+        if not right or not all(type(v) is int and 0 <= v <= highest for v in values):
             raise UserError(
-                f"{path}: scores of {name} must be a whole number from 0 (not known) to {HIGHEST[name]} for "
+                f"{path}: scores of {name} must be whole numbers from 0 (not known) to {highest}, one for "
                 f"each of the {count} lesions"
             )
     return {name: np.array(values) for name, values in given.items()}

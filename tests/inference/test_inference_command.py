@@ -133,6 +133,17 @@ def test_textures_that_are_drawn_stand_below_their_images(paint, monkeypatch, tm
     assert len(set(textures)) > 1
 
 
+def test_scores_choose_the_real_lesions_and_are_in_the_manifest(paint, tmp_path):
+    assert_refused(paint("texture_score=5", "condition=textures"), "texture_score=5", "condition=realistic")
+    assert_refused(paint("calcification=3"), "lidc.json: calcification=3", "no scores of calcification")
+    assert paint("texture_score=[1,2]", "types=2", "viewer=false")[0] == 0
+    for row in manifest_of(tmp_path / "out"):
+        assert row["texture"] == "ground-glass" and row["condition"] == "realistic texture_score=[1, 2]"
+        assert (
+            row["scores"][:16] in ("texture_score=1 ", "texture_score=2 ") and "spiculation" in row["scores"]
+        )
+
+
 def test_the_manifest(paint, tmp_path):
     paint("types=2", "seed=7", "sampler=repaint", "num_steps=3")
     rows = manifest_of(tmp_path / "out")

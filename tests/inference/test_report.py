@@ -20,6 +20,7 @@ def add(
         case,
         kind,
         texture="soft",
+        scores="spiculation=5",
         donor="",
         made_from=made_from,
         requested=requested,
@@ -52,6 +53,7 @@ def test_a_row_by_hand(tmp_path):
         "case": "A",
         "type": "1",
         "texture": "soft",
+        "scores": "spiculation=5",
         "donor": "",
         "made_from": "",
         "unit": "HU",
@@ -130,6 +132,7 @@ def test_two_lesion_labels_are_measured_together_and_each(tmp_path):
     values, source = np.array([[[0.1, 0.3, 0.8, 5.0]]]), np.array([[[0.5, 0.5, 0.7, 5.0]]])
     rest = {
         "texture": "a",
+        "scores": "",
         "donor": "B",
         "made_from": "",
         "requested": FLAT,

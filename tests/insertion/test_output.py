@@ -20,7 +20,21 @@ def lesion():
     label = np.zeros(before.shape, bool)
     label[2:4, 10:16, 12:18] = True
     after = np.where(label, 0.0, before)
-    facts = (1, "solid", 7, (1.0, -2.5, 3.0), 6.0, 6.4, 0.36, 0.0, 830.0, 850.0, 840.0, 851.0)
+    facts = (
+        1,
+        "solid",
+        "texture_score=5",
+        7,
+        (1.0, -2.5, 3.0),
+        6.0,
+        6.4,
+        0.36,
+        0.0,
+        830.0,
+        850.0,
+        840.0,
+        851.0,
+    )
     return Lesion(*facts, "this, that", Box((0, 0, 0), before.shape), label, label, before, after)
 
 
@@ -32,7 +46,7 @@ def test_a_table_can_be_read_again(lesion, tmp_path):
         (row,) = csv.DictReader(file)
     assert (row["x_lps"], row["y_lps"], row["z_lps"]) == ("-1.00", "2.50", "3.00")
     assert (row["diameter_mm"], row["asked_diameter_mm"], row["mean_hu"]) == ("6.40", "6.00", "0.00")
-    assert (row["seed"], row["note"]) == ("7", "this, that")
+    assert (row["scores"], row["seed"], row["note"]) == ("texture_score=5", "7", "this, that")
 
 
 def test_intensities_without_a_unit_have_names_without_one(lesion, tmp_path):

@@ -156,6 +156,8 @@ def test_an_unknown_texture_is_refused_before_anything_is_made(chest, settings, 
     path = chest()
     with pytest.raises(UserError, match="^texture=soild must be realistic, or one of the textures"):
         run(settings(input=path, texture="soild"))
+    with pytest.raises(UserError, match="^texture_score=5 leaves no ground-glass lesion"):
+        run(settings(input=path, texture="ground-glass", texture_score=5))
     (tmp_path / "sites.csv").write_text("i,j,k,texture\n26,24,10,solid\n26,24,10,9\n")
     with pytest.raises(UserError, match="line 3 .i=26, j=24, k=10.: texture=9 must be"):
         run(settings(input=path, sites=tmp_path / "sites.csv"))

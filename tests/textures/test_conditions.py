@@ -19,8 +19,9 @@ from LeFusion.dataset.volume import Volume
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.settings import InferenceSettings
-from LeFusion.textures.conditions import Palette, choose_conditions, load_palette
+from LeFusion.textures.conditions import choose_conditions, conditions_of
 from LeFusion.textures.histograms import lesion_histogram, shift_histogram
+from LeFusion.textures.palette import Palette, load_palette
 from LeFusion.textures.realistic import LesionTable, read_lesion_table, write_lesion_table
 
 FITTED = PROJECT_ROOT / "configs" / "fitted_textures"
@@ -32,9 +33,9 @@ LISTED = [[2] + [0] * 15, [0] * 8 + [1, 3] + [0] * 6, [0] * 14 + [5, 5]]
 
 
 @lru_cache
-def defaults():
+def defaults(*overrides):
     with initialize_config_dir(str(PROJECT_ROOT / "configs"), version_base=None):
-        return plain(compose("inference"))
+        return plain(compose("inference", overrides))
 
 
 def loaded(name="A", lesions=((100, 110, 120),), reference_mean=None, mm=1.0):
@@ -537,3 +538,78 @@ def test_realistic_without_a_table_or_with_another_window_is_refused(tmp_path):
         choose(condition="realistic", realistic_textures=table_in(tmp_path, (0.0, 99.0)), **SAME)
     with pytest.raises(UserError, match="would not look at textures"):
         choose(condition="realistic", realistic_textures=table_in(tmp_path), published_textures=[[1] * BINS])
+
+
+def scored_in(folder):
+    """The dim lesions of table_in have the texture scores 1 and 2, the vivid ones 5; large vivid ones are
+    calcified."""
+    path = table_in(folder)
+    table = read_lesion_table(path)
+    large = table.volume_mm3 > 100
+    score = np.where(table.texture == 1, 5, 1 + large)
+    scores = {"texture_score": score, "calcification": np.where(large & (score == 5), 3, 0)}
+    write_lesion_table(path, replace(table, scores=scores))
+    return path
+
+
+def test_scores_restrict_the_real_lesions_drawn_from(tmp_path):
+    path = scored_in(tmp_path)
+    given = {"realistic_textures": path, **SAME, "condition": None}
+    conditions = choose(**given, texture_score=5)
+    assert conditions.draw and {conditions.name(f"case {n}", 1) for n in range(20)} == {"vivid"}
+    look = conditions.wanted(loaded(), 1)
+    assert int(look.histogram.argmax()) == 10 and conditions.scores(look) == "texture_score=5"
+    look = choose(**given, texture_score=[2, 5], calcification=3).wanted(loaded(), 1)  # large ones, as asked
+    assert int(look.histogram.argmax()) == 14
+    of_type = {**given, "condition": "textures", "types": 2, "know_sizes": True}
+    looks = [choose(**of_type, texture_score=[2, 5]).wanted(loaded(), kind) for kind in (1, 2)]
+    assert [int(look.histogram.argmax()) for look in looks] == [6, 10]
+
+
+def test_nothing_is_said_about_scores_where_no_real_lesion_is_drawn(tmp_path):
+    assert choose().scores(choose().wanted(loaded(), 1)) == ""
+    conditions = choose(realistic_textures=table_in(tmp_path), condition="realistic", **SAME)
+    assert conditions.scores(conditions.wanted(loaded(), 1)) == ""
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"texture_score": 4}, ["table.json: texture_score=4", "none of its lesions"]),
+        ({"margin_score": [4, 5]}, ["table.json: margin_score=[4, 5]", "no scores of margin_score"]),
+        ({"texture_score": 5, "condition": "textures"}, ["texture_score=5 leaves no dim lesion"]),
+        ({"texture_score": 5, "condition": "dim"}, ["texture_score=5 leaves no dim lesion"]),
+        ({"texture_score": 5, "textures_of": {"A": 1}}, ["texture_score=5 leaves no dim lesion"]),
+        ({"texture_score": 5, "texture_shares": [1, 1]}, ["texture_score=5 leaves no dim lesion"]),
+        ({"texture_score": 5, "condition": "published"}, ["texture_score=5", "give condition=realistic"]),
+        ({"texture_score": 5, "condition": "own"}, ["texture_score=5", "condition=own"]),
+        ({"texture_score": 5, "condition": [1] * 16}, ["texture_score=5", "give condition=realistic"]),
+        ({"texture_score": 5, "know_sizes": False, "condition": "textures"}, ["give condition=realistic"]),
+        ({"texture_score": 5, "realistic_textures": None}, ["needs realistic_textures"]),
+        ({"texture_score": 6}, ["texture_score=6 must be"]),
+        ({"calcification": []}, ["calcification=[] must be"]),
+    ],
+)
+def test_scores_that_cannot_be_met_are_refused(tmp_path, changes, words):
+    given = {"realistic_textures": scored_in(tmp_path), **SAME, "condition": None, "types": 2}
+    with pytest.raises(UserError) as refused:
+        choose(**given | {"know_sizes": True} | changes)
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_scores_of_hearts_are_refused():
+    of_hearts = InferenceSettings.of(
+        defaults("data_type=emidec") | {"texture_score": 5, "condition": "realistic"}
+    )
+    with pytest.raises(UserError, match="emidec.json: texture_score=5: .* they have none"):
+        choose_conditions(of_hearts)
+
+
+def test_a_texture_may_be_scores(tmp_path):
+    given = InferenceSettings.of(defaults() | SAME | {"textures": LISTED, "window": list(WINDOW)})
+    given = given.model_copy(update={"realistic_textures": scored_in(tmp_path)})
+    conditions = conditions_of(given, {"texture_score": [1, 2]}, 1, True)
+    assert conditions.name("A", 1) == "dim"
+    for texture, words in (({"size": 1}, "size is no score"), ({"texture_score": 9}, "texture_score=9 must")):
+        with pytest.raises(UserError, match=r"texture=\{.*" + words):
+            conditions_of(given, texture, 1, True)

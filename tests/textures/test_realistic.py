@@ -204,8 +204,8 @@ def test_a_drawn_lesion_is_as_under_the_noise_of_the_scan():
 
 
 def scored() -> LesionTable:
-    """Lesion n has texture n % 2 and a score of texture of 1 + n % 4; the last is calcified, of others it is not
-    known."""
+    """Lesion n has texture n % 2 and a score of texture of 1 + n % 4; the last is calcified, of others it
+    is not known."""
     number = np.arange(60)
     return replace(
         table_of(), scores={"texture_score": 1 + number % 4, "calcification": np.where(number == 59, 3, 0)}
