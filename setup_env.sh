@@ -2,7 +2,7 @@
 # Sourced by every script: leaves in $PYTHON an interpreter that has the requirements and the project, and defines
 # lefusion_launch, which starts a Python script in as many processes as NUM_GPUS and NNODES say.
 # Uses the active Python if it has both, else makes .venv beside this file (once; again when the requirements change).
-# What the tests need counts as a requirement only with LEFUSION_EXTRA=dev.
+# With LEFUSION_EXTRA=dev what the tests need counts as well (requirements-dev.txt).
 LEFUSION_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 lefusion_ready() {  # does this interpreter hold the project of this folder, and every requirement of it?
@@ -26,14 +26,16 @@ PYTHON_CODE
 }
 
 lefusion_setup() {
-    local active stamp venv="$LEFUSION_ROOT/.venv"
+    local active stamp installed file=requirements.txt venv="$LEFUSION_ROOT/.venv"
     active="${PYTHON:-$(command -v python || command -v python3 || true)}"
     if [ -n "$active" ] && (cd / && lefusion_ready "$active"); then
         PYTHON="$active"
         return
     fi
-    stamp="$(cat "$LEFUSION_ROOT/requirements.txt" "$LEFUSION_ROOT/pyproject.toml" | cksum)"
-    if [ ! -x "$venv/bin/python" ] || [ "$(cat "$venv/installed" 2>/dev/null)" != "$stamp" ]; then
+    [ -z "${LEFUSION_EXTRA:-}" ] || file="requirements-$LEFUSION_EXTRA.txt"
+    installed="$venv/installed-$file"
+    stamp="$(cat "$LEFUSION_ROOT"/requirements*.txt "$LEFUSION_ROOT/pyproject.toml" | cksum)"
+    if [ ! -x "$venv/bin/python" ] || [ "$(cat "$installed" 2>/dev/null)" != "$stamp" ]; then
         active="$(command -v python3 || command -v python)" || { echo "error: Python 3.10 or newer is needed" >&2; return 1; }
         "$active" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
             echo "error: $active is $("$active" --version); Python 3.10 or newer is needed" >&2
@@ -41,8 +43,9 @@ lefusion_setup() {
         }
         echo "setting up $venv (once; some minutes)"
         "$active" -m venv "$venv" || return 1
-        (cd "$LEFUSION_ROOT" && "$venv/bin/python" -m pip install --quiet --requirement requirements.txt) || return 1
-        echo "$stamp" > "$venv/installed"
+        (cd "$LEFUSION_ROOT" && "$venv/bin/python" -m pip install --quiet --requirement "$file") || return 1
+        echo "$stamp" > "$installed"
+        echo "$stamp" > "$venv/installed-requirements.txt"  # which every other list holds
     fi
     PYTHON="$venv/bin/python"
 }
