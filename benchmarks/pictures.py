@@ -2,7 +2,7 @@
 
     python benchmarks/pictures.py                        # what needs only the bundled data
     python benchmarks/pictures.py --lidc data/LIDC --emidec data/EMIDEC --histograms nodules.csv \\
-        --nodules data/LIDC/Nodules --out outputs/pictures
+        --nodules data/LIDC/Nodules --ct data/CT
     python benchmarks/pictures.py --only demo_preview.png num_steps=25 --out outputs/pictures
 
 A picture whose data is not given is left out. On two cores each takes a few minutes
@@ -46,6 +46,7 @@ DATA = {
     "lidc": "the folder of LIDC regions: Pathological/ (with test.txt) and Normal/",
     "emidec": "the folder of EMIDEC: Pathological/",
     "histograms": "a table of the histograms of nodules (.csv)",
+    "ct": "the folder of chest_ct.nii.gz, a chest CT that may be shown",
     "nodules": "the folder of nodule masks that data/prepare_lidc_masks.py --with-outline makes",
 }
 PAINT = "{python} LeFusion/inference/inference.py"
@@ -55,6 +56,14 @@ PICTURES = {
     "demo_preview.png": Picture("Image/preview.png", (f"{PAINT} +demo=lidc {INTO}",), adjustable=True),
     "demo_hearts.png": Picture(
         "Image/preview.png", (f"{PAINT} data_type=emidec +demo=emidec {INTO}",), adjustable=True
+    ),
+    "insertion.gif": Picture(
+        "insertion.gif",
+        (
+            "{python} LeFusion/inference/insert.py {ct}/chest_ct.nii.gz {work} seed=2 "
+            "sites=benchmarks/insertion_sites.csv viewer=false",
+            "{python} benchmarks/scroll.py {ct}/chest_ct.nii.gz {work}/chest_ct {work}/insertion.gif",
+        ),
     ),
     "mask_shapes.png": Picture(
         "shapes.png", ("{python} benchmarks/mask_shapes.py --masks {nodules} --count 700 --out {work}",)

@@ -22,7 +22,8 @@ def start(*words) -> subprocess.CompletedProcess:
 
 
 def test_every_picture_of_the_documents_has_its_commands():
-    assert sorted(pictures.PICTURES) == sorted(path.name for path in (ROOT / "docs").glob("*.png"))
+    shown = [path.name for ending in ("png", "gif") for path in (ROOT / "docs").glob(f"*.{ending}")]
+    assert sorted(pictures.PICTURES) == sorted(shown)
 
 
 @pytest.mark.parametrize("name", pictures.PICTURES)
@@ -41,7 +42,7 @@ def test_commands_name_scripts_that_exist(name):
 def test_which_data_a_picture_needs():
     needs = {name: picture.needs for name, picture in pictures.PICTURES.items()}
     assert needs["demo_hearts.png"] == [] and needs["textures_lidc.png"] == ["histograms"]
-    assert needs["real_or_painted.png"] == ["lidc"]
+    assert needs["real_or_painted.png"] == ["lidc"] and needs["insertion.gif"] == ["ct"]
 
 
 def test_makes_a_picture_with_few_steps_and_leaves_out_what_needs_data(tmp_path):
