@@ -63,10 +63,21 @@ class BoxPainter:
         edit_margin_mm: float | None = None,
         soft_edge_mm: float | None = None,
     ) -> P:
-        """With the network of a checkpoint, where it is. region: "auto" = as in its training; edit_margin_mm:
-        None = likewise. soft_edge_mm: None = what the checkpoint asks for, but 0 with edit_margin_mm=0.
+        """A painter with the network of a checkpoint, on the device on which the network is.
 
-        Raises UserError for a size or a sampler that the network cannot do with.
+        Args:
+            checkpoint: see LeFusion.diffusion.load_checkpoint.
+            sampler: how to walk from noise to a lesion.
+            size: (D, H, W) of the network's box, in its voxels.
+            region: what of a box the network sees: "whole", "lesion" (just around it), or "auto", as in its
+                training.
+            margin: voxels around the lesion, with "lesion".
+            edit_margin_mm: width of the rim that is painted as well: 0, or None: as in the training.
+            soft_edge_mm: sd of the Gaussian that carries a lesion into its surroundings before it is painted;
+                None: what the checkpoint asks for, but 0 with edit_margin_mm=0.
+
+        Raises:
+            UserError: for a size, a sampler or an edge that the network was not made for.
         """
         metadata, network = checkpoint.metadata, checkpoint.network
         check_choice("region", region, REGIONS)

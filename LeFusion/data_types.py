@@ -24,9 +24,18 @@ KEYS = ("layout", "window", "unit", "modality", "label_names")
 
 @dataclass(frozen=True)
 class DataType:
-    """window: see LeFusion.dataset.intensity.IntensityMap.of; a fixed one is in `unit`. modality: CT or MR.
-    label_names: name -> value of every label but the background. painted_labels: the lesions that a method
-    paints, whatever of them a command looks at (layout.lesion_labels)."""
+    """What is known of a kind of images.
+
+    Attributes:
+        name: such as lidc.
+        layout: which axis is the depth, or the orientation; folders; labels.
+        window: (lowest, highest) intensity that counts, in `unit`; "minmax"; or percentiles.
+        unit: of intensities, such as HU.
+        modality: CT or MR.
+        label_names: name -> value of every label but the background.
+        painted_labels: the lesions that a method paints, whatever of them a command looks at
+            (layout.lesion_labels).
+    """
 
     name: str
     layout: Layout
@@ -48,11 +57,15 @@ class DataType:
 
 
 def load_data_type(name_or_path: str | os.PathLike) -> DataType:
-    """The data type of a name in configs/data_type, or of a YAML file with the same keys.
+    """Reads a data type. Without `modality` images in HU are CT, others MR; without `label_names` labels are
+    called lesion and label <value>.
 
-    Without `modality` images in HU are CT, others MR; without `label_names` labels are called lesion and
-    label <value>.
-    Raises FileNotFoundError for an unknown name, ValueError for a file that is no data type.
+    Args:
+        name_or_path: of configs/data_type, or a YAML file with the same keys.
+
+    Raises:
+        MissingFileError: for an unknown name.
+        UserError: for a file that is no data type.
     """
     path = _path(name_or_path)
     try:

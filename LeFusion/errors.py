@@ -4,7 +4,8 @@ from operator import index
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the message is one line that names the file or key, and the fix."""
+    """A mistake that the user can mend. Its message is one line that names the file, key or argument, and
+    the fix."""
 
 
 class MissingFileError(UserError, FileNotFoundError):

@@ -42,10 +42,15 @@ Image = TypeVar("Image")
 
 @dataclass(frozen=True, eq=False)
 class Painter(BoxPainter):
-    """Paints lesions into images. `Painter.load` makes one, `paint` paints; the rest is what commands need.
+    """Paints lesions into images.
 
-    Holds no state that painting changes, so threads may share one, and it can be sent to other processes.
-    settings: of the data and the textures; None: `paint_lesions` only. knows_sizes: see choose_conditions.
+    `Painter.load` makes a painter, `paint` paints under masks, `insert` puts lesions into whole CTs; all else
+    is for the commands. Painting changes nothing in a painter, so threads may share one. A painter can be
+    pickled, so each process may have its own.
+
+    Attributes:
+        settings: of the data type and its textures; None: the painter is for `paint_lesions` only.
+        knows_sizes: whether the weights were trained on textures of real lesions of like size.
     """
 
     settings: InferenceSettings | None = None
@@ -72,7 +77,10 @@ class Painter(BoxPainter):
             device: auto, cpu, cuda, cuda:1, ...
             precision: "no" (float32), bf16 or fp16.
             sampler: ddim, dpmpp or repaint; None: the command's default.
-            settings: other keys of configs/inference.yaml, such as num_steps=25 or edit_margin_mm=0.
+            **settings: other keys of configs/inference.yaml, such as num_steps=25 or edit_margin_mm=0.
+
+        Returns:
+            The painter, with its network on the device.
 
         Raises:
             UserError: for unknown names and values, and weights that do not fit the data type.
@@ -122,8 +130,8 @@ class Painter(BoxPainter):
             seed: of the noise and of all that is drawn.
             affine: (4, 4), voxel index to mm, of arrays without one; None: voxels of 1 mm. A mask
                 without one has that of the image.
-            name, kind: of the case, and which of its images: with those that the command has (kind i for
-                Image_i), the voxels are the command's.
+            name: of the case. With the command's name and kind the voxels are those of the command.
+            kind: number of the image among those of the case, from 1: i for the command's Image_i.
 
         Returns:
             What was given as `image`, with its type, device, spacing, affine and metadata: other voxels under
@@ -172,23 +180,28 @@ class Painter(BoxPainter):
         diameter_mm: float | Sequence[float] | None = None,
         affine: np.ndarray | None = None,
     ) -> "Inserted[Image]":
-        """Lesions in a whole chest CT: finds the lung, makes masks, paints them, as `lefusion insert` does.
+        """Inserts lesions into a whole chest CT, as `lefusion insert` does.
+
+        The method finds the lung, draws places and diameters, makes masks and paints them.
 
         Args:
-            image: as of `paint`, in HU; needs an affine, as directions and voxel sizes count.
-            lesions: how many, (fewest, most), or sites, see LeFusion.insertion.sites.Site.
+            image: as `paint` takes it, in HU. Directions and voxel sizes count, so arrays need `affine`.
+            lesions: how many; (fewest, most), to draw the number; or sites, see
+                LeFusion.insertion.sites.Site.
             seed: of everything that is drawn.
-            texture: "realistic" (drawn, as common as real ones), or the name or number of one.
-            diameter_mm: longest axial diameter, a number, (low, high) or None: as real nodules.
-            affine: of arrays without one; None: voxels of 1 mm whose axes run to the right, front and top.
+            texture: "realistic" (drawn, as common as real ones), or the name or number of one; of lesions
+                whose sites name none.
+            diameter_mm: longest axial diameter: a number, (low, high), or None: as real nodules.
+            affine: (4, 4), voxel index to mm (RAS), of arrays without one; None: voxels of 1 mm whose axes
+                run to the right, front and top.
 
         Returns:
-            .image, what was given with lesions in it; .labels, of the same kind, their numbers 1, 2, ...;
-            .lesions, what each of them is (diameter_mm, volume_ml, texture, world, ...). For a path, images
-            of nibabel.
+            The scan with lesions, their labels and what each of them is, see
+            LeFusion.insertion.call.Inserted. For a path, images of nibabel.
 
         Raises:
-            UserError: for what is no CT in HU, a lung that is not found, lesions that find no place.
+            UserError: for a scan that is no CT in HU, a lung that is not found, sites outside the lung,
+                unknown textures, and lesions that find no place.
         """
         from LeFusion.insertion.call import inserted
 
@@ -207,12 +220,12 @@ class Painter(BoxPainter):
 
     @property
     def textures(self) -> tuple[str, ...]:
-        """The names that `texture` may have."""
+        """The names that `texture` may have, such as ground-glass, part-solid and solid."""
         return self.conditions("mixture", 0).palette.names
 
     @property
     def lesion_labels(self) -> tuple[int, ...]:
-        """The values of lesions in masks."""
+        """The values that lesions have in masks."""
         return tuple(self._of_data().layout.lesion_labels)
 
     def conditions(self, texture: Texture | None, seed: int, kind: int = 1) -> Conditions:
@@ -294,7 +307,9 @@ def paint_lesions(
         affine: (4, 4), voxel index to mm, where the layout has an orientation, for spacing_mm, and for the
             painter's edit_margin_mm; None: voxels of 1 mm.
         spacing_mm: (depth, height, width) of the voxels that the network sees; None: those of the image.
-        seed, name, kind: the address of the noise; the command has the case's name and the type's number.
+        seed: of the noise.
+        name: of the case. With the command's name and kind the voxels are those of the command.
+        kind: number of the image among those of the case, from 1.
 
     Returns:
         (X, Y, Z) of the data type of `image`: painted under the lesion labels and in the rim of the painter's

@@ -27,13 +27,18 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  #
 class SamplerSettings:
     """How to walk from noise to a lesion.
 
-    name: repaint, ddim or dpmpp. num_steps: levels visited (None: all of the schedule's). jump_length,
-    jump_n_sample: RePaint's resampling, counted in visited levels; 1, 1 for none. guidance_scale: 1 for the
-    condition as trained; above it, classifier-free guidance (Ho & Salimans 2022, eq. 6 with 1 + w).
-    intensity_guidance: 0 to 1, how far the intensities of a predicted lesion are moved to those of the
-    histogram asked for, see `guide_intensity`; 0 is the paper's sampling. spacing: how the levels are spread,
-    see `spaced_levels`. eta: of ddim, 0 to 1: how much noise is added on the way down. guided_signal: until
-    when intensities are guided, max_signal of `guide_intensity`.
+    Attributes:
+        name: repaint, ddim or dpmpp.
+        num_steps: levels visited; None: all of the schedule's.
+        jump_length: of RePaint's resampling, in visited levels; 1 for none.
+        jump_n_sample: how often RePaint resamples; 1 for none.
+        guidance_scale: 1 for the condition as trained; above it classifier-free guidance (Ho & Salimans 2022,
+            eq. 6 with 1 + w).
+        intensity_guidance: 0 to 1, how far the intensities of a predicted lesion are moved to those of the
+            histogram asked for, see `guide_intensity`; 0 is the paper's sampling.
+        spacing: how the levels are spread, see `spaced_levels`.
+        eta: of ddim, 0 to 1: how much noise is added on the way down.
+        guided_signal: until when intensities are guided, max_signal of `guide_intensity`.
     """
 
     name: str = "repaint"

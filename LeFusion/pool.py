@@ -25,19 +25,23 @@ _transform: Transform | None = None  # of a worker process
 
 
 class PaintedPool(Dataset):
-    """Painted items, so that training does not wait for painting: `next_epoch` exchanges a share of them.
+    """A data set of items that were painted ahead, so that training does not wait for painting.
 
-    While an epoch runs, processes with one thread each paint what the next one exchanges. What an item holds
-    depends on the seed, its place and the number of the epoch only, not on the processes or on time. Use it
-    as a context, or `close` it; scripts need `if __name__ == "__main__":`, as processes are started anew.
+    Each `next_epoch` exchanges a share of the items. While an epoch runs, processes with one thread each
+    paint the next share. An item depends on the seed, its place and the number of the epoch, not on
+    processes or time. Use the pool in a `with` statement, or `close` it. Processes import the script, so it
+    needs `if __name__ == "__main__":`.
 
     Args:
-        items: dictionaries, such as those of a CacheDataset: all that comes before the painting.
-        transform: RandPaintLesiond, or a Compose that holds it: what is done ahead.
-        copies: painted versions of each item that the pool holds.
+        items: dictionaries, such as those of a CacheDataset: all that comes before painting.
+        transform: what is done ahead: RandPaintLesiond, RandInsertLesiond, or a Compose that holds one.
+        copies: how many painted versions of each item the pool holds.
         refresh: the share of the pool that an epoch exchanges, from above 0 to 1.
-        workers: processes that paint; 0: painting happens in `next_epoch`, in this process.
+        workers: processes that paint; 0: `next_epoch` paints in this process.
         seed: of everything that is drawn.
+
+    Raises:
+        UserError: for a transform that is not random, and numbers out of range.
     """
 
     def __init__(
@@ -77,7 +81,10 @@ class PaintedPool(Dataset):
         return copy.deepcopy(self.held[place])
 
     def next_epoch(self) -> None:
-        """Takes what was painted, waiting for it where it is not ready, and orders the next share."""
+        """Takes the share that was painted, waits for it where it is not ready, and orders the next one.
+
+        Call it before each epoch, the first included.
+        """
         self.held = self.held or [{}] * self.size
         for place, future in self._coming:
             self.held[place] = self._made(place) if future is None else future.result()
@@ -88,7 +95,7 @@ class PaintedPool(Dataset):
         self._order(places)
 
     def close(self) -> None:
-        """Ends the processes; what is in the pool stays."""
+        """Ends the processes. What is in the pool stays there."""
         if self._processes is not None:
             self._processes.shutdown(cancel_futures=True)
 

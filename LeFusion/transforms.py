@@ -40,14 +40,14 @@ class _RandLesiond(RandomizableTransform, MapTransform):
 class RandPaintLesiond(_RandLesiond):
     """Paints lesions into images of a dictionary, under a mask, with a chance of `prob`.
 
-    Works on images in the units of the painter's data type (HU in CT), so before intensities are scaled;
-    before or after orientations, spacings and crops, as images say where their voxels lie (MetaTensor). What
-    stands before it a CacheDataset keeps. Randomness is MONAI's: `set_random_state` makes it repeatable, and
-    a DataLoader gives each worker a state of its own.
+    Put the transform before intensities are scaled: it needs the units of the painter's data type (HU in CT).
+    Orientations, spacings and crops may stand before or after it, as a MetaTensor says where its voxels lie.
+    A CacheDataset keeps what stands before it. Randomness is MONAI's: `set_random_state` makes it repeatable,
+    and a DataLoader gives each worker a state of its own.
 
-    The geometry stays, so there is nothing to invert: inverses of other transforms pass over it, as over
-    MONAI's own intensity transforms. The metadata of a painted image say painted_seed and painted_texture;
-    with that seed `painter.paint` paints the same. -1 and "": nothing was painted.
+    The geometry stays, so there is nothing to invert: inverses of other transforms pass over this one, as
+    over MONAI's own intensity transforms. The metadata of an image get `painted_seed` and `painted_texture`;
+    with that seed `painter.paint` paints the same. Where nothing was painted they are -1 and "".
 
     Args:
         keys: of the images, (1, X, Y, Z) each.
@@ -56,9 +56,12 @@ class RandPaintLesiond(_RandLesiond):
         painter: see Painter.load. Processes paint on a CPU, with one thread each.
         texture: see Painter.paint.
         label_key: of the label to train on: lesions that were painted are set to their value in the mask, the
-            rest stays. A dictionary without a label gets one, 0 where nothing was painted. None: none.
-        prob: how often an image is painted.
-        allow_missing_keys: of `keys`, whether an image may be missing.
+            rest stays. A dictionary without a label gets one, 0 where nothing was painted. None: no label.
+        prob: how often an image is painted, 0 to 1.
+        allow_missing_keys: whether images may be missing.
+
+    Raises:
+        UserError: for an unknown texture.
     """
 
     def __init__(
@@ -78,7 +81,17 @@ class RandPaintLesiond(_RandLesiond):
         self.mask_key, self.label_key = mask_key, label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The dictionary with painted images. Raises UserError, naming the argument of Painter.paint."""
+        """Paints.
+
+        Args:
+            data: the dictionary.
+
+        Returns:
+            A dictionary with the same keys, and `label_key`.
+
+        Raises:
+            UserError: as Painter.paint does.
+        """
         given = dict(data)
         self.randomize()
         mask = given[self.mask_key]
@@ -104,21 +117,22 @@ class RandPaintLesiond(_RandLesiond):
 
 
 class RandInsertLesiond(_RandLesiond):
-    """Inserts lesions into whole chest CTs of a dictionary, with a chance of `prob`: finds the lung, makes
-    masks and paints them, see Painter.insert. For images in HU, before crops and scaled intensities.
+    """Inserts lesions into whole chest CTs of a dictionary, with a chance of `prob`, see Painter.insert.
 
-    Takes seconds for a CT; a PaintedPool does it ahead. Randomness, metadata (painted_seed; painted_texture
-    has those of all lesions) and inverses are as those of RandPaintLesiond.
+    Put the transform before crops and before intensities are scaled: it needs whole scans in HU. It takes
+    seconds for each; a PaintedPool does this ahead. Randomness, metadata and inverses are as those of
+    RandPaintLesiond; `painted_texture` has the textures of all lesions.
 
     Args:
         keys: of the images, (1, X, Y, Z) each.
         painter: see Painter.load; of lung weights.
         lesions: how many, or (fewest, most).
-        texture, diameter_mm: see Painter.insert.
+        texture: see Painter.insert.
+        diameter_mm: see Painter.insert.
         label_key: of the label to train on: voxels of lesions are set to the data type's lesion label, the
-            rest stays. A dictionary without a label gets one, 0 where nothing was painted. None: none.
-        prob: how often lesions are inserted.
-        allow_missing_keys: of `keys`, whether an image may be missing.
+            rest stays. A dictionary without a label gets one, 0 where nothing was painted. None: no label.
+        prob: how often lesions are inserted, 0 to 1.
+        allow_missing_keys: whether images may be missing.
     """
 
     def __init__(
@@ -138,7 +152,17 @@ class RandInsertLesiond(_RandLesiond):
         self.options = {"texture": texture, "diameter_mm": diameter_mm}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The dictionary with lesions in its images. Raises UserError as Painter.insert does."""
+        """Inserts.
+
+        Args:
+            data: the dictionary.
+
+        Returns:
+            A dictionary with the same keys, and `label_key`.
+
+        Raises:
+            UserError: as Painter.insert does.
+        """
         given = dict(data)
         self.randomize()
         for key in self.key_iterator(given):

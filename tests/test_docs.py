@@ -1,11 +1,15 @@
-"""The documents: links lead somewhere, and the example of a sampler in CONTRIBUTING.md samples."""
+"""The documents: links lead somewhere, the site builds, the examples of CONTRIBUTING.md do what they say."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import LeFusion
 from LeFusion.diffusion import AddressedNoise, NoiseSchedule, samplers, walk_levels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +43,17 @@ def test_links_within_the_project_lead_somewhere(page):
         assert there.exists() and there.is_relative_to(ROOT), f"{page.name}: {target}"
         if anchor:
             assert anchor in anchors(there), f"{page.name}: {target}"
+
+
+def test_the_site_builds_without_warnings(tmp_path):
+    """mkdocstrings warns of docstrings that name what a function does not have."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0 and not built.stderr, built.stderr
+    page = (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
+    for name in LeFusion.__all__:
+        assert f'id="LeFusion.{name}"' in page, f"docs/reference.md lacks {name}"
 
 
 def test_the_sampler_of_the_contributing_guide_is_ddim_in_other_words():

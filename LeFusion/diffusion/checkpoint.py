@@ -40,9 +40,12 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
         path: a released .pt file or one of our .safetensors files.
         weights: "ema" for the moving average (what inference should use) or "model" for the raw weights.
 
+    Returns:
+        The network, on the CPU, and what the file says of its training.
+
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint, damaged, of an unknown schedule, context or prediction, or without the
+        MissingFileError: no such file.
+        UserError: not a checkpoint, damaged, of an unknown schedule, context or prediction, or without the
             weights asked for.
     """
     path = Path(path)

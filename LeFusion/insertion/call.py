@@ -21,8 +21,13 @@ OF_REGIONS = ("layout", "spacing_mm", "default_paths")  # which whole scans have
 
 @dataclass(frozen=True, eq=False)
 class Inserted(Generic[Image]):
-    """image: what was given, with lesions in it. labels: of the same kind, their numbers 1..n, 0 elsewhere.
-    lesions: what each of them is, in that order."""
+    """A scan with lesions, as `Painter.insert` returns it.
+
+    Attributes:
+        image: what was given, with lesions in it: the same kind, data type, affine and metadata.
+        labels: of the same kind as `image`: the numbers 1..n of the lesions, 0 elsewhere.
+        lesions: what each of them is, in the order of their numbers.
+    """
 
     image: Image
     labels: Any

@@ -17,11 +17,30 @@ LARGEST_DIFFERENCE_HU = 60  # between asked and obtained, that is not said
 
 @dataclass(frozen=True, eq=False)
 class Lesion:
-    """A lesion that was made. Diameters are the longest axial ones of its label, in mm; asked_mm: None where
-    none was asked for. Differences are means over the label, after minus before, in the scan's units, on the
-    scan's grid and on the network's; asked: of the texture's histogram. scores: of the real lesion
-    that was drawn, "" where none are known. box: around it, in voxels of the scan (D, H, W); label, edit,
-    before, after: (*box.size).
+    """A lesion that was made, measured under its label.
+
+    Intensities are in the scan's units (HU in CT). Differences are means over the label, after minus before.
+
+    Attributes:
+        instance: its number in the label map.
+        texture: its name.
+        scores: of the real lesion that was drawn; "" where none are known.
+        seed: of the scan.
+        world: (x, y, z) of the label's centroid in mm, RAS.
+        asked_mm: the longest axial diameter that was asked for; None: none was.
+        diameter_mm: the longest axial diameter of the label.
+        volume_ml: of the label.
+        mean: intensity.
+        asked_difference: that of the texture's histogram, on the scan's voxels.
+        obtained_difference: on the scan's voxels.
+        asked_difference_network: that of the texture's histogram, on the network's voxels.
+        obtained_difference_network: on the network's voxels.
+        note: what of that which was asked for could not be met; "": nothing.
+        box: around the lesion, in voxels of the scan (D, H, W).
+        label: (*box.size) bool.
+        edit: (*box.size) bool: the label and the rim that was painted as well.
+        before: (*box.size), the scan without the lesion.
+        after: (*box.size), the scan with it.
     """
 
     instance: int

@@ -42,11 +42,17 @@ OTHER_NAMES = {
 
 @dataclass(frozen=True)
 class Site:
-    """A lesion that is wanted. what: how messages call it.
+    """A lesion that is wanted: at a place (`world` or `voxel`), or as a mask.
 
-    world: (x, y, z) in mm, RAS as in NIfTI; voxel: (i, j, k), an index of the stored array; one of both, or
-    mask. diameter_mm: the longest axial one; None: as real nodules. texture: name or number; None: as the
-    run's. mask: a file with the lesion itself, or with its number in it where `label` is given.
+    Attributes:
+        what: how messages call it.
+        world: (x, y, z) of its centre in mm, RAS as in NIfTI.
+        voxel: (i, j, k) of its centre, an index of the stored array.
+        diameter_mm: its longest axial diameter; None: as real nodules.
+        texture: name or number; None: that of the run.
+        mask: a file with the lesion itself.
+        label: its number in `mask`; None: all voxels above 0.
+        scan: name of the scan, where a table has several.
     """
 
     what: str

@@ -17,7 +17,19 @@ from LeFusion.errors import UserError
 
 
 def condition_from_counts(counts: Sequence[float], cond_dim: int, bins: int) -> Tensor:
-    """Counts (or shares) of cond_dim bins -> (cond_dim,) float32, each class of sum 1."""
+    """The condition of a network from a histogram.
+
+    Args:
+        counts: of cond_dim bins, or shares: for each lesion class its bins over the window.
+        cond_dim: bins of all classes together.
+        bins: of each class.
+
+    Returns:
+        (cond_dim,) float32, the sum of each class 1.
+
+    Raises:
+        UserError: for another number of bins, and bins that are negative or all zero.
+    """
     values = torch.tensor(counts, dtype=torch.float64)
     if values.shape != (cond_dim,):
         raise UserError(
