@@ -228,7 +228,9 @@ class InferenceSettings(PaintingSettings):
         numbers(None, "a list of bins"),
         words=(None,),
     )
-    textures_of: either(kind(dict[str, str | int], "{case: number or name of a texture}"), words=(None,))
+    textures_of: either(
+        kind(dict[str, str | int], "{case: number or name of a texture}"), Path, words=(None,)
+    )
     texture_shares: either(
         numbers(None, "a list of numbers of at least 0", lambda values: all(v >= 0 for v in values)),
         words=(None,),

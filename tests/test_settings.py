@@ -102,7 +102,7 @@ TAKES = {
     "layout.mask_names": set(),
     "default_paths": set(),
     "textures": ANY_TEXT | {"null", "lists"},
-    "textures_of": {"null", "group"},
+    "textures_of": {"null", "group", "text"},
     "texture_shares": {"null", "list"},
     "condition": {"text", "negative", "integer", "list", "null"},
     "split": {"null"},

@@ -51,6 +51,7 @@ from LeFusion.runtime.processes import find_share
 from LeFusion.settings import InferenceSettings
 from LeFusion.tasks import Patch, Task, paint_together
 from LeFusion.textures.histograms import lesion_histogram
+from LeFusion.textures.of_cases import refuse_unknown
 from LeFusion.viewer.manifest import write_manifest_page
 
 
@@ -80,6 +81,9 @@ def run(settings: InferenceSettings) -> Path:
         sources += locate_folders(given_path(settings.lesions_from), job.layout)
     refuse_among_sources({"target_img_path": image_root, "target_label_path": label_root}, sources)
     _check_names(cases, job)
+    if isinstance(settings.textures_of, str):
+        everything = find_cases(root, job.layout, None, "all", [], mask_dir, generated=True)
+        refuse_unknown(settings.textures_of, {case.name for case in everything}, root)
     recorded = {
         "seed": job.seed,
         "model": model_path.name,

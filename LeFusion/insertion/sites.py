@@ -1,6 +1,5 @@
 """Where lesions are wanted: drawn, or read from a table, which may be that of an earlier run."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.given_tables import read_rows
 
 WORLD, VOXEL = ("x", "y", "z"), ("i", "j", "k")
 SITE_COLUMNS = (*WORLD, *VOXEL, "diameter_mm", "texture", "mask", "scan")
@@ -76,36 +76,18 @@ def read_sites(path: Path) -> list[Site]:
 
     Raises MissingFileError, and UserError with the line and the column.
     """
-    if not path.is_file():
-        raise MissingFileError(f"sites={path}: no such file; give a CSV file with the columns x, y, z, ...")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = [name.strip() for name in reader.fieldnames or ()]
-        known = (*SITE_COLUMNS, *RESULTS)
-        unknown = [name for name in names if name not in known or names.count(name) > 1]
-        if unknown:
-            meant = OTHER_NAMES.get(unknown[0])
-            raise UserError(
-                f"{path}: column {unknown[0]!r} is unknown or there twice"
-                f"{f' (call it {meant})' if meant else ''}; a table of sites may have "
-                f"{', '.join(SITE_COLUMNS)}, and the columns of a lesions.csv"
-            )
-        reader.fieldnames = names
-        rows = list(reader)
+    more = f"{', '.join(SITE_COLUMNS)}, and the columns of a lesions.csv"
+    names, rows = read_rows(path, "sites", (*SITE_COLUMNS, *RESULTS), more, OTHER_NAMES)
     spaces = [space for space in (WORLD, VOXEL) if set(space) & set(names)]
     if len(spaces) > 1 or any(set(space) - set(names) for space in spaces) or not (spaces or "mask" in names):
         raise UserError(f"{path}: needs the columns x, y, z (mm, RAS), or i, j, k (voxels), or mask")
-    sites = [_site(path, number, row, spaces[0] if spaces else ()) for number, row in enumerate(rows, 2)]
+    sites = [_site(path, what, row, spaces[0] if spaces else ()) for what, row in rows]
     if not sites:
         raise UserError(f"{path}: holds no site")
     return sites
 
 
-def _site(path: Path, line: int, row: dict[str, str | None], space: Sequence[str]) -> Site:
-    what = f"{path}, line {line}"
-    if None in row or None in row.values():
-        raise UserError(f"{what}: has more or fewer values than there are columns")
-    row = {key: value.strip() for key, value in row.items()}
+def _site(path: Path, what: str, row: dict[str, str], space: Sequence[str]) -> Site:
     place = tuple(_number(what, name, row[name]) for name in space if row[name] or not row.get("mask"))
     if len(place) not in (0, 3):
         raise UserError(f"{what}: needs all of {', '.join(space)}, or none of them and a mask")

@@ -24,6 +24,7 @@ from LeFusion.textures.histograms import (
 )
 from LeFusion.textures.layers import DEPTHS_MM, Wanted, layer_shares, layered_histogram, with_shares
 from LeFusion.textures.noise import noise_around
+from LeFusion.textures.of_cases import textures_of_cases
 from LeFusion.textures.palette import Palette, load_palette, realistic_palette
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable
 
@@ -38,7 +39,7 @@ class Conditions:
 
     palette: one entry for output 1, 2, ... of a case; or, with draw, drawn for each output by the shares;
     empty: the lesion's own histogram. perturbation: see textures.histograms.perturb; not of own histograms.
-    of_case: the entry of all outputs of a case, whatever the rest says.
+    of_case: the entry of all outputs of a case or, under (case, kind), of that one, whatever the rest says.
     """
 
     palette: Palette
@@ -46,14 +47,15 @@ class Conditions:
     perturbation: float
     bins: int
     seed: int
-    of_case: Mapping[str, int] = field(default_factory=dict)
+    of_case: Mapping[str | tuple[str, int], int] = field(default_factory=dict)
 
     def choose(self, case_name: str, kind: int) -> int | None:
         """The number (from 0) of the palette's entry for output `kind` (from 1) of a case; None: its own."""
         if not self.palette.names:
             return None
-        if case_name in self.of_case:
-            return self.of_case[case_name]
+        for key in ((case_name, kind), case_name):
+            if key in self.of_case:
+                return self.of_case[key]
         if not self.draw:
             return (kind - 1) % len(self.palette.names)
         generator = torch.Generator().manual_seed(address_seed(self.seed, "texture", case_name, kind))
@@ -209,7 +211,13 @@ def choose_conditions(settings: InferenceSettings, know_sizes: bool = False) -> 
             f"{settings.asked_scores}: real lesions have scores, and condition={condition} draws none of "
             "them; give condition=realistic"
         )
-    of_case = _of_cases(settings.textures_of or {}, palette, condition)
+    of_case = {}
+    if settings.textures_of:
+        if condition not in ("textures", "mixture", "published", "realistic"):
+            raise UserError(
+                f"textures_of chooses among all textures, and condition={condition} leaves none to choose"
+            )
+        of_case = textures_of_cases(settings.textures_of, palette, settings.types)
     return Conditions(palette, draw, settings.histogram_perturbation, bins, settings.seed, of_case)
 
 
@@ -256,23 +264,6 @@ def _given_palette(settings: InferenceSettings, know_sizes: bool) -> Palette:
     return load_palette(
         textures, settings.cond_dim, settings.histogram_bins, settings.data_type, settings.window
     )
-
-
-def _of_cases(given: Mapping[str, str | int], palette: Palette, condition) -> dict[str, int]:
-    """`textures_of` of a configuration: case -> number (from 0) of the texture named."""
-    if given and condition not in ("textures", "mixture", "published", "realistic"):
-        raise UserError(
-            f"textures_of chooses among all textures, and condition={condition} leaves none to choose"
-        )
-    indices = {case: palette.index(name) for case, name in given.items()}
-    for case, index in indices.items():
-        if index is None:
-            raise UserError(
-                f"{case}: texture {given[case]!r} is none of the types: 1 to {len(palette.names)}, "
-                f"{', '.join(map(repr, palette.names))}"
-            )
-    palette.refuse_empty(indices.values())
-    return indices
 
 
 def _only(palette: Palette, name: str | int) -> Palette:

@@ -144,6 +144,16 @@ def test_scores_choose_the_real_lesions_and_are_in_the_manifest(paint, tmp_path)
         )
 
 
+def test_a_table_of_textures_by_case(paint, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("name,texture,type\nN-0001_CVol_2,3,\nN-0002_CVol_2,type 3,1\nN-0004_CVol_2,1,\n")
+    assert_refused(paint(f"textures_of={table}"), "t.csv, line 4: there is no case N-0004_CVol_2 in")
+    table.write_text("".join(table.read_text().splitlines(True)[:3]))
+    assert paint(f"textures_of={table}", "types=2", "viewer=false")[0] == 0
+    textures = [row["texture"] for row in manifest_of(tmp_path / "out")]
+    assert textures == ["type 3", "type 3", "type 3", "type 2", "type 1", "type 2"]
+
+
 def test_the_manifest(paint, tmp_path):
     paint("types=2", "seed=7", "sampler=repaint", "num_steps=3")
     rows = manifest_of(tmp_path / "out")

@@ -613,3 +613,10 @@ def test_a_texture_may_be_scores(tmp_path):
     for texture, words in (({"size": 1}, "size is no score"), ({"texture_score": 9}, "texture_score=9 must")):
         with pytest.raises(UserError, match=r"texture=\{.*" + words):
             conditions_of(given, texture, 1, True)
+
+
+def test_a_table_gives_single_images_their_texture(tmp_path):
+    (tmp_path / "t.csv").write_text("name,texture,type\nA,3,\nB,type 2,1\n")
+    conditions = choose(textures_of=str(tmp_path / "t.csv"))
+    assert [conditions.choose("A", kind) for kind in (1, 2, 3)] == [2, 2, 2]
+    assert [conditions.choose("B", kind) for kind in (1, 2, 3)] == [1, 1, 2]
