@@ -9,6 +9,7 @@ the data cannot answer (too few lesions, no sources) is left out, with its reaso
 
 import argparse
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,6 +19,7 @@ from evaluation_pipeline.cases.synthetic import MANIFEST, find_synthetic
 from evaluation_pipeline.fidelity import plots
 from evaluation_pipeline.fidelity.border import seam
 from evaluation_pipeline.fidelity.cnn import cnn_discriminate
+from evaluation_pipeline.fidelity.common_grid import common_spacing, median_spacing, on_grid
 from evaluation_pipeline.fidelity.data_types import (
     add_data_flags,
     data_type_of,
@@ -27,6 +29,7 @@ from evaluation_pipeline.fidelity.discriminator import discriminate, groups_for,
 from evaluation_pipeline.fidelity.distances import feature_rows, realism
 from evaluation_pipeline.fidelity.diversity import diversity
 from evaluation_pipeline.fidelity.features import GROUPS, NAMES, REALISM, columns, feature_table
+from evaluation_pipeline.fidelity.inserted import InsertedScan, find_inserted, read_inserted
 from evaluation_pipeline.fidelity.lesions import (
     Background,
     Lesion,
@@ -59,17 +62,20 @@ def run(arguments: argparse.Namespace) -> dict:
     """Reads, measures and writes; returns the report."""
     data_type = data_type_of(arguments, arguments.real_dir)
     scale, layout = scale_of(data_type), data_type.layout
-    files = _synthetic_files(arguments, layout)
-    manifest = arguments.manifest or _manifest_beside(files[0][2])
+    inserted = _inserted(arguments, data_type)
+    files = [] if inserted else _synthetic_files(arguments, layout)
+    manifest = arguments.manifest or (None if inserted else _manifest_beside(files[0][2]))
     requested = read_manifest(manifest) if manifest else None
     sources = images_by_name(arguments.source_dir, layout.image_folder) if arguments.source_dir else None
 
     left_out_cases: list[str] = []
     training, held_out, real = _read_real(arguments, data_type, left_out_cases)
     painted = sorted({*layout.lesion_labels, *data_type.painted_labels})
-    synthetic, backgrounds = read_synthetic(
-        files, data_type, painted, sources, left_out_cases, edit_margin_mm(manifest) if manifest else 0.0
-    )
+    if inserted:
+        synthetic, backgrounds = read_inserted(inserted, data_type, sources)
+    else:
+        margin_mm = edit_margin_mm(manifest) if manifest else 0.0
+        synthetic, backgrounds = read_synthetic(files, data_type, painted, sources, left_out_cases, margin_mm)
     for what, lesions, folder in (
         ("real", real, arguments.real_dir),
         ("synthetic", synthetic, arguments.synthetic_dir),
@@ -77,6 +83,12 @@ def run(arguments: argparse.Namespace) -> dict:
         if not lesions:
             raise UserError(f"{folder}: no {what} image holds the lesion labels {list(layout.lesion_labels)}")
 
+    as_written, voxels = synthetic, _voxels(real, synthetic, arguments.spacing_mm)
+    if voxels["common_mm"]:
+        carry = cache(partial(on_grid, spacing_mm=voxels["common_mm"]))
+        training, held_out, real, synthetic = (
+            [carry(lesion) for lesion in lesions] for lesions in (training, held_out, real, synthetic)
+        )
     print(f"measuring {len(synthetic)} synthetic and {len(real)} real lesions")
     features = {name: feature_table(part, scale) for name, part in (("real", real), ("synthetic", synthetic))}
     of_realism = {name: table[:, columns(REALISM)] for name, table in features.items()}
@@ -91,7 +103,7 @@ def run(arguments: argparse.Namespace) -> dict:
             sections[name], left_out[name] = None, str(error)
 
     section("background", lambda: _background(backgrounds, sources))
-    section("requested_texture", lambda: _requested(synthetic, requested, data_type))
+    section("requested_texture", lambda: _requested(as_written, requested, data_type))
     section("texture", lambda: pooled(synthetic, real, scale, address_generator(seed, "texture")))
     section("seam", lambda: seam(synthetic, real))
     section("profile", lambda: compare_profiles(real, synthetic, address_generator(seed, "profile")))
@@ -133,6 +145,7 @@ def run(arguments: argparse.Namespace) -> dict:
             "cases": len({lesion.case for lesion in synthetic}),
             "types": len({lesion.kind for lesion in synthetic}),
         },
+        "voxels": voxels,
         "without_lesion": left_out_cases,
         "sections": sections,
         "left_out": left_out,
@@ -142,6 +155,29 @@ def run(arguments: argparse.Namespace) -> dict:
     written = write_report(Path(arguments.output_dir), report, figures)
     _print(report, written)
     return report
+
+
+def _inserted(arguments: argparse.Namespace, data_type: DataType) -> list[InsertedScan]:
+    """Whole scans, where --synthetic_dir holds these."""
+    found = find_inserted(arguments.synthetic_dir)
+    if found and data_type.fixed_window is None:
+        raise UserError(f"{arguments.synthetic_dir}: holds whole scans, which are judged for CT only")
+    for flag in ("types", "manifest"):
+        if found and getattr(arguments, flag) is not None:
+            raise UserError(f"--{flag}: whole scans of lefusion insert have none; leave it out")
+    return found
+
+
+def _voxels(real: list[Lesion], synthetic: list[Lesion], given: list[float] | None) -> dict:
+    """Sizes (depth, height, width), medians; common_mm: what all are brought to, None: nothing is."""
+    if given is not None and not min(given) > 0:
+        raise UserError(f"--spacing_mm {' '.join(map(str, given))}: must be above 0")
+    common = tuple(given) if given else common_spacing(real, synthetic)
+    return {
+        "real_mm": median_spacing(real),
+        "synthetic_mm": median_spacing(synthetic),
+        "common_mm": common,
+    }
 
 
 def _synthetic_files(arguments: argparse.Namespace, layout: Layout) -> list[tuple[str, int, Path, Path]]:
@@ -181,6 +217,8 @@ def _read_real(
 def _background(backgrounds: list[Background], sources: dict | None) -> dict:
     if sources is None:
         raise TooLittleData("give --source_dir, the scans that the lesions were painted into")
+    if not backgrounds:
+        raise TooLittleData("insert with save_edit_mask=true, which says what was painted")
     ranked = sorted(backgrounds, key=lambda found: (-found.largest, found.case, found.kind))
     worst = [
         {"case": b.case, "type": b.kind, "max": b.largest, "mean": b.mean, "changed_voxels": b.changed_voxels}
@@ -235,7 +273,16 @@ def _discriminator(features: dict, real: list[Lesion], synthetic: list[Lesion], 
 
 
 def _notes(report: dict) -> dict[str, str]:
-    notes, sections = {}, report["sections"]
+    notes, sections, voxels = {}, report["sections"], report["voxels"]
+    real, synthetic, common = (
+        " x ".join(f"{mm:.3g}" for mm in voxels[key]) + " mm" if voxels[key] else ""
+        for key in ("real_mm", "synthetic_mm", "common_mm")
+    )
+    notes["voxels"] = f"real {real}, synthetic {synthetic} (slices, rows, columns; medians)" + (
+        f"; all lesions were brought to {common}, where voxels get larger as means over them"
+        if common
+        else ""
+    )
     if report["without_lesion"]:
         names = report["without_lesion"]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -295,7 +342,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--synthetic_dir",
         required=True,
-        help="folder of imagesTr/Image_1.. and labelsTr/Mask_1.. (or Image, Mask)",
+        help="folder of imagesTr/Image_1.. and labelsTr/Mask_1.. (or Image, Mask), or what lefusion insert "
+        "wrote: each lesion of its scans is judged",
     )
     add("--source_dir", help="the scans painted into; without it the background is not judged")
     add("--training_dir", help="the real lesions that the method has seen (default: those of --real_dir)")
@@ -309,6 +357,14 @@ def parser() -> argparse.ArgumentParser:
         "beside Image_1, if it has these)",
     )
     add("--types", type=int, help="judge the first so many types (default: all)")
+    add(
+        "--spacing_mm",
+        type=float,
+        nargs=3,
+        metavar=("DEPTH", "HEIGHT", "WIDTH"),
+        help="voxels on which all lesions are judged (default: as stored; where real and synthetic ones "
+        "differ, the larger of both along each axis)",
+    )
     add("--output_dir", default="fidelity_report", help="(default: %(default)s)")
     add("--seed", type=int, default=0, help="of subsets and folds (default: %(default)s)")
     add("--no_cnn", action="store_true", help="leave the 3D network out, which takes a minute or more")

@@ -78,7 +78,7 @@ def read_lesion(
     if not mask.any():
         return None, volume, stored
     spacing_mm = Axes.of(volume, data_type.layout).spacing_mm(volume)
-    part = _around(mask, spacing_mm)
+    part = around(mask, spacing_mm)
     crops = [np.ascontiguousarray(array[part]) for array in (values.astype(np.float32), mask, labels)]
     origin = tuple(cut.start for cut in part)
     lesion = Lesion(case, patient_of(case), kind, image_path, *crops, spacing_mm, reference, origin)
@@ -211,7 +211,7 @@ def images_by_name(folder: str | Path, image_folder: str) -> dict[str, Path]:
     return found
 
 
-def _around(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+def around(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, ...]:
     """The mask's bounding box with MARGIN_MM around it, cut at the volume."""
     part = []
     for axis, (length, step) in enumerate(zip(mask.shape, spacing_mm, strict=True)):

@@ -30,9 +30,9 @@ def small_network():
         yield
 
 
-def save(path: Path, array: np.ndarray) -> None:
+def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
 
 
 def blob(generator) -> np.ndarray:
@@ -40,12 +40,12 @@ def blob(generator) -> np.ndarray:
     return np.sqrt((PLACES**2).sum(axis=0)) + noise < generator.uniform(3.5, 5)
 
 
-def lung(generator) -> np.ndarray:
-    return -800 + 60 * gaussian_filter(generator.standard_normal(SHAPE), 1)
+def lung(generator, shape=SHAPE) -> np.ndarray:
+    return -800 + 60 * gaussian_filter(generator.standard_normal(shape), 1)
 
 
 def painted(background, mask, generator, level=-100.0) -> np.ndarray:
-    texture = level + 300 * gaussian_filter(generator.standard_normal(SHAPE), 1)
+    texture = level + 300 * gaussian_filter(generator.standard_normal(mask.shape), 1)
     return np.where(mask, texture, background).astype(np.int16)
 
 
@@ -326,3 +326,57 @@ def test_as_a_script(data):
     )
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.startswith("error: none")
+
+
+@pytest.fixture(scope="module")
+def inserted(tmp_path_factory) -> Path:
+    """Three whole scans of 0.5 x 0.5 x 2 mm with four lesions each, as `lefusion insert` leaves them."""
+    root, generator = tmp_path_factory.mktemp("inserted"), np.random.default_rng(1)
+    affine, sides = np.diag([-0.5, -0.5, 2.0, 1.0]), np.array([0.5, 0.5, 2.0]).reshape(3, 1, 1, 1)
+    (root / "sources").mkdir()
+    for number in range(3):
+        source = lung(generator, (96, 96, 40))
+        labels = np.zeros(source.shape, np.uint8)
+        for lesion, (x, y) in enumerate(((24, 24), (24, 72), (72, 24), (72, 72)), start=1):
+            away = (np.indices(labels.shape) - np.array([x, y, 20]).reshape(3, 1, 1, 1)) * sides
+            labels[np.sqrt((away**2).sum(axis=0)) < generator.uniform(3.5, 5)] = lesion
+        image = painted(source, labels > 0, generator)
+        arrays = {"image": image, "labels": labels, "edit": (labels > 0).astype(np.uint8)}
+        for name, array in arrays.items():
+            save(root / "out" / f"ct{number}" / f"{name}.nii.gz", array, affine)
+        save(root / "sources" / f"ct{number}.nii.gz", source.astype(np.int16), affine)
+        report = {"source": f"sources/ct{number}.nii.gz"}
+        (root / "out" / f"ct{number}" / "report.json").write_text(json.dumps(report))
+    return root
+
+
+def test_lesions_in_whole_scans_are_judged_on_voxels_of_one_size(data, inserted, tmp_path, capsys):
+    folders = ["--real_dir", str(data / "real"), "--synthetic_dir", str(inserted / "out")]
+    more = ["--source_dir", str(inserted / "sources"), "--output_dir", str(tmp_path)]
+    evaluate_synthesis.main([*folders, *more])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["lesions"]["synthetic"] == 12 and report["lesions"]["real"] == 12
+    assert report["voxels"] == {
+        "real_mm": [1, 1, 1], "synthetic_mm": [2, 0.5, 0.5], "common_mm": [2, 1, 1]
+    }  # fmt: skip
+    said = capsys.readouterr().out
+    assert "real 1 x 1 x 1 mm, synthetic 2 x 0.5 x 0.5 mm" in said and "brought to 2 x 1 x 1 mm" in said
+    assert report["sections"]["background"]["max"] == 0 and report["sections"]["background"]["images"] == 3
+    assert report["sections"]["cnn"]["lesion"]["auc"] is not None
+
+
+def test_the_voxels_can_be_chosen(data, tmp_path):
+    report = judge(data, tmp_path, "good", "--spacing_mm", "2", "2", "2", "--no_cnn")
+    assert report["voxels"]["common_mm"] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [(["--types", "1"], "--types: whole scans"), (["--spacing_mm", "0", "1", "1"], "must be above 0")],
+)
+def test_flags_that_mean_nothing_are_refused(data, inserted, capsys, flags, words):
+    with pytest.raises(SystemExit):
+        evaluate_synthesis.main(
+            ["--real_dir", str(data / "real"), "--synthetic_dir", str(inserted / "out"), *flags]
+        )
+    assert words in capsys.readouterr().err
