@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,13 @@ from LeFusion.runtime.tables import Table, markdown_table
 from LeFusion.textures.histograms import jensen_shannon, wasserstein_distance
 from LeFusion.viewer.manifest import layout_text
 
+OUTSIDE = "max_abs_difference_outside"  # column: of voxels that painting may not change
 HASHES = ("image_sha256", "label_sha256", "edit_sha256")  # columns: of the files, as they were written
+NAMES = {  # of columns in the summary
+    "wasserstein": "Wasserstein distance to the histogram asked for",
+    "jensen_shannon": "Jensen-Shannon distance to it",
+    OUTSIDE: "largest change outside the edit mask",
+}
 PREVIEW_SIDE = 64  # voxels of a slice shown around the lesion, at least
 
 
@@ -64,7 +71,7 @@ class Manifest:
             "jensen_shannon",
             *self.intensities,
             "max_abs_difference_rim",
-            "max_abs_difference_outside",
+            OUTSIDE,
             "seconds",
             "requested_histogram",
             "obtained_histogram",
@@ -136,7 +143,7 @@ class Manifest:
             "wasserstein": f"{distance:.5g}",
             "jensen_shannon": f"{jensen_shannon(requested, obtained, self.bins):.4f}",
             "max_abs_difference_rim": f"{max_rim:g}",
-            "max_abs_difference_outside": f"{max_outside:g}",
+            OUTSIDE: f"{max_outside:g}",
             "seconds": "" if seconds is None else f"{seconds:.2f}",
         }
         parts = {"": lesions.any(axis=0)}
@@ -171,21 +178,26 @@ class Manifest:
         return sum(any(row.get(name) != value for name, value in self.settings.items()) for row in rows)
 
     def summary(self) -> str:
-        """A Markdown table: the means of each type."""
-        import pandas as pd  # here: it takes half a second, and only the end of a run needs it
+        """A Markdown table: the means of each type, a column each."""
+        by_type: dict[int, list[dict[str, str]]] = defaultdict(list)
+        for case, kind in sorted(self.rows):
+            by_type[kind].append(self.rows[case, kind])
+        header = [f"means, {self.unit or 'shares of the range of each volume'}"]
+        for kind, rows in sorted(by_type.items()):
+            header.append(f"{_head(self.texture(row['case'], kind) for row in rows)} (Image_{kind})")
+        table = [["images", *(str(len(by_type[kind])) for kind in sorted(by_type))]]
+        for column in ("wasserstein", "jensen_shannon", *self.intensities, OUTSIDE, "seconds"):
+            name = NAMES.get(column, re.sub(r" (?=\d)", ", label ", column.replace("_", " ")))
+            of_types = [[float(row[column]) for row in by_type[k] if row[column]] for k in sorted(by_type)]
+            mean = np.max if column == OUTSIDE else np.mean
+            table.append([name, *(f"{mean(found):.3g}" if found else "" for found in of_types)])
+        return markdown_table(header, table)
 
-        measured = ["wasserstein", "jensen_shannon", *self.intensities]
-        outside = "max_abs_difference_outside"
-        columns = ["type", *measured, outside, "seconds"]
-        by_type = pd.DataFrame(list(self.rows.values()))[columns].apply(pd.to_numeric).groupby("type")
-        means = by_type.mean().map(lambda mean: "" if np.isnan(mean) else f"{mean:.3g}")
-        means[outside] = by_type[outside].max().map("{:g}".format)
-        means.insert(0, "images", by_type.size())
-        header = ["type", *means.columns.drop("seconds"), "s / image"]
-        header = [name.replace("max_abs", "max").replace("_", " ") for name in header]
-        where = self.unit or "shares of the range of each volume"
-        table = markdown_table(header, means.reset_index().to_numpy().tolist())
-        return f"distances and intensities in {where}\n\n{table}"
+
+def _head(textures: Iterable[str]) -> str:
+    """What stands over a column of images that were painted with these textures."""
+    several = set(textures)
+    return several.pop() if len(several) == 1 else "drawn"
 
 
 def save_preview(path: Path, outputs, job, manifest: Manifest, most_cases: int) -> Path:
@@ -213,8 +225,7 @@ def save_preview(path: Path, outputs, job, manifest: Manifest, most_cases: int) 
         outlines.append([None, labels, *(None for _ in images)])
         textures.append([manifest.texture(case.name, output.kind) for output in by_case[case]])
         names.append(f"{case.name}\nlesion of {canvas.donor}" if canvas.donor else case.name)
-    columns = [set(column) for column in zip(*textures, strict=True)]
-    heads = [column.pop() if len(column) == 1 else "drawn" for column in columns]
+    heads = [_head(column) for column in zip(*textures, strict=True)]
     folders = [f"Image_{output.kind}" for output in by_case[shown[0]]]
     titles = ["source", "mask", *map("{}\n{}".format, heads, folders)]
     captions = [["", "", *row] for row in textures] if "drawn" in heads else None

@@ -103,7 +103,7 @@ def test_what_is_written(paint, lidc, tmp_path, files):
     with Image.open(tmp_path / "out" / "Image" / "preview.png") as preview:
         preview.load()
         assert min(preview.size) > 100
-    assert "wrote 9 images" in out and "| 1 | 3 |" in " ".join(out.split())
+    assert "wrote 9 images" in out and "| images | 3 | 3 | 3 |" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
