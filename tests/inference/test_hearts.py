@@ -177,7 +177,7 @@ def assert_measured(hearts, out, row):
 def test_own_lesions_are_repainted(paint, hearts, tmp_path):
     code, text, error = paint("Pathological", "condition=own", "types=2")
     assert code == 0, error
-    assert "lesion mean 4" in text and "shares of the range" in text
+    assert "lesion mean, label 4" in text and "shares of the range" in text
     rows = manifest_of(tmp_path / "out")
     assert [(row["case"], row["type"]) for row in rows] == [(name, kind) for name in SICK for kind in "12"]
     for row in rows:
