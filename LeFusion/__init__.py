@@ -6,14 +6,16 @@ if TYPE_CHECKING:
     from LeFusion.errors import UserError
     from LeFusion.painter import Painter
     from LeFusion.pool import PaintedPool
+    from LeFusion.shared_painter import SharedPainter
     from LeFusion.transforms import RandInsertLesiond, RandPaintLesiond
 
-__all__ = ["PaintedPool", "Painter", "RandInsertLesiond", "RandPaintLesiond", "UserError"]
+__all__ = ["PaintedPool", "Painter", "RandInsertLesiond", "RandPaintLesiond", "SharedPainter", "UserError"]
 _PLACES = {
     "PaintedPool": "LeFusion.pool",
     "Painter": "LeFusion.painter",
     "RandInsertLesiond": "LeFusion.transforms",
     "RandPaintLesiond": "LeFusion.transforms",
+    "SharedPainter": "LeFusion.shared_painter",
     "UserError": "LeFusion.errors",
 }
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,34 @@ from LeFusion.weights import check_fit, sampler_settings
 GPU_STEP = (8, 16)  # of depth and plane, to which boxes just around lesions are rounded up on a GPU
 REGIONS = ("auto", "whole", "lesion")
 P = TypeVar("P", bound="BoxPainter")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the network has to know of one box.
+
+    image: (1, D, H, W) in [-1, 1]. lesions, edit: (K, D, H, W) bool, edit is what is painted. address: of the
+    noise. histogram: (K * bins,), and guide: where in the lesions its intensities lie; None: no condition.
+    """
+
+    image: Tensor
+    lesions: Tensor
+    edit: Tensor
+    address: tuple
+    histogram: Tensor | None = None
+    guide: Guide | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As tensors, tuples and numbers, for another process."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        guide = None if self.guide is None else (self.guide.layer, self.guide.histograms)
+        # clone: of a view the whole image would be sent
+        return vars(self) | {name: value.clone() for name, value in tensors.items()} | {"guide": guide}
+
+    @classmethod
+    def from_dict(cls, sent: dict[str, Any]) -> "Prepared":
+        """Back again."""
+        return cls(**sent | {"guide": sent["guide"] and Guide(*sent["guide"])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +157,11 @@ class BoxPainter:
             raise UserError(f"{settings.model_path}: {error}") from None
 
     @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
     def reach_mm(self) -> float:
         """How far from the lesions voxels may change."""
         return self.edit_margin_mm or SOFT_REACH * self.soft_edge_mm
@@ -144,33 +177,45 @@ class BoxPainter:
         rim = math.ceil(self.edit_margin_mm / min(loaded.spacing_mm)) if self.edit_margin_mm else 0
         soft = math.ceil(SOFT_REACH * self.soft_edge_mm / min(loaded.spacing_mm))
         # A GPU works on batches of one size, and compiles for each; on a CPU each voxel costs time
-        step = GPU_STEP if next(self.network.parameters()).is_cuda else None
+        step = GPU_STEP if self.device.type == "cuda" else None
         return loaded.tight_region(max(self.margin + rim, soft), self.size, multiple, step, part)
 
     def paint_boxes(self, tasks: Sequence[Task]) -> Tensor:
         """Paints tasks whose boxes have one size -> (B, 1, D, H, W) in [-1, 1] on the CPU."""
-        images, lesions, edits, histograms, guides, addresses = [], [], [], [], [], []
-        for task in tasks:
-            part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
-            images.append(self._image(task, part, box))
-            lesions.append(part.lesions(box))
-            edits.append(self._edit(task.loaded, part, box))
-            if task.wanted is not None:  # a class that the part lacks has none, as in training
-                present = part.voxels.flatten(1).any(dim=1)
-                classes = task.wanted.histogram.reshape(len(present), -1) * present[:, None]
-                histograms.append(classes.flatten())
-                guides.append(Guide.of(lesions[-1], classes, task.wanted, task.loaded.spacing_mm))
-            addresses.append((*task.address, task.number + 1) if task.number else task.address)
+        return self.run([self.prepared(task) for task in tasks])
+
+    def prepared(self, task: Task) -> Prepared:
+        """What the network needs to know of a task."""
+        part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
+        lesions, histogram, guide = part.lesions(box), None, None
+        if task.wanted is not None:  # a class that the part lacks has none, as in training
+            present = part.voxels.flatten(1).any(dim=1)
+            classes = task.wanted.histogram.reshape(len(present), -1) * present[:, None]
+            histogram = classes.flatten()
+            guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm)
+        return Prepared(
+            self._image(task, part, box),
+            lesions,
+            self._edit(task.loaded, part, box),
+            (*task.address, task.number + 1) if task.number else task.address,
+            histogram,
+            guide,
+        )
+
+    def run(self, prepared: Sequence[Prepared]) -> Tensor:
+        """Paints what `prepared` made of tasks; all with a condition, or none."""
+        guides = [one.guide for one in prepared if one.guide is not None]
+        histograms = [one.histogram for one in prepared if one.histogram is not None]
         painted = paint(
             self.network,
             self.schedule,
             self.sampler,
-            torch.stack(images),
-            torch.stack(lesions),
+            torch.stack([one.image for one in prepared]),
+            torch.stack([one.lesions for one in prepared]),
             torch.stack(histograms) if histograms else None,
-            addresses,
+            [one.address for one in prepared],
             self.denoiser,
-            torch.stack(edits),
+            torch.stack([one.edit for one in prepared]),
             Guide.stack(guides) if guides else None,
         )
         if not bool(torch.isfinite(painted).all()):

@@ -267,7 +267,7 @@ class Painter(BoxPainter):
         holds; a CPU takes one at a time anyway."""
         given = self._of_data()
         size = 1 if given.batch_size == "auto" else given.batch_size
-        device = next(self.network.parameters()).device
+        device = self.device
         if given.batch_size == "auto" and boxes and device.type != "cpu":
             key, number = max(
                 ((key, number) for key, found in boxes.items() for number in range(len(found))),

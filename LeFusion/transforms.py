@@ -1,5 +1,6 @@
 """MONAI transforms that paint lesions while a network trains."""
 
+import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from monai.transforms.transform import MapTransform, RandomizableTransform
 from monai.utils.enums import TransformBackends
 
 from LeFusion.painter import Painter
+from LeFusion.shared_painter import SharedPainter
 from LeFusion.textures.conditions import Texture
 
 SEEDS = 2**31  # that are drawn from
@@ -21,9 +23,13 @@ class _RandLesiond(RandomizableTransform, MapTransform):
     """What the transforms below share: MONAI's randomness, metadata, labels."""
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
+    painter: Painter
     seed = 0
 
     def randomize(self, data: Any = None) -> None:
+        """data: what the images hold; with a SharedPainter all that is drawn depends on it."""
+        if isinstance(self.painter, SharedPainter):
+            self.set_random_state(seed=self.painter.seed_of(data) % 2**32)
         super().randomize(None)
         if self._do_transform:
             self.seed = int(self.R.randint(SEEDS))
@@ -53,7 +59,8 @@ class RandPaintLesiond(_RandLesiond):
         keys: of the images, (1, X, Y, Z) each.
         mask_key: of the mask: where the lesions are, with the data type's labels. An image whose mask has no
             lesion, such as a crop beside it, stays as it is.
-        painter: see Painter.load. Processes paint on a CPU, with one thread each.
+        painter: see Painter.load; processes paint on a CPU, with one thread each. Or SharedPainter.load:
+            draws by address instead of from MONAI's random state.
         texture: see Painter.paint.
         label_key: of the label to train on: lesions that were painted are set to their value in the mask, the
             rest stays. A dictionary without a label gets one, 0 where nothing was painted. None: no label.
@@ -93,13 +100,16 @@ class RandPaintLesiond(_RandLesiond):
             UserError: as Painter.paint does.
         """
         given = dict(data)
-        self.randomize()
         mask = given[self.mask_key]
         lesion = self._lesion(mask)
-        paints = self._do_transform and bool(lesion.any())
+        has_lesion, content = bool(lesion.any()), ""
+        if has_lesion and isinstance(self.painter, SharedPainter):
+            content = _content(lesion, mask, *(given[key] for key in self.key_iterator(given)))
+        self.randomize(content)
+        paints = self._do_transform and has_lesion
         for key in self.key_iterator(given):
             if paints:
-                given[key] = self.painter.paint(given[key], mask, self.texture, self.seed)
+                given[key] = self._painted(given[key], mask, f"{key} {content}")
             name = self.painter.conditions(self.texture, self.seed).name("image", 1) if paints else ""
             given[key] = self.note(given[key], self.seed if paints else -1, name)
         if self.label_key is not None:
@@ -107,6 +117,23 @@ class RandPaintLesiond(_RandLesiond):
             label = mask * 0 if label is None else label
             given[self.label_key] = _where(lesion, mask, label) if paints else label
         return given
+
+    def _painted(self, image: Any, mask: Any, content: str) -> Any:
+        """The painted image; a SharedPainter may have what changes in it from an earlier epoch."""
+        if not isinstance(self.painter, SharedPainter) or self.painter.every == 1:
+            return self.painter.paint(image, mask, self.texture, self.seed)
+        key = f"{content} {self.texture} {self.seed}"
+        kept = self.painter.kept(key)
+        if kept is None:
+            painted = self.painter.paint(image, mask, self.texture, self.seed)
+            place = _around(painted != image)
+            box = torch.from_numpy(np.ascontiguousarray(_array(painted)[place]))
+            self.painter.keep(key, {"place": [(one.start, one.stop) for one in place], "box": box})
+            return painted
+        painted = image.detach().clone() if isinstance(image, torch.Tensor) else image.copy()
+        place = tuple(slice(*one) for one in kept["place"])
+        painted[place] = kept["box"] if isinstance(image, torch.Tensor) else kept["box"].numpy()
+        return painted
 
     def _lesion(self, mask: Any) -> Any:
         """Bool, where the mask has a lesion label."""
@@ -164,7 +191,9 @@ class RandInsertLesiond(_RandLesiond):
             UserError: as Painter.insert does.
         """
         given = dict(data)
-        self.randomize()
+        shared = isinstance(self.painter, SharedPainter)
+        images = [given[key] for key in self.key_iterator(given)] if shared else []
+        self.randomize(_content(np.ones((1, 1, 1), bool), *images))
         for key in self.key_iterator(given):
             label = None if self.label_key is None else given.get(self.label_key)
             if not self._do_transform:
@@ -180,6 +209,32 @@ class RandInsertLesiond(_RandLesiond):
             if self.label_key is not None:
                 given[self.label_key] = new
         return given
+
+
+def _content(lesion: Any, *images: Any) -> str:
+    """What identifies images: their voxels around the lesions, where those are, and the shapes."""
+    place = _around(lesion)
+    found = hashlib.blake2b(repr((place, [tuple(image.shape) for image in images])).encode(), digest_size=16)
+    for image in images:
+        found.update(_array(image)[(..., *place[-3:])].tobytes())
+    return found.hexdigest()
+
+
+def _around(where: Any) -> tuple[slice, ...]:
+    """The smallest box that holds all that is True; one voxel where nothing is."""
+    where = _array(where)
+    box = []
+    for axis in range(where.ndim):
+        found = np.flatnonzero(where.any(axis=tuple(n for n in range(where.ndim) if n != axis)))
+        box.append(slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 1))
+    return tuple(box)
+
+
+def _array(image: Any) -> np.ndarray:
+    """As NumPy's, without a copy where it is on the CPU."""
+    return (
+        image.detach().as_subclass(torch.Tensor).cpu().numpy() if isinstance(image, torch.Tensor) else image
+    )
 
 
 def _empty(image: Any) -> Any:

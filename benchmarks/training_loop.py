@@ -6,18 +6,22 @@ how much longer an epoch takes.
 
 The bundled lung regions whose mask is at most --largest-mm across (sphere of its volume) and the bundled
 weights. Epochs of the ways are run in turns, --epochs of each, and the median counts, so that other load on
-the machine hits all of them. ratio: of an epoch to one without painting. CPU s: of the process that paints,
-which other load changes less than wall-clock time.
+the machine hits all of them. ratio: of an epoch to one without painting just before. CPU s: of all processes,
+which other load changes less than wall-clock time; its ratio is what training waits where no core is free.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import psutil
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.losses import DiceCELoss
@@ -25,7 +29,7 @@ from monai.networks.nets import UNet
 from monai.transforms import Compose, ScaleIntensityRanged
 from painted import write_tables
 
-from LeFusion import PaintedPool, Painter, RandPaintLesiond
+from LeFusion import PaintedPool, Painter, RandPaintLesiond, SharedPainter
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import find_cases
 from LeFusion.runtime.commandline import DEMO_DATA, command_parser
@@ -38,23 +42,22 @@ def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--data", type=Path, default=DEMO_DATA / "LIDC" / "Normal")
     parser.add_argument("--largest-mm", type=float, default=12)
-    parser.add_argument(
-        "--settings", nargs="+", default=["num_steps=10", "num_steps=5,margin=2", "num_steps=4,margin=2"]
-    )
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, help="the last one paints the epochs")
     parser.add_argument("--items", type=int, default=16, help="of an epoch")
     parser.add_argument("--epochs", type=int, default=5, help="of each way")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--refresh", type=float, default=0.25, help="the share of the pool that is new")
+    parser.add_argument("--prob", type=float, default=1, help="how often an image is painted")
+    parser.add_argument("--refresh", type=float, default=0.25, help="the share that is new in an epoch")
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128], help="of the segmenter")
     parser.add_argument("--out", type=Path, default=Path("outputs/training_loop"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = regions(options.data, options.largest_mm)
-    items = [found[number % len(found)] for number in range(options.items)]
+    items = [alike(found[number % len(found)], number) for number in range(options.items)]
     rows = [one_core(text, items) for text in options.settings]
     write_tables(options.out, "one_core", rows, [f"{len(found)} regions"])
-    painter = Painter.load("lidc_edit", device="cpu", **settings_of(options.settings[-1]))
-    write_tables(options.out, "ways", ways(painter, items, options), [options.settings[-1]])
+    rows = ways(settings_of(options.settings[-1]), items, options)
+    write_tables(options.out, "ways", rows, [options.settings[-1]])
 
 
 def regions(folder: Path, largest_mm: float) -> list[dict]:
@@ -73,6 +76,11 @@ def regions(folder: Path, largest_mm: float) -> list[dict]:
                 }
             )
     return found
+
+
+def alike(item: dict, number: int) -> dict:
+    """The same region, but for `number` HU: two are not one to a painter that keeps what it painted."""
+    return item | {"image": item["image"] + number}
 
 
 def settings_of(text: str) -> dict[str, int]:
@@ -98,47 +106,85 @@ def one_core(text: str, items: list[dict]) -> dict:
     }
 
 
-def ways(painter: Painter, items: list[dict], options: argparse.Namespace) -> list[dict]:
+def ways(settings: dict[str, int], items: list[dict], options: argparse.Namespace) -> list[dict]:
     """An epoch's time of each way to paint, and how many lesions it paints."""
-    paint = RandPaintLesiond("image", "lesion", painter, label_key="label", prob=1)
+    keys = {"keys": "image", "mask_key": "lesion", "label_key": "label", "prob": options.prob}
+    paint = RandPaintLesiond(painter=Painter.load("lidc_edit", device="cpu", **settings), **keys)
     unpainted = [item | {"label": item["lesion"]} for item in items]
+    load = partial(DataLoader, batch_size=2)
+    every = round(1 / options.refresh)
+    with (
+        SharedPainter.load("lidc_edit", device="cpu", **settings) as shared,
+        SharedPainter.load("lidc_edit", device="cpu", every=every, **settings) as keeping,
+        PaintedPool(items, paint, refresh=options.refresh, workers=1) as pool,
+    ):
+        workers = options.workers
 
-    def loader(data, workers: int = 0) -> DataLoader:
-        return DataLoader(data, batch_size=2, num_workers=workers)
+        def painted_by(shared_painter: SharedPainter) -> Callable[[int], DataLoader]:
+            transform = Compose([RandPaintLesiond(painter=shared_painter, **keys), SCALED])
 
-    online = Dataset(items, Compose([paint, SCALED]))
-    step = segmenter(options.channels)
-    with PaintedPool(items, paint, refresh=options.refresh, workers=options.workers) as pool:
+            def epoch(number: int) -> DataLoader:
+                shared_painter.set_epoch(number)
+                return load(Dataset(items, transform), num_workers=workers)
 
-        def of_pool() -> DataLoader:
+            return epoch
+
+        def of_pool(_: int) -> DataLoader:
             pool.next_epoch()
-            return loader(Dataset(pool, SCALED))
+            return load(Dataset(pool, SCALED))
 
-        makes: dict[str, tuple[Callable[[], DataLoader], int]] = {
-            "no painting": (lambda: loader(Dataset(unpainted, SCALED)), 0),
-            "in the training process": (lambda: loader(online), len(items)),
-            f"{options.workers} loader workers": (lambda: loader(online, options.workers), len(items)),
-            f"pool, refresh={options.refresh}, {options.workers} processes": (of_pool, pool.exchanged),
+        online = Dataset(items, Compose([paint, SCALED]))
+        makes: dict[str, tuple[Callable[[int], DataLoader], float]] = {
+            "no painting": (lambda _: load(Dataset(unpainted, SCALED)), 0),
+            "in the training process": (lambda _: load(online), len(items)),
+            f"{workers} loader workers": (lambda _: load(online, num_workers=workers), len(items)),
+            f"shared painter, {workers} workers": (painted_by(shared), len(items)),
+            f"shared painter, every={every}, {workers} workers": (painted_by(keeping), len(items) / every),
+            f"pool, refresh={options.refresh}": (of_pool, pool.exchanged),
         }
-        of_pool()  # paints all of it
-        seconds: dict[str, list[float]] = {name: [] for name in makes}
-        for _ in range(options.epochs):
+        step = segmenter(options.channels)
+        for make, _ in makes.values():  # what is painted once, and the first step, which is slow
+            for batch in make(0):
+                step(batch)
+        wall: dict[str, list[float]] = {name: [] for name in makes}
+        cpu: dict[str, list[float]] = {name: [] for name in makes}
+        for number in range(1, options.epochs + 1):
             for name, (make, _) in makes.items():
-                start = time.perf_counter()
-                for batch in make():
+                start = time.perf_counter(), cpu_seconds()
+                for batch in make(number):
                     step(batch)
-                seconds[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(found) for name, found in seconds.items()}
-    return [
-        {
-            "painting": name,
-            "epoch s": f"{median[name]:.1f}",
-            "ratio": f"{median[name] / median['no painting']:.2f}",
-            "new lesions": lesions,
-            "lesions/s": f"{lesions / median[name]:.2f}",
-        }
-        for name, (_, lesions) in makes.items()
-    ]
+                wall[name].append(time.perf_counter() - start[0])
+                wait([future for _, future in pool._coming if future is not None])  # counts here, not later
+                cpu[name].append(cpu_seconds() - start[1])
+    return [row(name, wall, cpu, options.prob * lesions) for name, (_, lesions) in makes.items()]
+
+
+def row(name: str, wall: dict[str, list[float]], cpu: dict[str, list[float]], lesions: float) -> dict:
+    """Medians of the epochs; ratios of an epoch to the one without painting that ran just before."""
+
+    def ratio(seconds: dict[str, list[float]]) -> str:
+        pairs = zip(seconds[name], seconds["no painting"], strict=True)
+        return f"{statistics.median(one / other for one, other in pairs):.2f}"
+
+    return {
+        "painting": name,
+        "epoch s": f"{statistics.median(wall[name]):.1f}",
+        "ratio": ratio(wall),
+        "CPU s": f"{statistics.median(cpu[name]):.1f}",
+        "CPU ratio": ratio(cpu),
+        "new lesions": f"{lesions:.1f}",
+        "lesions/s": f"{lesions / statistics.median(wall[name]):.2f}",
+    }
+
+
+def cpu_seconds() -> float:
+    """Of this process and all that it started."""
+    own = psutil.Process()
+    running = 0.0
+    for child in own.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            running += sum(child.cpu_times()[:2])
+    return sum(own.cpu_times()[:4]) + running
 
 
 def segmenter(channels: list[int]) -> Callable[[dict], None]:

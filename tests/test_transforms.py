@@ -141,7 +141,7 @@ def test_the_examples_of_the_docs_run(monkeypatch):
     for example in examples:
         code = example.replace("num_steps=3", "num_steps=1").replace("num_workers=2", "num_workers=0")
         exec(code.replace("range(2)", "range(1)"), names)
-    assert len(examples) == 3 and torch.isfinite(names["loss"])
+    assert len(examples) == 4 and torch.isfinite(names["loss"])
     image, painted = names["subject"]["ct"].data, names["painted"]["ct"].data
     lesion = names["subject"]["lesion"].data > 0
     assert painted.dtype == image.dtype and (painted != image)[lesion].float().mean() > 0.9

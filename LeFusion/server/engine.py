@@ -94,7 +94,7 @@ class Engine:
 
     @property
     def device(self) -> str:
-        return str(next(self.painter.network.parameters()).device)
+        return str(self.painter.device)
 
     def paint(
         self,
