@@ -213,7 +213,10 @@ def test_on_a_gpu_lesions_of_like_size_have_boxes_of_one_size(tmp_path, scan, gp
         case.mask_path: Volume(case.mask_path, labels, 1, 0, AFFINE, None),
     }.get
     loaded = load_case(case, Layout(), (-1000, 400), read=read)
-    network = SimpleNamespace(plane_multiple=8, parameters=lambda: iter([SimpleNamespace(is_cuda=gpu)]))
+    network = SimpleNamespace(
+        plane_multiple=8,
+        parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda" if gpu else "cpu"))]),
+    )
     painter = Painter(network, None, None, None, SIZE, "lesion", 1)
     assert [box.size for box in painter.boxes(loaded)] == sizes
 
