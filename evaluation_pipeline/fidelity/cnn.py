@@ -2,7 +2,7 @@
 
 It sees what features do not name: seams, patterns, a lesion that does not belong to its surroundings. It
 also sees the scan. The same network on crops whose lesion is blanked says how much of its success is the scan
-alone.
+alone, and on crops in which only the lesion is left how much is the lesion.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,24 +17,28 @@ from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
 
 SIDE = 24  # voxels of 1 mm
 SHIFT = 2  # voxels, by which crops are moved at random in training
-BLANKED_MM = 3.0  # around the lesion, so that a painted rim is blanked as well
+BLANKED_MM = 3.0  # around the lesion, so that a painted rim is blanked as well, or left with it
+# What a network sees -> what is blanked: nothing, the lesion, or what lies around it
+VIEWS = {"lesion": "", "surroundings": "lesion", "alone": "surroundings"}
 LEAST = 20  # lesions of each kind
 STEPS = 250
 BATCH = 16
 RATE = 5e-3
 
 
-def crops_of(lesions: Sequence[Lesion], scale: tuple[float, float], blanked: bool = False) -> np.ndarray:
+def crops_of(lesions: Sequence[Lesion], scale: tuple[float, float], blanked: str = "") -> np.ndarray:
     """(lesions, 28, 28, 28) float32 in [-1, 1]: each lesion in the middle of SIDE + 2 SHIFT voxels of 1 mm.
 
-    blanked: the lesion and BLANKED_MM around it have the median of the rest.
+    blanked: "lesion", with BLANKED_MM around it, or "surroundings", all else: they get the median of the
+    surroundings.
     """
     found = []
     for lesion in lesions:
         image = lesion.image.astype(np.float32)
         if blanked:
-            hidden = distance_transform_edt(~lesion.mask, sampling=lesion.spacing_mm) <= BLANKED_MM
-            image = np.where(hidden, np.median(image[~hidden]) if not hidden.all() else 0, image)
+            near = distance_transform_edt(~lesion.mask, sampling=lesion.spacing_mm) <= BLANKED_MM
+            level = np.median(image[~near]) if not near.all() else 0
+            image = np.where(near == (blanked == "lesion"), level, image)
         # On the voxels themselves where they are of 1 mm: between them, fine patterns average out
         centre = np.rint(np.argwhere(lesion.mask).mean(axis=0))
         offsets = np.arange(SIDE + 2 * SHIFT) - SIDE // 2 - SHIFT
@@ -55,7 +59,7 @@ def cnn_discriminate(
     seed: int,
     progress: Callable[[Iterable, str], Iterable] = lambda folds, what: folds,
 ) -> dict:
-    """{"lesion": {auc, low, high}, "surroundings": the same with blanked lesions}, cross-validated by group.
+    """{view: {auc, low, high}} for each of VIEWS, cross-validated by group.
 
     groups: of the real lesions, then the synthetic ones. Raises TooLittleData with fewer than LEAST of
     either.
@@ -67,7 +71,7 @@ def cnn_discriminate(
         )
     lesions, truth = [*real, *synthetic], np.arange(len(real) + len(synthetic)) >= len(real)
     found = {}
-    for name, blanked in (("lesion", False), ("surroundings", True)):
+    for name, blanked in VIEWS.items():
         crops = torch.from_numpy(crops_of(lesions, scale, blanked))
         scores = np.zeros(len(lesions))
         folds = list(folds_of(truth, groups, seed))

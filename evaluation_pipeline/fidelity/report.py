@@ -107,6 +107,7 @@ def summary_rows(report: dict) -> list[dict]:
         for name, title in (
             ("lesion", "lesion and surroundings"),
             ("surroundings", "lesion blanked: the scan"),
+            ("alone", "surroundings blanked: the lesion and 3 mm around it"),
         ):
             auc = part[name]
             text = f"{auc['auc']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
@@ -246,7 +247,8 @@ SECTIONS = (
         "3D network",
         "A small convolutional network on cubes of 24 mm around the lesion, scored on groups that it has not "
         "seen. It also sees the scan: where the same network does as well on cubes whose lesion is blanked, "
-        "it tells the scans apart and not the lesions.",
+        "it tells the scans apart and not the lesions. On cubes in which only the lesion and 3 mm around it "
+        "are left it sees the lesion and its noise.",
     ),
 )
 

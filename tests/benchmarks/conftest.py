@@ -10,7 +10,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-for name in ("measuring", "plain_unet"):
+for name in ("measuring", "plain_unet", "painted", "texture_control"):
     spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])

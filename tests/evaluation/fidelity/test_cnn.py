@@ -47,17 +47,21 @@ def test_crops_hold_the_lesion_in_their_middle_whatever_the_voxels():
     assert np.ptp(np.argwhere(wide > 0)[:, 0]) == pytest.approx(2 * np.ptp(places[:, 0]), abs=2)
 
 
-def test_a_blanked_lesion_cannot_be_seen():
+def test_what_is_blanked_cannot_be_seen():
     mask = ball()
     image = np.where(mask, 300.0, -850.0)
-    assert np.ptp(cnn.crops_of([lesion_of(image, mask)], SCALE, blanked=True)) == 0
+    assert np.ptp(cnn.crops_of([lesion_of(image, mask)], SCALE, blanked="lesion")) == 0
+    noisy = image + np.where(mask, 0, np.random.default_rng(0).normal(0, 50, mask.shape))
+    whole, alone = (cnn.crops_of([lesion_of(noisy, mask)], SCALE, hide)[0] for hide in ("", "surroundings"))
+    away = np.sqrt(((np.indices(alone.shape) - 14) ** 2).sum(axis=0)) - 5
+    assert np.array_equal(alone[away <= 2], whole[away <= 2]) and np.ptp(alone[away > 4]) == 0
 
 
 def test_a_planted_pattern_is_seen_and_not_in_the_surroundings(monkeypatch):
-    monkeypatch.setattr(cnn, "STEPS", 60)
+    monkeypatch.setattr(cnn, "STEPS", 100)
     found = discriminated(lesions(24, 0, "R"), lesions(24, 1, "S", planted=True))
     assert found["lesion"]["auc"] > 0.9
-    assert found["surroundings"]["auc"] < 0.8
+    assert found["surroundings"]["auc"] < 0.8 and found["alone"]["auc"] > 0.8
 
 
 def test_one_distribution_gives_chance_and_a_seed_its_result(monkeypatch):
