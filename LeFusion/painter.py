@@ -125,7 +125,8 @@ class Painter(BoxPainter):
                 painted as alone, image i with seed + i; on a GPU together.
             mask: of any of these kinds, on the grid of the image: the data type's lesion labels, 0 elsewhere.
             texture: what the command takes as `condition`: one of `textures`, by name or number, "mixture"
-                (drawn, as common as they are), "own" (the intensities under the mask), or a list of bins;
+                (drawn, as common as they are), "own" (the intensities under the mask), a list of bins,
+                or scores of the real lesions to draw from, such as {"texture_score": [4, 5]};
                 None: what the command does by default.
             seed: of the noise and of all that is drawn.
             affine: (4, 4), voxel index to mm, of arrays without one; None: voxels of 1 mm. A mask
@@ -230,7 +231,8 @@ class Painter(BoxPainter):
 
     def conditions(self, texture: Texture | None, seed: int, kind: int = 1) -> Conditions:
         """What `texture` means, for a seed. Raises UserError for an unknown one."""
-        key = texture if isinstance(texture, str | int) else None, kind  # lists of bins are not kept
+        named = f"scores {texture}" if isinstance(texture, Mapping) else texture
+        key = named if isinstance(named, str | int) else None, kind  # lists of bins are not kept
         found = self._chosen.get(key)
         if found is None:
             found = conditions_of(self._of_data(), texture, kind, self.knows_sizes)

@@ -93,6 +93,16 @@ def test_every_kind_gives_the_command_s_voxels(painter, scan, command, save_netw
     assert np.array_equal(of_meta[0].numpy().round(), written)
 
 
+def test_scores_of_real_lesions_are_a_texture(painter, scan, save_network):
+    settings = {"diffusion_depth_size": 8, "diffusion_img_size": 16, "num_steps": 2}
+    scored = Painter.load(save_network(), device="cpu", texture_score=[1, 2], **settings)
+    found = painter.paint(*scan, {"texture_score": [1, 2]}, seed=3)
+    assert np.array_equal(found, scored.paint(*scan, "realistic", seed=3))
+    assert not np.array_equal(found, painter.paint(*scan, {"texture_score": 5}, seed=3))
+    with pytest.raises(UserError, match="texture=.*calcification=3: its lesions have no scores"):
+        painter.paint(*scan, {"calcification": 3})
+
+
 def test_a_scaled_image_keeps_its_scaling(painter, scan, tmp_path):
     image, mask = scan
     path = file_of(tmp_path / "a.nii", (image // 2).astype(np.int16), slope=2.0)
