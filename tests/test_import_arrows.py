@@ -179,6 +179,7 @@ def test_only_commands_see_a_configuration(path):
         "LeFusion.runtime.commandline",
         "LeFusion.runtime.overrides",
         "LeFusion.runtime.misspelt",
+        "LeFusion.runtime.help",
         "LeFusion.data_types",
         "benchmarks.painted",
     )

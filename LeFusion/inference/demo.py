@@ -1,8 +1,9 @@
-"""Paints the bundled lung regions (nodules) and hearts (infarcts) with the bundled weights.
+"""Paints nodules into the bundled lung regions and infarcts into the bundled hearts, with bundled weights.
 
-    python LeFusion/inference/demo.py types=1
+    lefusion demo types=1
 
-Arguments are Hydra overrides of inference.py, for both. Writes outputs/demo.
+The pictures to look at are outputs/demo/Image/preview.png and outputs/demo/hearts/Image/preview.png. Settings
+key=value are those of both (lefusion paint --help lists them).
 """
 
 import subprocess
@@ -13,12 +14,16 @@ DEMOS = ("lidc", "emidec")  # of configs/demo
 
 
 def main() -> None:
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        print(__doc__.strip())
+        return
     script = Path(__file__).with_name("inference.py")
     for name in DEMOS:
         command = [sys.executable, script, f"data_type={name}", f"+demo={name}", *sys.argv[1:]]
         code = subprocess.run(command).returncode
-        if code or "--help" in sys.argv[1:]:
+        if code:
             sys.exit(code)
+    print("look at Image/preview.png and hearts/Image/preview.png in outputs/demo")
 
 
 if __name__ == "__main__":

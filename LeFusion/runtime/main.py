@@ -14,29 +14,45 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # name: (script, what it does)
 COMMANDS = {
-    "insert": ("LeFusion/inference/insert.py", "lesions into whole scans: a scan goes in, a scan comes out"),
-    "paint": ("LeFusion/inference/inference.py", "paint lesions into images, under their masks"),
-    "masks": ("DiffMask/inference/inference.py", "make lesion masks for scans; paint=true paints them, too"),
-    "train": ("LeFusion/train/train.py", "train the network that paints"),
-    "train-masks": ("DiffMask/train/train.py", "train the network that makes masks"),
-    "check": ("LeFusion/train/check_dataset.py", "is a data set fit for training? a report"),
-    "textures": ("LeFusion/inference/fit_textures.py", "find the texture types of a data set"),
-    "report": ("evaluation_pipeline/evaluate_synthesis.py", "how real painted lesions look, measured"),
+    "demo": ("LeFusion/inference/demo.py", "paint the bundled phantoms: a first try, without data"),
+    "insert": ("LeFusion/inference/insert.py", "put lesions into whole scans; needs no masks"),
+    "paint": ("LeFusion/inference/inference.py", "paint lesions into images, under masks"),
+    "masks": ("DiffMask/inference/inference.py", "make lesion masks for scans"),
+    "view": ("LeFusion/viewer/view.py", "make a web page that shows what was painted"),
+    "serve": ("LeFusion/server/serve.py", "paint for other programs over HTTP, such as 3D Slicer"),
+    "download": ("LeFusion/runtime/download.py", "fetch the released data sets and weights"),
+    "check": ("LeFusion/train/check_dataset.py", "check a data set before training"),
+    "textures": ("LeFusion/inference/fit_textures.py", "find the textures of a data set's lesions"),
+    "train": ("LeFusion/train/train.py", "train a network that paints"),
+    "train-masks": ("DiffMask/train/train.py", "train a network that makes masks"),
+    "export-bundle": ("LeFusion/inference/export_bundle.py", "make a MONAI bundle of weights"),
+    "report": ("evaluation_pipeline/evaluate_synthesis.py", "measure how real painted lesions look"),
     "sheet": (
         "evaluation_pipeline/reader_sheet.py",
-        "real and painted lesions, shuffled, for readers to tell apart",
+        "make a picture of real and painted lesions for readers",
     ),
-    "prepare": ("evaluation_pipeline/prepare_real_dataset.py", "a real data set in nnU-Net's raw layout"),
+    "prepare": ("evaluation_pipeline/prepare_real_dataset.py", "bring real cases into nnU-Net's layout"),
     "train-segmenter": ("evaluation_pipeline/run_segmentation_training.py", "train a segmentation network"),
     "evaluate": ("evaluation_pipeline/run_segmentation_evaluation.py", "judge a segmentation on test cases"),
-    "compare": ("evaluation_pipeline/compare.py", "compare experiments that were evaluated"),
-    "download": ("LeFusion/runtime/download.py", "fetch the released data sets and weights"),
-    "serve": ("LeFusion/server/serve.py", "paint for other programs, such as 3D Slicer, over HTTP"),
-    "view": ("LeFusion/viewer/view.py", "one HTML page that shows painted lesions in a browser"),
-    "demo": ("LeFusion/inference/demo.py", "paint the bundled lung regions and hearts"),
-    "export-bundle": ("LeFusion/inference/export_bundle.py", "a MONAI bundle of weights"),
-    "version": ("LeFusion/runtime/version.py", "the version; --report: all that a bug report needs, as JSON"),
+    "compare": ("evaluation_pipeline/compare.py", "compare segmentation experiments"),
+    "version": ("LeFusion/runtime/version.py", "the version; --report: what a bug report needs, as JSON"),
 }
+GROUPS = {  # the first command of each
+    "demo": "paint",
+    "check": "train",
+    "report": "judge what was painted",
+    "prepare": "train and judge segmentation networks",
+    "version": "other",
+}
+
+
+def usage() -> str:
+    """The list of commands."""
+    lines = ["usage: lefusion COMMAND ARGUMENTS, for example: lefusion insert my_ct.nii.gz out lesions=5"]
+    for command, (_, purpose) in COMMANDS.items():
+        lines += [f"\n{GROUPS[command]}:"] if command in GROUPS else []
+        lines.append(f"  {command:16} {purpose}")
+    return "\n".join([*lines, "\nlefusion COMMAND --help has the arguments of a command."])
 
 
 def main() -> None:
@@ -44,12 +60,10 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or [""]
     name = "version" if name == "--version" else name
     if name not in COMMANDS:
-        lines = "\n".join(f"  {command:16} {purpose}" for command, (_, purpose) in COMMANDS.items())
-        usage = f"usage: lefusion COMMAND ... (--help after the command says more)\n{lines}"
         if name in ("", "-h", "--help"):
-            print(usage)
+            print(usage())
             sys.exit(0 if name else 2)
-        print(f"error: lefusion has no command {name!r}\n{usage}", file=sys.stderr)
+        print(f"error: lefusion has no command {name!r}\n{usage()}", file=sys.stderr)
         sys.exit(2)
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as setup_env.sh; before torch loads OpenMP
     script = str(ROOT / COMMANDS[name][0])

@@ -9,6 +9,7 @@ from functools import wraps
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+import LeFusion.runtime.help  # noqa: F401 (what --help says)
 from LeFusion.errors import UserError
 from LeFusion.runtime.misspelt import in_one_line
 
