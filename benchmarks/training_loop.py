@@ -112,20 +112,21 @@ def ways(settings: dict[str, int], items: list[dict], options: argparse.Namespac
     paint = RandPaintLesiond(painter=Painter.load("lidc_edit", device="cpu", **settings), **keys)
     unpainted = [item | {"label": item["lesion"]} for item in items]
     load = partial(DataLoader, batch_size=2)
-    every = round(1 / options.refresh)
+    workers, every = options.workers, round(1 / options.refresh)
+    by_workers = partial(load, num_workers=workers, persistent_workers=True)
     with (
         SharedPainter.load("lidc_edit", device="cpu", **settings) as shared,
         SharedPainter.load("lidc_edit", device="cpu", every=every, **settings) as keeping,
         PaintedPool(items, paint, refresh=options.refresh, workers=1) as pool,
     ):
-        workers = options.workers
 
         def painted_by(shared_painter: SharedPainter) -> Callable[[int], DataLoader]:
             transform = Compose([RandPaintLesiond(painter=shared_painter, **keys), SCALED])
+            loader = by_workers(Dataset(items, transform))
 
             def epoch(number: int) -> DataLoader:
                 shared_painter.set_epoch(number)
-                return load(Dataset(items, transform), num_workers=workers)
+                return loader
 
             return epoch
 
@@ -134,10 +135,11 @@ def ways(settings: dict[str, int], items: list[dict], options: argparse.Namespac
             return load(Dataset(pool, SCALED))
 
         online = Dataset(items, Compose([paint, SCALED]))
+        of_workers = by_workers(online)
         makes: dict[str, tuple[Callable[[int], DataLoader], float]] = {
             "no painting": (lambda _: load(Dataset(unpainted, SCALED)), 0),
             "in the training process": (lambda _: load(online), len(items)),
-            f"{workers} loader workers": (lambda _: load(online, num_workers=workers), len(items)),
+            f"{workers} loader workers": (lambda _: of_workers, len(items)),
             f"shared painter, {workers} workers": (painted_by(shared), len(items)),
             f"shared painter, every={every}, {workers} workers": (painted_by(keeping), len(items) / every),
             f"pool, refresh={options.refresh}": (of_pool, pool.exchanged),

@@ -1,8 +1,12 @@
-"""Brings a real data set into nnU-Net v2's raw layout, which all other commands of this folder read.
+"""Brings real and painted cases into nnU-Net v2's raw layout, which all other commands of this folder read.
 
     python prepare_real_dataset.py --source_image_dir ../data/LIDC/Pathological/Image \\
         --source_mask_dir ../data/LIDC/Pathological/Mask --test_txt_path ../data/LIDC/Pathological/test.txt \\
         --output_dir datasets/LIDC_real
+    python prepare_real_dataset.py --synthetic_data_dir out --output_dir nnUNet_raw/Dataset101_Painted
+
+Painted images (Image_1/, Mask_1/, ... of LeFusion) become training cases, beside real ones where both are
+given: <case>_painted_<type>. One that was made from a test patient is refused.
 
 Everything is checked before the first file is written. The same command again completes what is missing.
 nnU-Net's own check, where nnunetv2 is installed: nnUNetv2_plan_and_preprocess --verify_dataset_integrity.
@@ -27,9 +31,10 @@ from evaluation_pipeline.cases.nnunet_layout import (
     write_description,
 )
 from evaluation_pipeline.cases.patients import case_name, patient_of
+from evaluation_pipeline.cases.synthetic import SyntheticImage, check_leakage, find_synthetic
 from evaluation_pipeline.segmentation.preprocessing import check_pair
 from LeFusion.data_types import load_data_type
-from LeFusion.dataset.cases import Case, Layout, find_cases, refuse_among_sources
+from LeFusion.dataset.cases import PAINTED, Case, Layout, find_cases, refuse_among_sources
 from LeFusion.dataset.scans import read_volume, write_label_like, write_volume
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.dataset.volume import Volume
@@ -43,39 +48,44 @@ SOURCE_OPTIONS = ("source_image_dir", "source_mask_dir", "test_txt_path")
 
 
 def prepare(
-    source_image_dir: Path,
-    source_mask_dir: Path,
-    test_txt_path: Path,
+    source_image_dir: Path | None,
+    source_mask_dir: Path | None,
+    test_txt_path: Path | None,
     output_dir: Path,
     data_type: str = "lidc",
     labels: dict[str, int] | None = None,
     channel_name: str | None = None,
     overwrite: bool = False,
+    synthetic_data_dir: Sequence[Path] = (),
 ) -> int:
-    """Writes the data set; -> how many files were written now.
+    """Writes the data set; -> how many files were written now. The sources None: of painted images alone.
 
     Raises FileNotFoundError and ValueError, before anything is written: images without a mask, unknown label
     values, geometry that differs between image and mask, an empty split, test cases that do not exist, a
-    patient in both splits, an output_dir made from other sources.
+    patient in both splits, an output_dir made from other sources, images painted from a test patient.
     """
     kind = load_data_type(data_type)
     own = own_settings(kind, named=labels is None)
     labels, channel_name = labels or dict(kind.label_names), channel_name or kind.modality
     check_labels(labels)
-    for folder, option in ((source_image_dir, "--source_image_dir"), (source_mask_dir, "--source_mask_dir")):
-        if not folder.is_dir():
-            raise MissingFileError(f"{option} {folder}: no such folder")
-    refuse_among_sources({"--output_dir": output_dir}, (source_image_dir, source_mask_dir))
-    layout = Layout(str(source_image_dir.absolute()), str(source_mask_dir.absolute()), kind.layout.mask_names)
-    splits = {}
-    for split in SPLITS:
-        splits[split] = find_cases(source_image_dir, layout, test_txt_path, split)
-    _check_patients(splits, test_txt_path)
+    given = _sources(source_image_dir, source_mask_dir, test_txt_path, synthetic_data_dir)
+    refuse_among_sources({"--output_dir": output_dir}, (*given[:2], *synthetic_data_dir))
+    splits: dict[str, list[Case]] = {split: [] for split in SPLITS}
+    if given:
+        layout = Layout(*(str(folder.absolute()) for folder in given[:2]), kind.layout.mask_names)
+        for split in SPLITS:
+            splits[split] = find_cases(given[0], layout, given[2], split)
+        _check_patients(splits, given[2])
+    painted = find_synthetic(synthetic_data_dir, kind.layout)
+    check_leakage(painted, (), [case.name for case in splits["test"]])
+    planned = _plan(splits, painted)
     values = [0, *sorted(labels.values())]
-    for case in tqdm([*splits["train"], *splits["test"]], unit="case", desc="checking"):
-        check_pair(case.image_path, case.mask_path, values)
-    planned = _plan(splits)
-    content = description(channel_name, labels, len(splits["train"]), own)
+    pairs = [(case.image_path, case.mask_path) for split in splits.values() for case in split]
+    for pair in tqdm(
+        [*pairs, *((image.image, image.label) for image in painted)], unit="case", desc="checking"
+    ):
+        check_pair(*pair, values)
+    content = description(channel_name, labels, len(splits["train"]) + len(painted), own)
     sources = {name: sha256_of_scan(source) for name, source in planned.items()}
     _claim(output_dir, {"description": content, "files": sources}, overwrite)
 
@@ -118,15 +128,35 @@ def _check_patients(splits: dict[str, list[Case]], test_txt_path: Path) -> None:
         )
 
 
-def _plan(splits: dict[str, list[Case]]) -> dict[str, Path]:
+def _sources(
+    images: Path | None, masks: Path | None, test_txt: Path | None, painted: Sequence[Path]
+) -> tuple[Path, Path, Path] | tuple[()]:
+    """Those of the real cases, all or none of them."""
+    if images is None and masks is None and test_txt is None and painted:
+        return ()
+    if images is None or masks is None or test_txt is None:
+        options = ", ".join(f"--{name}" for name in SOURCE_OPTIONS)
+        raise UserError(f"give {options} of the real cases, or none of them and --synthetic_data_dir")
+    for folder, option in ((images, "--source_image_dir"), (masks, "--source_mask_dir")):
+        if not folder.is_dir():
+            raise MissingFileError(f"{option} {folder}: no such folder")
+    return images, masks, test_txt
+
+
+def _plan(splits: dict[str, list[Case]], painted: Sequence[SyntheticImage]) -> dict[str, Path]:
     """Path below the output folder -> the file that it is made from."""
-    planned = {}
-    for split, cases in splits.items():
-        for case in cases:
-            names = file_names(case_name(case.name))
-            files = zip(SPLITS[split], names, (case.image_path, case.mask_path), strict=True)
-            for folder, name, source in files:
-                planned[f"{folder}/{name}"] = source
+    cases = [
+        (split, case_name(case.name), (case.image_path, case.mask_path))
+        for split, found in splits.items()
+        for case in found
+    ]
+    cases += [("train", f"{one.name}{PAINTED}{one.kind}", (one.image, one.label)) for one in painted]
+    planned: dict[str, Path] = {}
+    for split, name, sources in cases:
+        for folder, file_name, source in zip(SPLITS[split], file_names(name), sources, strict=True):
+            before = planned.setdefault(f"{folder}/{file_name}", source)
+            if before is not source:
+                raise UserError(f"{source}: there is a case of this name and type already, {before}")
     return planned
 
 
@@ -178,6 +208,7 @@ def _label(text: str) -> tuple[str, int]:
 def run(arguments: argparse.Namespace) -> None:
     chosen = vars(arguments) | {"labels": dict(arguments.labels) if arguments.labels else None}
     chosen |= {name: given_path(path) for name, path in chosen.items() if name in SOURCE_OPTIONS}
+    chosen["synthetic_data_dir"] = [given_path(path) for path in arguments.synthetic_data_dir]
     written = prepare(**chosen)
     output = arguments.output_dir
     counts = {split: len(list((output / SPLITS[split][0]).glob("[!.]*.nii.gz"))) for split in SPLITS}
@@ -190,9 +221,18 @@ def run(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     described = command_parser(__doc__)
     add = described.add_argument
-    add("--source_image_dir", type=Path, required=True, help="images, also in sub-folders")
-    add("--source_mask_dir", type=Path, required=True, help="their masks")
-    add("--test_txt_path", type=Path, required=True, help="names of the test images, one a line")
+    add("--source_image_dir", type=Path, help="images, also in sub-folders")
+    add("--source_mask_dir", type=Path, help="their masks")
+    add("--test_txt_path", type=Path, help="names of the test images, one a line")
+    add(
+        "--synthetic_data_dir",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="painted images for the training part: folders with Image_1/ and Mask_1/, or with Image/ and "
+        "Mask/, or imagesTr/ and labelsTr/, that hold those",
+    )
     add("--output_dir", type=Path, required=True, help="where the data set goes")
     add(
         "--data_type",

@@ -32,6 +32,7 @@ from DiffMask.inference.report import (
     save_page,
     save_preview,
     save_surface_sheet,
+    shown_with,
 )
 from DiffMask.settings import (
     SECTOR_SETTINGS,
@@ -208,7 +209,8 @@ def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, m
                 else lung_facts(draft, labels, source(draft.scan.path), layout)
             )
             names, sha256 = (draft.name, draft.scan.name, draft.number), sha256_of_file(paths[draft.name])
-            table.add(*names, attempt, facts, origins[draft.name], sha256)
+            shown = shown_with(draft.scan, layout, given.unit)
+            table.add(*names, attempt, facts, origins[draft.name], sha256, shown)
             table.write()
     skipped = share.gather(skipped)
     written, kept = (sum(share.gather([number])) for number in (written, len(kept)))

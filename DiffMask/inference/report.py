@@ -1,7 +1,6 @@
 """What a run of DiffMask leaves beside its masks: a table (CSV), outlines over the scans, 3D surfaces."""
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,12 @@ from LeFusion.errors import UserError
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share
 from LeFusion.runtime.tables import Table, markdown_table
-from LeFusion.viewer.files import Files, read_scan
-from LeFusion.viewer.page import Page, write_page
+from LeFusion.viewer.manifest import layout_text, write_masks_page
+from LeFusion.viewer.page import Page
 
 ORIGIN = ("model_sha256", "inputs_sha256")  # columns: the weights; the scan, its masks and its given sphere
 SHA256 = "mask_sha256"  # column: of the mask's file, as it was written
+SHOWN = ("source", "layout", "unit")  # columns: the scan, how it is stored, and the unit of its voxels
 SIDE = 56  # voxels of a slice that are shown, at least
 WALL_OPACITY, INFARCT_OPACITY = 0.12, 0.4  # no-reflow lies within
 
@@ -58,12 +58,13 @@ class MaskTable:
         facts: dict[str, float | None],
         origin: dict[str, str],
         sha256: str,
+        shown: dict[str, str],
     ) -> None:
         """draws: how many it took. facts: columns of its own. origin: hashes of what it was made from.
-        sha256: of its file."""
+        sha256: of its file. shown: what a viewer page has to know, see shown_with."""
         values = {key: "" if value is None else f"{value:.6g}" for key, value in facts.items()}
         names = {"mask": mask, "scan": scan, "number": str(number), "draws": str(draws)}
-        self.table.add(names | self.settings | origin | values | {SHA256: sha256})
+        self.table.add(names | self.settings | origin | values | {SHA256: sha256} | shown)
 
     def write(self) -> None:
         """Saves what was added, for a run that goes on after this one was killed."""
@@ -79,7 +80,7 @@ class MaskTable:
 
     def summary(self) -> str:
         """A Markdown table: the spread of each number over all masks."""
-        skipped = {"mask", "scan", "number", "type", *ORIGIN, SHA256, *self.settings}
+        skipped = {"mask", "scan", "number", "type", *ORIGIN, SHA256, *SHOWN, *self.settings}
         rows = []
         for column in dict.fromkeys(column for row in self.rows.values() for column in row):
             values = (
@@ -173,13 +174,15 @@ def save_preview(
     return path
 
 
+def shown_with(scan: Scan, layout: Layout, unit: str | None) -> dict[str, str]:
+    """The columns SHOWN."""
+    return dict(zip(SHOWN, (str(scan.path.absolute()), layout_text(layout), unit or ""), strict=True))
+
+
 def save_page(path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layout: Layout, unit: str) -> Page:
     """The viewer page: all masks of each scan, as far as a page holds them."""
-    masks: dict[Scan, list[Files]] = {}
-    for draft in drafts:
-        masks.setdefault(draft.scan, []).append(Files(f"mask {draft.number}", paths[draft.name]))
-    scans = [partial(read_scan, scan.name, scan.path, files, layout, unit) for scan, files in masks.items()]
-    return write_page(path, scans, path.parent.name)
+    masks = [(draft.scan.name, draft.scan.path, str(draft.number), paths[draft.name]) for draft in drafts]
+    return write_masks_page(path, masks, layout, unit)
 
 
 def _extent(mask: np.ndarray) -> tuple[slice, ...]:

@@ -16,8 +16,9 @@ from LeFusion.errors import MissingFileError, UserError
 SPLITS = ("all", "train", "test")
 GENERATED = "_GenMask_"  # <image name>_GenMask_<number>: a mask that DiffMask made for an image
 LABELS = frozenset(range(2**16))  # what a label map may hold, the background 0 among it
+PAINTED = "_painted_"  # <image name>_painted_<type>: a painted image among real ones
 # What separates the patient from the rest in the names of images, masks and generated masks
-CASE_PARTS = ("_Vol_", "_CVol_", "_Mask_", "_CMask_", GENERATED)
+CASE_PARTS = ("_Vol_", "_CVol_", "_Mask_", "_CMask_", GENERATED, PAINTED)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The viewer page of a painting run, from its manifest."""
+"""The viewer pages of a painting run, from its manifest, and of masks that nothing was painted under."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -58,3 +58,22 @@ def write_manifest_page(
         for (case, source), files in versions.items()
     ]
     return write_page(path, scans, path.absolute().parent.parent.name, most_bytes)
+
+
+def write_masks_page(
+    path: Path,
+    masks: Iterable[tuple[str, Path, str, Path]],
+    layout: Layout,
+    unit: str,
+    most_bytes: int = MOST_BYTES,
+) -> Page:
+    """Writes the page of masks over their scans. masks: (name of the scan, its file, number of the mask, its
+    file). Masks that are gone, or whose scan is, are passed over; UserError where none is left."""
+    versions: dict[tuple[str, Path], list[Files]] = {}
+    for name, source, number, label in masks:
+        if exists(label) and exists(source):
+            versions.setdefault((name, source), []).append(Files(f"mask {number}", label))
+    if not versions:
+        raise UserError(f"{path.parent}: no mask is there together with its scan; give --source and --label")
+    scans = [partial(read_scan, *scan, files, layout, unit) for scan, files in versions.items()]
+    return write_page(path, scans, path.absolute().parent.name, most_bytes)

@@ -1,7 +1,7 @@
 """Writes one HTML file that shows lesions in their scans: before, after, masks, windows. It needs no server
 and no network; open it in a browser.
 
-    python LeFusion/viewer/view.py OUTPUT              the output folder of painting, or of insert
+    python LeFusion/viewer/view.py OUTPUT              the output folder of painting, of insert, or of masks
     python LeFusion/viewer/view.py --source scan.nii.gz --label mask.nii.gz [--painted painted.nii.gz]
 
 Several --label and --painted, in the same order, are versions of one scan. Painting, insert and DiffMask
@@ -23,11 +23,12 @@ from LeFusion.dataset.scans import exists, stem
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import absolute_path, command_parser, run_with_flags
 from LeFusion.viewer.files import Files, read_scan
-from LeFusion.viewer.manifest import text_layout, write_manifest_page
+from LeFusion.viewer.manifest import text_layout, write_manifest_page, write_masks_page
 from LeFusion.viewer.page import MOST_BYTES, Page, write_page
 
 REPORT = "report.json"  # of each scan of insert
-PLACES = ("manifest.csv", "Image/manifest.csv", "Painted/Image/manifest.csv")  # below OUTPUT
+MASKS = "masks.csv"  # of a run that made masks
+PLACES = ("manifest.csv", "Image/manifest.csv", "Painted/Image/manifest.csv", MASKS)  # below OUTPUT
 
 
 def parser() -> ArgumentParser:
@@ -70,16 +71,34 @@ def _of_run(arguments: Namespace) -> Page:
         if reports:
             return _of_inserted(arguments, output, reports)
         raise MissingFileError(
-            f"{output}: holds no manifest.csv of a painting run and no scans of insert; give the folder of "
-            "the images, or --source and --label"
+            f"{output}: holds no manifest.csv of a painting run, no {MASKS} and no scans of insert; give the "
+            "folder of the images, or --source and --label"
         )
     with open(manifest, newline="") as file:
         rows = list(csv.DictReader(file))
+    if manifest.name == MASKS:
+        return _of_masks(arguments, manifest, rows)
     if not rows or {"case", "type", "image", "label"} - set(rows[0]):
         raise UserError(f"{manifest}: is no manifest of a painting run; give the one beside the images")
     layout, unit = _layout(arguments, rows[-1].get("layout"), manifest), rows[-1].get("unit") or ""
     path = absolute_path(arguments.html or manifest.with_name("viewer.html"))
     return write_manifest_page(path, rows, layout, unit, most_bytes=_bytes(arguments))
+
+
+def _of_masks(arguments: Namespace, table: Path, rows: Sequence[dict[str, str]]) -> Page:
+    """Of masks that nothing was painted under."""
+    if not rows or {"mask", "scan", "number"} - set(rows[0]):
+        raise UserError(f"{table}: is no table of masks; give the output folder of a run that made masks")
+    known = [row for row in rows if row.get("source")]
+    if not known:
+        raise UserError(f"{table}: an earlier version wrote it, without the scans; give --source and --label")
+    layout, unit = _layout(arguments, known[-1]["layout"], table), known[-1]["unit"]
+    files = table.parent / "Mask"
+    masks = [
+        (row["scan"], Path(row["source"]), row["number"], files / f"{row['mask']}.nii.gz") for row in known
+    ]
+    path = absolute_path(arguments.html or table.with_name("viewer.html"))
+    return write_masks_page(path, masks, layout, unit, _bytes(arguments))
 
 
 def _of_inserted(arguments: Namespace, output: Path, folders: Sequence[Path]) -> Page:

@@ -17,6 +17,7 @@ import DiffMask.inference.masks as making
 from DiffMask.inference.report import MaskTable
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain, run_command
+from LeFusion.viewer import view
 
 GOLDEN = Path(os.environ.get("LEFUSION_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 DEMO = PROJECT_ROOT / "data" / "demo" / "EMIDEC" / "Normal"
@@ -173,6 +174,10 @@ def test_what_is_written(make, scans, tmp_path, files):
         assert not labels[:, :, :8].any()  # in the lung, as far as it is known
     rows = table(folder)
     assert [row["mask"] for row in rows] == names
+    page = (folder / "viewer.html").read_bytes()
+    (folder / "viewer.html").unlink()
+    view.run(view.parser().parse_args([str(folder)]))  # from what masks.csv says
+    assert (folder / "viewer.html").read_bytes() == page
     assert list(rows[0]) == [
         *("mask", "scan", "number", "draws"),
         *("seed", "model", "weights", "sampler", "num_steps", "smoothing"),
@@ -183,6 +188,7 @@ def test_what_is_written(make, scans, tmp_path, files):
         *("network_voxel_mm", "voxels", "volume_ml", "diameter_mm", "longest_axial_diameter_mm"),
         *("sphere_share", "sphericity"),
         *("elongation", "flatness", "roughness", "spiculation", "components", "mask_sha256"),
+        *("source", "layout", "unit"),
     ]
     for row in rows:
         assert (row["seed"], row["model"], row["weights"]) == ("3", "masks.safetensors", "model")
@@ -645,12 +651,12 @@ def test_a_foreign_table_is_left_alone(make, tmp_path):
 def test_the_table_keeps_rows_and_knows_which_are_others(tmp_path):
     first = MaskTable(tmp_path / "masks.csv", {"seed": 0, "model": "a"})
     first.add(
-        "B_GenMask_1", "B", 1, 2, {"voxels": 12, "angle": None, "diameter_mm": 1 / 3}, {"of": "x"}, "0b"
+        "B_GenMask_1", "B", 1, 2, {"voxels": 12, "angle": None, "diameter_mm": 1 / 3}, {"of": "x"}, "0b", {}
     )
     first.write()
     second = MaskTable(tmp_path / "masks.csv", {"seed": 1, "model": "a"})
     assert second.has("B_GenMask_1") and not second.has("A_GenMask_1")
-    second.add("A_GenMask_1", "A", 1, 1, {"voxels": 3, "height": 0.5}, {}, "0a")
+    second.add("A_GenMask_1", "A", 1, 1, {"voxels": 3, "height": 0.5}, {}, "0a", {})
     assert second.has_of("B_GenMask_1", {"of": "x"}) and not second.has_of("B_GenMask_1", {"of": "y"})
     assert not second.has_of("A_GenMask_1", {"of": "x"})
     assert second.made_otherwise(["A_GenMask_1"]) == 0

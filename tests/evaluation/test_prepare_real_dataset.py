@@ -1,10 +1,13 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
+import LeFusion.inference.inference as inference
+from evaluation_pipeline.cases.patients import case_name, split_folds
 from evaluation_pipeline.prepare_real_dataset import main
 from LeFusion.dataset.scans import read_volume, write_volume
 
@@ -67,6 +70,68 @@ def test_the_layout_is_nnunets_and_the_voxels_are_the_sources(prepare):
     mask = nibabel.load(prepare.output / "labelsTs/P-0004_Vol_1.nii.gz")
     source = nibabel.load(prepare.source / "Mask/P-0004/P-0004_Mask_1.nii.gz")
     assert np.array_equal(mask.get_fdata(), source.get_fdata()) and mask.get_data_dtype() == np.uint8
+
+
+@pytest.fixture
+def painted(lidc, command, save_network, tmp_path, monkeypatch) -> Path:
+    """What the command paints into the healthy cases of `lidc`, with two types each."""
+    monkeypatch.setattr(inference, "save_preview", lambda path, *_: path)
+    sizes = ("diffusion_depth_size=8", "diffusion_img_size=16", "num_steps=1", "device=cpu", "viewer=false")
+    out = tmp_path / "out"
+    places = (f"target_img_path={out / 'Image'}", f"target_label_path={out / 'Mask'}", "types=2")
+    given = (f"model_path={save_network()}", f"dataset_root_dir={lidc / 'Normal'}")
+    code, _, error = command(inference.main, "inference", *sizes, *places, *given)
+    assert code == 0, error
+    return out
+
+
+def test_painted_images_are_training_cases(prepare, painted, capsys, tmp_path):
+    only = tmp_path / "nnUNet_raw" / "Dataset101_Painted"
+    for _ in range(2):
+        main(["--synthetic_data_dir", str(painted), "--output_dir", str(only)])
+    assert "6 training and 0 test cases, 0 files written now" in capsys.readouterr().out
+    code, out, err = prepare("--synthetic_data_dir", str(painted))
+    assert (code, "9 training and 1 test cases, 20 files written now" in out) == (0, True), err
+    for folder in (only, prepare.output):
+        verify_as_nnunet_does(folder)
+        for kind in (1, 2):
+            for name, source in (
+                (f"imagesTr/N-0001_CVol_2_painted_{kind}_0000", f"Image/Image_{kind}/N-0001_CVol_2"),
+                (f"labelsTr/N-0001_CVol_2_painted_{kind}", f"Mask/Mask_{kind}/N-0001_*Mask_2"),
+            ):
+                copy, made = (
+                    nibabel.load(folder / f"{name}.nii.gz"),
+                    nibabel.load(next(painted.glob(f"{source}*"))),
+                )
+                assert np.array_equal(copy.dataobj, made.dataobj) and np.array_equal(copy.affine, made.affine)
+        (fold,) = (
+            one
+            for one in split_folds(map(case_name, (folder / "labelsTr").iterdir()), 3)
+            if any("N-0001" in n for n in one)
+        )
+        assert {name for name in fold if "N-0001" in name} == {
+            f"N-0001_CVol_2_painted_{kind}" for kind in (1, 2)
+        }
+
+
+def test_painted_images_that_do_not_fit_are_refused(prepare, painted, tmp_path, capsys):
+    (prepare.source / "test.txt").write_text("P-0004_Vol_1\n")
+    for path in list(painted.rglob("N-0002*")):
+        path.rename(path.with_name(path.name.replace("N-0002", "P-0004")))
+    manifest = painted / "Image" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("N-0002", "P-0004"))
+    code, _, err = prepare("--synthetic_data_dir", str(painted))
+    assert code == 1 and "was made from a test case" in err and not prepare.output.exists()
+    twice = ["--synthetic_data_dir", str(painted), str(painted), "--output_dir", str(tmp_path / "twice")]
+    for arguments, said in (
+        (twice, "there is a case of this name and type already"),
+        (["--output_dir", str(tmp_path / "none")], "or none of them and --synthetic_data_dir"),
+        (["--output_dir", str(painted), "--synthetic_data_dir", str(painted)], "--output_dir"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "twice").exists()
 
 
 def test_a_second_run_completes_and_changes_nothing(prepare, files):

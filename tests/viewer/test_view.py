@@ -66,6 +66,40 @@ def test_the_output_folder_of_a_run(call, painted):
         page.unlink()
 
 
+def test_masks_without_painting(call, painted, tmp_path):
+    folder = tmp_path / "masks"
+    (folder / "Mask").mkdir(parents=True)
+    for number in (1, 2):
+        shutil.copy(painted["label"], folder / "Mask" / f"P-1_GenMask_{number}.nii.gz")
+
+    def write(**changed) -> None:
+        row = {"scan": "P-1", "source": painted["source"], "layout": "{}", "unit": "HU"} | changed
+        rows = [{"mask": f"P-1_GenMask_{number}", "number": number} | row for number in (1, 2, 3)]
+        with open(folder / "masks.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    for given in (folder, folder / "masks.csv"):
+        write()
+        code, out, err = call(given)
+        assert (code, err) == (0, "") and f"wrote {folder / 'viewer.html'}" in out
+        (scene,) = shown(folder / "viewer.html")  # the third mask is gone
+        assert [version["title"] for version in scene["versions"]] == ["mask 1", "mask 2"]
+        assert all(len(version["lesions"]) == 1 for version in scene["versions"])
+        (folder / "viewer.html").unlink()
+    for changed, said in (
+        ({"source": ""}, "an earlier version wrote it, without the scans"),
+        ({"source": "gone.nii.gz"}, "no mask is there together with its scan"),
+        ({"layout": "{"}, "its layout is damaged"),
+    ):
+        write(**changed)
+        code, _, err = call(folder)
+        assert code == 1 and said in err and not (folder / "viewer.html").exists()
+    (folder / "masks.csv").write_text("mask\n")
+    assert "is no table of masks" in call(folder)[2]
+
+
 def test_single_files(call, painted, tmp_path):
     page = tmp_path / "page.html"
     files = (
