@@ -115,6 +115,8 @@ def _of_array(image: np.ndarray, name: str) -> Given:
 
 
 def _of_tensor(image: torch.Tensor, name: str) -> Given:
+    if image.layout != torch.strided or image.is_meta:
+        raise UserError(f"{name}: is a tensor without voxels of its own, or sparse; give a dense one")
     affine = getattr(image, "affine", None)  # of MONAI's MetaTensor
     plain = image.detach().as_subclass(torch.Tensor).cpu()
     try:

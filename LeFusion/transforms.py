@@ -11,6 +11,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, RandomizableTransform
 from monai.utils.enums import TransformBackends
 
+from LeFusion.errors import UserError
 from LeFusion.painter import Painter
 from LeFusion.shared_painter import SharedPainter
 from LeFusion.textures.conditions import Texture
@@ -23,8 +24,27 @@ class _RandLesiond(RandomizableTransform, MapTransform):
     """What the transforms below share: MONAI's randomness, metadata, labels."""
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
-    painter: Painter
     seed = 0
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        painter: Painter,
+        label_key: Hashable | None,
+        prob: float,
+        allow_missing_keys: bool,
+        mask_key: Hashable | None = None,
+    ):
+        if not isinstance(painter, Painter):
+            raise UserError(f"painter: is a {type(painter).__name__}; give what Painter.load returns")
+        if not isinstance(prob, int | float) or not 0 <= prob <= 1:
+            raise UserError(f"prob={prob!r} must be from 0 to 1")
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        for name in {label_key, mask_key} - {None}:
+            if name in self.keys or label_key == mask_key:
+                raise UserError(f"{name!r} is given twice: keys, mask_key and label_key must differ")
+        self.painter, self.mask_key, self.label_key = painter, mask_key, label_key
 
     def randomize(self, data: Any = None) -> None:
         """data: what the images hold; with a SharedPainter all that is drawn depends on it."""
@@ -41,6 +61,24 @@ class _RandLesiond(RandomizableTransform, MapTransform):
                 image = image.clone()  # other metadata than those of what was given
             image.meta |= {SEED_KEY: seed, TEXTURE_KEY: texture}
         return image
+
+    def _marked(self, label: Any, lesion: Any, values: Any) -> Any:
+        """The label with these values where the lesions are, of its type and with its metadata."""
+        if not isinstance(label, np.ndarray | torch.Tensor) or tuple(label.shape) != tuple(lesion.shape):
+            found = (
+                f"has shape {tuple(label.shape)}"
+                if hasattr(label, "shape")
+                else f"is a {type(label).__name__}"
+            )
+            raise UserError(
+                f"{self.label_key}: {found}; give an array or tensor of shape {tuple(lesion.shape)}"
+            )
+        if isinstance(label, torch.Tensor):
+            where, changed = torch.as_tensor(lesion).as_subclass(torch.Tensor), label.clone()
+            new = torch.as_tensor(values).as_subclass(torch.Tensor).to(label.device, label.dtype)
+            changed[where.to(label.device)] = new[where.to(label.device)]
+            return changed
+        return np.where(_array(lesion), _array(values), label).astype(label.dtype)
 
 
 class RandPaintLesiond(_RandLesiond):
@@ -81,11 +119,9 @@ class RandPaintLesiond(_RandLesiond):
         prob: float = 0.5,
         allow_missing_keys: bool = False,
     ):
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(keys, painter, label_key, prob, allow_missing_keys, mask_key)
         painter.conditions(texture, seed=0)  # refuses an unknown texture now
-        self.painter, self.texture = painter, texture
-        self.mask_key, self.label_key = mask_key, label_key
+        self.texture = texture
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Paints.
@@ -101,10 +137,14 @@ class RandPaintLesiond(_RandLesiond):
         """
         given = dict(data)
         mask = given[self.mask_key]
-        lesion = self._lesion(mask)
+        images = [given[key] for key in self.key_iterator(given)]
+        for name, one in ((self.mask_key, mask), *zip(self.key_iterator(given), images, strict=True)):
+            if not isinstance(one, np.ndarray | torch.Tensor):
+                raise UserError(f"{name}: is a {type(one).__name__}; load it before, see LoadImaged")
+        lesion = np.isin(_array(mask), self.painter.lesion_labels)
         has_lesion, content = bool(lesion.any()), ""
         if has_lesion and isinstance(self.painter, SharedPainter):
-            content = _content(lesion, mask, *(given[key] for key in self.key_iterator(given)))
+            content = _content(_around(lesion), mask, *images)
         self.randomize(content)
         paints = self._do_transform and has_lesion
         for key in self.key_iterator(given):
@@ -114,8 +154,8 @@ class RandPaintLesiond(_RandLesiond):
             given[key] = self.note(given[key], self.seed if paints else -1, name)
         if self.label_key is not None:
             label = given.get(self.label_key)
-            label = mask * 0 if label is None else label
-            given[self.label_key] = _where(lesion, mask, label) if paints else label
+            label = _empty(mask) if label is None else label
+            given[self.label_key] = self._marked(label, lesion, mask) if paints else label
         return given
 
     def _painted(self, image: Any, mask: Any, content: str) -> Any:
@@ -134,13 +174,6 @@ class RandPaintLesiond(_RandLesiond):
         place = tuple(slice(*one) for one in kept["place"])
         painted[place] = kept["box"] if isinstance(image, torch.Tensor) else kept["box"].numpy()
         return painted
-
-    def _lesion(self, mask: Any) -> Any:
-        """Bool, where the mask has a lesion label."""
-        labels = self.painter.lesion_labels
-        if isinstance(mask, torch.Tensor):
-            return torch.isin(mask, torch.as_tensor(labels, dtype=mask.dtype, device=mask.device))
-        return np.isin(mask, labels)
 
 
 class RandInsertLesiond(_RandLesiond):
@@ -173,9 +206,8 @@ class RandInsertLesiond(_RandLesiond):
         prob: float = 0.5,
         allow_missing_keys: bool = False,
     ):
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
-        self.painter, self.lesions, self.label_key = painter, lesions, label_key
+        super().__init__(keys, painter, label_key, prob, allow_missing_keys)
+        self.lesions = lesions
         self.options = {"texture": texture, "diameter_mm": diameter_mm}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -193,7 +225,7 @@ class RandInsertLesiond(_RandLesiond):
         given = dict(data)
         shared = isinstance(self.painter, SharedPainter)
         images = [given[key] for key in self.key_iterator(given)] if shared else []
-        self.randomize(_content(np.ones((1, 1, 1), bool), *images))
+        self.randomize(_content((slice(None),) * 3, *images) if shared else "")
         for key in self.key_iterator(given):
             label = None if self.label_key is None else given.get(self.label_key)
             if not self._do_transform:
@@ -205,15 +237,14 @@ class RandInsertLesiond(_RandLesiond):
                 given[key] = self.note(found.image, self.seed, textures)
                 lesion = found.labels > 0
                 old = _empty(found.labels) if label is None else label
-                new = _where(lesion, lesion * self.painter.lesion_labels[0], old)
+                new = self._marked(old, lesion, lesion * self.painter.lesion_labels[0])
             if self.label_key is not None:
                 given[self.label_key] = new
         return given
 
 
-def _content(lesion: Any, *images: Any) -> str:
-    """What identifies images: their voxels around the lesions, where those are, and the shapes."""
-    place = _around(lesion)
+def _content(place: tuple[slice, ...], *images: Any) -> str:
+    """What identifies images: their voxels at a place, which that is, and their shapes."""
     found = hashlib.blake2b(repr((place, [tuple(image.shape) for image in images])).encode(), digest_size=16)
     for image in images:
         found.update(_array(image)[(..., *place[-3:])].tobytes())
@@ -232,20 +263,12 @@ def _around(where: Any) -> tuple[slice, ...]:
 
 def _array(image: Any) -> np.ndarray:
     """As NumPy's, without a copy where it is on the CPU."""
-    return (
-        image.detach().as_subclass(torch.Tensor).cpu().numpy() if isinstance(image, torch.Tensor) else image
-    )
+    if not isinstance(image, torch.Tensor):
+        return image
+    plain = image.detach().as_subclass(torch.Tensor).cpu()
+    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()  # NumPy has no bfloat16
 
 
 def _empty(image: Any) -> Any:
     """A label map of zeros beside an image, of its kind."""
     return (image * 0).to(torch.uint8) if isinstance(image, torch.Tensor) else np.zeros(image.shape, np.uint8)
-
-
-def _where(where: Any, new: Any, old: Any) -> Any:
-    """`new` of the type of `old` where it is to be, `old` elsewhere, with its metadata."""
-    if isinstance(old, torch.Tensor):
-        changed = old.clone()
-        changed[torch.as_tensor(where, device=old.device)] = torch.as_tensor(new)[where].to(old)
-        return changed
-    return np.where(where, new, old).astype(old.dtype)

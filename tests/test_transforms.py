@@ -69,6 +69,17 @@ def test_the_label_is_of_what_was_painted(painter, item):
     assert (made["organ"][lesion] == 1).all() and (made["organ"][~lesion] == 2).all()
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64])
+def test_a_mask_may_be_of_any_type(painter, item, kind):
+    wanted = paints(painter, prob=1, label_key="label").set_random_state(seed=1)(item)
+    given = item | {"lesion": item["lesion"].to(kind)}
+    made = paints(painter, prob=1, label_key="label").set_random_state(seed=1)(given)
+    assert torch.equal(made["image"], wanted["image"]) and torch.equal(made["label"], wanted["label"])
+    arrays = {key: value.numpy() for key, value in given.items()}
+    made = paints(painter, prob=1, label_key="label").set_random_state(seed=1)(arrays)
+    assert np.array_equal(made["label"], wanted["label"]) and made["label"].any()
+
+
 def test_an_image_beside_the_lesion_stays(painter, item):
     beside = item | {"lesion": item["lesion"] * 0}
     made = paints(painter, prob=1, label_key="label")(beside)
@@ -124,6 +135,23 @@ def test_it_can_be_sent_to_a_process(painter, item):
 def test_mistakes_are_refused(painter, item):
     with pytest.raises(UserError, match="texture='bright'"):
         paints(painter, texture="bright")
+    for options, said in (
+        ({"prob": 2}, "prob=2 must be from 0 to 1"),
+        ({"label_key": "lesion"}, "'lesion' is given twice"),
+        ({"label_key": "image"}, "'image' is given twice"),
+        ({"painter": "lidc"}, "painter: is a str; give what Painter.load returns"),
+    ):
+        with pytest.raises(UserError, match=said):
+            RandPaintLesiond(**{"keys": "image", "mask_key": "lesion", "painter": painter} | options)
+    for key, wrong, said in (
+        ("lesion", "mask.nii.gz", "lesion: is a str; load it before"),
+        ("image", None, "image: is a NoneType; load it before"),
+        ("lesion", item["lesion"].bfloat16(), "mask: has data type torch.bfloat16"),
+        ("label", item["lesion"][0], r"label: has shape \(12, 24, 20\); give .* of shape \(1, 12, 24, 20\)"),
+        ("label", 3, "label: is a int"),
+    ):
+        with pytest.raises(UserError, match=said):
+            paints(painter, prob=1, label_key="label")(item | {key: wrong})
     with pytest.raises(KeyError):
         RandPaintLesiond("scan", "lesion", painter)(item)
     assert "scan" not in RandPaintLesiond("scan", "lesion", painter, allow_missing_keys=True)(item)
