@@ -11,7 +11,7 @@ import DiffMask.inference.inference as inference
 AFFINE = np.diag([0.8, 0.9, 2.0, 1.0])
 AFFINE[:3, 3] = (-31.0, 12.0, -204.0)
 SHAPE = (44, 40, 24)
-FILES = ("inputs_sha256", "mask_sha256")  # as they are stored
+FILES = ("inputs_sha256", "mask_sha256", "source")  # as they are stored
 ORDERS = ("RAS", "LPS", "ASL", "PIR")
 
 
