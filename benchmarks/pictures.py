@@ -5,9 +5,9 @@
         --nodules data/LIDC/Nodules --ct data/CT
     python benchmarks/pictures.py --only demo_preview.png num_steps=25 --out outputs/pictures
 
-A picture whose data is not given is left out. On two cores each takes a few minutes
-at most; but quality_over_calls.png takes hours (RePaint), mask_shapes.png longer than the others. Words
-key=value are overrides of the commands that paint the demo. docs/architecture.svg is drawn by hand.
+A picture whose data is not given is left out, and so is quality_over_calls.png, which takes hours (RePaint),
+unless --only names it. Each of the others takes some minutes on two cores. Words key=value are overrides of
+the commands that paint the demo. docs/architecture.svg is drawn by hand.
 """
 
 import argparse
@@ -29,11 +29,13 @@ from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser, run_with_
 @dataclass(frozen=True)
 class Picture:
     """commands: run in the project's folder; {work} is an empty folder, {lidc} and so on the data given.
-    made: the picture in {work}. adjustable: takes the overrides of the command line."""
+    made: the picture in {work}. adjustable: takes the overrides of the command line. slow: takes hours, so it
+    is made only when it is named."""
 
     made: str
     commands: tuple[str, ...]
     adjustable: bool = False
+    slow: bool = False
 
     @property
     def needs(self) -> list[str]:
@@ -47,6 +49,7 @@ DATA = {
     "emidec": "the folder of EMIDEC: Pathological/",
     "histograms": "a table of the histograms of nodules (.csv)",
     "ct": "the folder of chest_ct.nii.gz, a chest CT that may be shown",
+    "comparison": "the results.csv of a run_comparison.sh with REAL_COUNTS",
     "nodules": "the folder of nodule masks that data/prepare_lidc_masks.py --with-outline makes",
 }
 PAINT = "{python} LeFusion/inference/inference.py"
@@ -63,6 +66,13 @@ PICTURES = {
             "{python} LeFusion/inference/insert.py {ct}/chest_ct.nii.gz {work} seed=2 "
             "sites=benchmarks/insertion_sites.csv viewer=false",
             "{python} benchmarks/scroll.py {ct}/chest_ct.nii.gz {work}/chest_ct {work}/insertion.gif",
+        ),
+    ),
+    "learning_curve.png": Picture(
+        "learning_curves.png",
+        (
+            "{python} evaluation_pipeline/compare.py --results_csv {comparison} --group_by_prefix "
+            "--baseline P --by_count --output_dir {work}",
         ),
     ),
     "mask_shapes.png": Picture(
@@ -91,13 +101,21 @@ PICTURES = {
     "textures_lidc.png": Picture(
         "textures.png", (f"{FIT} data_type=lidc types=3 histograms_csv={{histograms}}",)
     ),
-    # Last, as it takes longest. In docs/: the 14 smallest of these nodules, without RePaint (10, 10)
+    "textures_scores.png": Picture(
+        "scores.png",
+        (
+            "{python} benchmarks/settings_sheet.py {lidc}/Normal {work}/scores.png texture_score=1 "
+            "texture_score=5 calcification=3,realistic_textures=configs/lesion_textures/lidc_nodules.json",
+        ),
+    ),
+    # In docs/: the 14 smallest of these nodules, without RePaint (10, 10)
     "quality_over_calls.png": Picture(
         "quality.png",
         (
             "{python} benchmarks/quality.py --data {lidc}/Pathological --out {work} "
             "test_txt_dir={lidc}/Pathological/test.txt split=test",
         ),
+        slow=True,
     ),
 }
 
@@ -135,6 +153,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.overrides and not any(PICTURES[name].adjustable for name in chosen):
         raise UserError(f"{arguments.overrides[0]}: only the demo's pictures take overrides")
     for name in chosen:
+        if PICTURES[name].slow and not arguments.only:
+            print(f"{name}: left out, takes hours; --only {name} makes it")
+            continue
         missing = [need for need in PICTURES[name].needs if need not in data]
         if missing:
             print(f"{name}: left out, needs " + " and ".join(f"--{need}" for need in missing))

@@ -1,9 +1,10 @@
 """Paints lesions for other programs, such as 3D Slicer, over HTTP; the networks stay loaded.
 
-    python LeFusion/server/serve.py                   on http://127.0.0.1:8888, with a token that it prints
-    python LeFusion/server/serve.py --lefusion-slicer  also for the community's client lefusion-slicer
+    lefusion serve                      on http://127.0.0.1:8888, with a token that it prints
+    lefusion serve --lefusion-slicer    also for the community's client lefusion-slicer
 
-Needs `pip install lefusion[serve]`. Nothing is written to disk. How to call it: /docs of the running server.
+Needs `pip install 'lefusion[serve]'`. Writes nothing to disk. How to call the server: docs/server.md, or its
+page /docs while it runs.
 """
 
 import os
@@ -23,23 +24,36 @@ TOKEN = "LEFUSION_TOKEN"  # in the environment: a token of one's own
 def parser() -> ArgumentParser:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; the default serves this machine only")
-    add("--port", type=int, default=8888)
-    add("--weights", default="chest_ct", help="a data type, the name of bundled weights, or a file")
-    add("--data-type", default="chest_ct", help="what regions are: a name or a YAML file")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    add("--precision", default="no", choices=("no", "bf16", "fp16"))
-    add("--num-steps", type=int, help="levels that the sampler visits; default: the command's")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    add("--port", type=int, default=8888, help="(default: %(default)s)")
     add(
-        "--no-token", action="store_true", help="anybody on this machine may ask; with a loopback --host only"
+        "--weights",
+        default="chest_ct",
+        help="a data type, the name of bundled weights, or a file (default: %(default)s)",
     )
-    add("--lefusion-slicer", action="store_true", help="answer that client, which sends no token")
-    add("--max-mb", type=float, default=64, help="size of an upload, at most")
-    add("--max-voxels", type=int, default=8_000_000, help="of a region")
-    add("--upload-seconds", type=float, default=60, help="that an upload may take")
-    add("--job-seconds", type=float, default=600, help="that a lesion may take")
-    add("--queue", type=int, default=16, help="jobs that may wait")
-    add("--keep-seconds", type=float, default=300, help="after which a job that nobody asks for is dropped")
+    add(
+        "--data-type",
+        default="chest_ct",
+        help="how regions are read: a name of configs/data_type or a YAML file (default: %(default)s)",
+    )
+    add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    add(
+        "--precision", default="no", choices=("no", "bf16", "fp16"), help="no: float32 (default: %(default)s)"
+    )
+    add("--num-steps", type=int, help="levels that the sampler visits (default: as the command paints)")
+    add("--no-token", action="store_true", help="ask for no token; works on this machine only")
+    add("--lefusion-slicer", action="store_true", help="answer the client lefusion-slicer, too")
+    add("--max-mb", type=float, default=64, help="largest upload (default: %(default)s)")
+    add("--max-voxels", type=int, default=8_000_000, help="largest region (default: %(default)s)")
+    add("--upload-seconds", type=float, default=60, help="longest upload (default: %(default)s)")
+    add("--job-seconds", type=float, default=600, help="longest job (default: %(default)s)")
+    add("--queue", type=int, default=16, help="jobs that may wait (default: %(default)s)")
+    add(
+        "--keep-seconds",
+        type=float,
+        default=300,
+        help="a job that its client has not asked for so long is dropped (default: %(default)s)",
+    )
     return parser
 
 

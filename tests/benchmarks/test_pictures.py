@@ -45,6 +45,16 @@ def test_which_data_a_picture_needs():
     assert needs["real_or_painted.png"] == ["lidc"] and needs["insertion.gif"] == ["ct"]
 
 
+def test_what_takes_hours_is_made_only_when_it_is_named(tmp_path, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(pictures, "make", lambda picture, path, *_: made.append(path.name))
+    pictures.run(pictures.parser().parse_args(["--lidc", str(tmp_path)]))
+    assert "demo_preview.png" in made and "quality_over_calls.png" not in made
+    assert "--only quality_over_calls.png makes it" in capsys.readouterr().out
+    pictures.run(pictures.parser().parse_args(["--lidc", str(tmp_path), "--only", "quality_over_calls.png"]))
+    assert made[-1] == "quality_over_calls.png"
+
+
 def test_makes_a_picture_with_few_steps_and_leaves_out_what_needs_data(tmp_path):
     done = start(
         *("--only", "textures_lidc.png", "--only", "demo_preview.png", "--out", tmp_path / "a b=c"),
