@@ -6,8 +6,10 @@ how much longer an epoch takes.
 
 The bundled lung regions whose mask is at most --largest-mm across (sphere of its volume) and the bundled
 weights. Epochs of the ways are run in turns, --epochs of each, and the median counts, so that other load on
-the machine hits all of them. ratio: of an epoch to one without painting just before. CPU s: of all processes,
-which other load changes less than wall-clock time; its ratio is what training waits where no core is free.
+the machine hits all of them. Ratios are to the epoch without painting just before: of wall-clock time; of the
+CPU seconds of all processes, which is what training waits where no core is free; and of those of the busiest
+process (the training's, or the one that paints), which is what it waits where cores are free. Other load
+changes CPU seconds less than wall-clock time.
 """
 
 import argparse
@@ -15,7 +17,6 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -148,45 +149,38 @@ def ways(settings: dict[str, int], items: list[dict], options: argparse.Namespac
         for make, _ in makes.values():  # what is painted once, and the first step, which is slow
             for batch in make(0):
                 step(batch)
-        wall: dict[str, list[float]] = {name: [] for name in makes}
-        cpu: dict[str, list[float]] = {name: [] for name in makes}
+        wall, every_process, busiest = ({name: [] for name in makes} for _ in range(3))
         for number in range(1, options.epochs + 1):
             for name, (make, _) in makes.items():
-                start = time.perf_counter(), cpu_seconds()
+                start, before = time.perf_counter(), cpu_seconds()
                 for batch in make(number):
                     step(batch)
-                wall[name].append(time.perf_counter() - start[0])
-                wait([future for _, future in pool._coming if future is not None])  # counts here, not later
-                cpu[name].append(cpu_seconds() - start[1])
-    return [row(name, wall, cpu, options.prob * lesions) for name, (_, lesions) in makes.items()]
+                wall[name].append(time.perf_counter() - start)
+                wait([future for _, future in pool._coming if future is not None])  # counts here
+                used = [seconds - before.get(pid, 0) for pid, seconds in cpu_seconds().items()]
+                every_process[name].append(sum(used))
+                busiest[name].append(max(used))
+    seconds = {"epoch s": wall, "all CPU s": every_process, "busiest CPU s": busiest}
+    return [row(name, seconds, options.prob * lesions) for name, (_, lesions) in makes.items()]
 
 
-def row(name: str, wall: dict[str, list[float]], cpu: dict[str, list[float]], lesions: float) -> dict:
-    """Medians of the epochs; ratios of an epoch to the one without painting that ran just before."""
-
-    def ratio(seconds: dict[str, list[float]]) -> str:
-        pairs = zip(seconds[name], seconds["no painting"], strict=True)
-        return f"{statistics.median(one / other for one, other in pairs):.2f}"
-
-    return {
-        "painting": name,
-        "epoch s": f"{statistics.median(wall[name]):.1f}",
-        "ratio": ratio(wall),
-        "CPU s": f"{statistics.median(cpu[name]):.1f}",
-        "CPU ratio": ratio(cpu),
+def row(name: str, seconds: dict[str, dict[str, list[float]]], lesions: float) -> dict:
+    """Medians of the epochs."""
+    found: dict[str, object] = {"painting": name}
+    for what, of in seconds.items():
+        pairs = zip(of[name], of["no painting"], strict=True)
+        ratio = statistics.median(one / other for one, other in pairs)
+        found |= {what: f"{statistics.median(of[name]):.2f}", f"ratio of {what}": f"{ratio:.2f}"}
+    return found | {
         "new lesions": f"{lesions:.1f}",
-        "lesions/s": f"{lesions / statistics.median(wall[name]):.2f}",
+        "lesions/s": f"{lesions / statistics.median(seconds['s'][name]):.2f}",
     }
 
 
-def cpu_seconds() -> float:
-    """Of this process and all that it started."""
+def cpu_seconds() -> dict[int, float]:
+    """Of this process and those that it started, which all live as long as it does; by their ids."""
     own = psutil.Process()
-    running = 0.0
-    for child in own.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            running += sum(child.cpu_times()[:2])
-    return sum(own.cpu_times()[:4]) + running
+    return {one.pid: sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True))}
 
 
 def segmenter(channels: list[int]) -> Callable[[dict], None]:

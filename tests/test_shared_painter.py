@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +20,8 @@ from monai.data import DataLoader, Dataset
 from LeFusion import Painter, RandPaintLesiond, SharedPainter, UserError
 from LeFusion.runtime.commandline import PROJECT_ROOT
 
-SIZES = {"diffusion_depth_size": 8, "diffusion_img_size": 16, "num_steps": 2, "device": "cpu"}
+NETWORK = "lidc_small"
+SIZES = {"diffusion_depth_size": 8, "diffusion_img_size": 16, "num_steps": 1, "device": "cpu"}
 
 
 def region(number: int, shape=(12, 24, 20)) -> dict[str, torch.Tensor]:
@@ -30,23 +32,11 @@ def region(number: int, shape=(12, 24, 20)) -> dict[str, torch.Tensor]:
     return {"image": torch.from_numpy(hu), "lesion": mask}
 
 
-@pytest.fixture
-def network(save_network):
-    return save_network()
-
-
-@pytest.fixture
-def shared(network):
-    """-> shared(**options): closed at the end of the test."""
-    made = []
-
-    def load(**options):
-        made.append(SharedPainter.load(network, **SIZES | options))
-        return made[-1]
-
-    yield load
-    for painter in made:
-        painter.close()
+@pytest.fixture(scope="module")
+def shared():
+    """One for all tests that do not end it, as starting it takes seconds."""
+    with SharedPainter.load(NETWORK, **SIZES) as painter:
+        yield painter
 
 
 def is_running(pid: int) -> bool:
@@ -64,13 +54,8 @@ def eventually(holds) -> bool:
     return False
 
 
-def of_painter() -> multiprocessing.process.BaseProcess:
-    (process,) = (one for one in multiprocessing.active_children() if one.name == "lefusion-painter")
-    return process
-
-
-def test_it_paints_what_a_painter_paints(network, shared):
-    alone, painter = Painter.load(network, **SIZES), shared()
+def test_it_paints_what_a_painter_paints(shared):
+    alone, painter = Painter.load(NETWORK, **SIZES), shared
     items = [region(number) for number in range(4)]
     given = [item["image"] for item in items], [item["lesion"] for item in items]
     wanted = alone.paint(*given, seed=3)
@@ -85,10 +70,10 @@ def test_it_paints_what_a_painter_paints(network, shared):
 
 
 def test_what_an_epoch_sees_does_not_depend_on_the_workers(shared):
-    items, process = [region(number) for number in range(4)], shared(keep_mb=0)
+    items = [region(number) for number in range(4)]
 
     def epochs(workers: int, **options) -> list[torch.Tensor]:
-        painter = replace(process, **options)
+        painter = replace(shared, **options)
         data = Dataset(items, RandPaintLesiond("image", "lesion", painter, label_key="label", prob=0.7))
         found = []
         for epoch in range(4):
@@ -108,7 +93,7 @@ def test_what_an_epoch_sees_does_not_depend_on_the_workers(shared):
 
 
 def test_what_is_kept_is_not_painted_again(shared, monkeypatch):
-    painter, item = shared(every=2), region(0)
+    painter, item = replace(shared, every=2), region(9)
     paint = RandPaintLesiond("image", "lesion", painter, prob=1)
     for given in (item, {key: value.numpy() for key, value in item.items()}):
         painter.set_epoch(0)
@@ -120,9 +105,9 @@ def test_what_is_kept_is_not_painted_again(shared, monkeypatch):
         assert (first != given["image"]).any()
         painter.set_epoch(2)
         assert (paint(given)["image"] != first).any()
-    with replace(painter) as another:  # which does not own the process
+    with painter:  # a copy, which does not own the process
         pass
-    another.set_epoch(3)
+    painter.set_epoch(3)
 
 
 @pytest.mark.parametrize(
@@ -134,42 +119,42 @@ def test_what_is_kept_is_not_painted_again(shared, monkeypatch):
         ({"device": "cuda:77"}, "cuda:77|CUDA"),
     ],
 )
-def test_mistakes_are_refused_and_leave_no_process(network, options, said):
+def test_mistakes_are_refused_and_leave_no_process(options, said):
+    before = multiprocessing.active_children()
     with pytest.raises(UserError, match=said):
-        SharedPainter.load(network, **SIZES | options)
-    assert not multiprocessing.active_children()
+        SharedPainter.load(NETWORK, **SIZES | options)
+    assert multiprocessing.active_children() == before
 
 
-def test_mistakes_are_those_of_a_painter_and_an_epoch_that_is_not_said(shared):
-    painter, item = shared(), region(0)
+def test_mistakes_are_those_of_a_painter(shared):
+    item = region(0)
+    with pytest.raises(UserError, match="image: its values, .* not in HU"):
+        shared.paint(item["image"] / 1000, item["lesion"])
+    assert shared.paint(item["image"], item["lesion"]).shape == item["image"].shape
+
+
+def test_an_epoch_that_is_not_said_a_killed_process_and_closing():
+    before = set(multiprocessing.active_children())
+    painter, item = SharedPainter.load(NETWORK, **SIZES), region(0)
+    (process,), place = set(multiprocessing.active_children()) - before, Path(painter.address.place)
     with pytest.raises(UserError, match=r"call set_epoch\(epoch\)"):
         RandPaintLesiond("image", "lesion", painter)(item)
-    with pytest.raises(UserError, match="image: its values, .* not in HU"):
-        painter.paint(item["image"] / 1000, item["lesion"])
-    assert painter.paint(item["image"], item["lesion"]).shape == item["image"].shape
-
-
-def test_closing_ends_the_process_and_removes_its_socket(shared):
-    painter = shared()
-    process, place = of_painter(), Path(painter.address.place)
-    assert place.exists()
+    os.kill(process.pid, signal.SIGSTOP)  # asked, and killed before it answers
+    threading.Timer(0.5, process.kill).start()
+    with pytest.raises(UserError, match="process has ended"):
+        painter.paint(item["image"], item["lesion"])
     painter.close()
+    assert process.exitcode == -signal.SIGKILL
+    place.unlink()
+    place.parent.rmdir()
+
+    with SharedPainter.load(NETWORK, **SIZES) as painter:
+        (process,), place = set(multiprocessing.active_children()) - before, Path(painter.address.place)
+        assert place.exists()
     painter.close()
     assert process.exitcode == 0 and not place.parent.exists()
     with pytest.raises(UserError, match="process has ended"):
         painter.set_epoch(1)
-
-
-def test_a_killed_process_is_one_line(shared):
-    painter, item = shared(), region(0)
-    os.kill(of_painter().pid, signal.SIGKILL)
-    of_painter().join(10)
-    with pytest.raises(UserError, match="process has ended"):
-        painter.paint(item["image"], item["lesion"])
-    place = Path(painter.address.place)
-    painter.close()
-    place.unlink()
-    place.parent.rmdir()
 
 
 PARENT = """
@@ -188,11 +173,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("ends", ["killed", "regularly"])
-def test_it_ends_with_the_program_that_made_it(network, tmp_path, ends):
+def test_it_ends_with_the_program_that_made_it(tmp_path, ends):
     script = tmp_path / "train.py"
     script.write_text(PARENT)
     program = subprocess.Popen(
-        [sys.executable, script, network, ends],
+        [sys.executable, script, NETWORK, ends],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)},
