@@ -15,7 +15,6 @@ from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError, check_whole
 from LeFusion.painter import Painter
 from LeFusion.painter_process import Address, ask, serve
-from LeFusion.runtime.commandline import choose_device
 from LeFusion.runtime.memory import LARGEST_BATCH, BatchSize
 
 ENDS_WITHIN_S = 10  # else the process is killed
@@ -67,7 +66,6 @@ class SharedPainter(Painter):
         """
         numbers = {"every": (every, 1), "seed": (seed, 0), "threads": (threads, 1), "keep_mb": (keep_mb, 0)}
         checked = {name: check_whole(name, value, least) for name, (value, least) in numbers.items()}
-        choose_device(device)  # says now that there is no such GPU
         here = Painter.load(weights, device="cpu", **settings | {"compile": False, "precision": "no"})
         context = multiprocessing.get_context("spawn")
         ready, tells = context.Pipe(duplex=False)
