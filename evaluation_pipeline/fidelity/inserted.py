@@ -69,22 +69,24 @@ def read_inserted(
             check_same_grid(volume, labels)
             axes = Axes.of(volume, layout)
             numbers, spacing_mm = axes.to_dhw(labels.labels), axes.spacing_mm(volume)
+            stored = volume.values  # once: of scaled volumes it is computed
+            values = axes.to_dhw(stored)
             for number in range(1, int(numbers.max()) + 1):
                 mask = numbers == number
                 if not mask.any():
                     continue
                 part = around(mask, spacing_mm)
-                values = axes.to_dhw(volume.values)[part].astype(np.float32).clip(*data_type.fixed_window)
+                image = values[part].astype(np.float32).clip(*data_type.fixed_window)
                 label = mask[part].astype(np.uint8) * data_type.layout.lesion_labels[0]
                 origin = tuple(cut.start for cut in part)
                 case, patient = f"{scan.name}/{number}", patient_of(scan.source)
-                crops = values, np.ascontiguousarray(mask[part]), label
+                crops = image, np.ascontiguousarray(mask[part]), label
                 lesions.append(Lesion(case, patient, 1, scan.image, *crops, spacing_mm, 0.0, origin))
             if sources is not None and scan.edit is not None:
                 if scan.source not in sources:
                     raise UserError(f"{scan.image}: --source_dir has no scan {scan.source}; check the folder")
                 source, edit = read_volume(sources[scan.source]), read_volume(scan.edit)
                 check_same_grid(volume, source)
-                difference = volume.values, source.values, edit.labels > 0
+                difference = stored, source.values, edit.labels > 0
                 backgrounds.append(background_difference(scan.name, 1, *difference))
     return lesions, backgrounds
