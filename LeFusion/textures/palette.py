@@ -117,5 +117,19 @@ def realistic_palette(settings: PaintingSettings) -> Palette:
     try:
         table = table.with_scores(settings.scores)
     except UserError as error:
-        raise UserError(f"{path}: {asked}: {error} (docs/textures.md: what the tables have)") from None
+        raise UserError(f"{path}: {asked}: {error}{_another(path, settings)}") from None
     return Palette(table.textures, (), table.shares, table=table, asked=asked)
+
+
+def _another(path: Path, settings: PaintingSettings) -> str:
+    """Which table beside this one has lesions with the scores asked for, for a message."""
+    for other in sorted(path.parent.glob("*.json")):
+        try:
+            table = load_lesion_table(
+                other, settings.data_type, settings.window, settings.histogram_bins, settings.classes
+            )
+            table.with_scores(settings.scores)
+        except UserError:
+            continue
+        return f"; those of realistic_textures={other} have"
+    return ""

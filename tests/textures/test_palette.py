@@ -245,6 +245,17 @@ def test_scores_that_cannot_be_met_are_refused(tmp_path, changes, words):
     assert all(word in str(refused.value) for word in words), refused.value
 
 
+def test_another_table_with_the_scores_is_named(tmp_path):
+    path = scored_in(tmp_path)
+    table = replace(read_lesion_table(path), scores={"calcification": np.full(80, 2)})
+    write_lesion_table(tmp_path / "more.json", table)
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(UserError, match=r"such scores; those of realistic_textures=.*more.json have$"):
+        choose(realistic_textures=path, **SAME, condition=None, calcification=2)
+    with pytest.raises(UserError, match="such scores$"):
+        choose(realistic_textures=path, **SAME, condition=None, calcification=1)
+
+
 def test_scores_of_hearts_are_refused():
     of_hearts = InferenceSettings.of(
         defaults("data_type=emidec") | {"texture_score": 5, "condition": "realistic"}
