@@ -56,6 +56,14 @@ def test_the_site_builds_without_warnings(tmp_path):
         assert f'id="LeFusion.{name}"' in page, f"docs/reference.md lacks {name}"
 
 
+def test_every_page_is_in_the_navigation_and_in_the_index():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    listed = re.findall(r"^ +- (?:Overview: )?(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert sorted(listed) == sorted(pages)
+    linked = set(LINK.findall((ROOT / "docs" / "index.md").read_text()))
+    assert pages - linked == {"index.md"}
+
+
 def test_the_sampler_of_the_contributing_guide_is_ddim_in_other_words():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(def euler.*?)```", text, flags=re.S)
