@@ -21,6 +21,7 @@ from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, run_with_flags
+from LeFusion.runtime.pictures import lesion_slice
 
 WINDOW_HU = (-1000, 400)
 GREYS = 32  # fewer make a smaller file
@@ -35,7 +36,7 @@ MILLISECONDS = 180  # for each slice
 def frames(
     before: np.ndarray, after: np.ndarray, labels: np.ndarray, spacing_mm: Sequence[float]
 ) -> list[Image.Image]:
-    """A picture for each slice.
+    """A picture for each slice, from that with the most of the lesions on, then from the lowest one.
 
     Args:
         before, after: (D, H, W) in HU.
@@ -49,8 +50,9 @@ def frames(
         slice(max(side.start - margin, 0), min(side.stop + margin, n))
         for side, margin, n in zip(around, margins, labels.shape, strict=True)
     )
+    largest = lesion_slice(labels[levels] > 0)
     pictures = []
-    for level in range(levels.start, levels.stop):
+    for level in np.roll(range(levels.start, levels.stop), -largest):
         panels = [_panel(volume[level][tuple(shown)], spacing_mm) for volume in (before, after)]
         width, height = panels[0].size
         picture = Image.new("RGB", (2 * width + GAP, height), "white")
