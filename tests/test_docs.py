@@ -64,6 +64,17 @@ def test_every_page_is_in_the_navigation_and_in_the_index():
     assert pages - linked == {"index.md"}
 
 
+def test_every_folder_and_module_has_its_place_in_the_house():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    house = text.partition("## The house")[2].partition("## Who may")[0]
+    folders = (path.parent for path in ROOT.glob("LeFusion/*/__init__.py"))
+    named = {
+        *(f"LeFusion/{path.name}" for path in folders),
+        *(path.name for path in ROOT.glob("LeFusion/*.py")),
+    }
+    assert not {name for name in named if f"{name}`" not in house} - {"__init__.py"}
+
+
 def test_the_sampler_of_the_contributing_guide_is_ddim_in_other_words():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(def euler.*?)```", text, flags=re.S)
