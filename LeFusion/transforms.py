@@ -124,17 +124,7 @@ class RandPaintLesiond(_RandLesiond):
         self.texture = texture
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Paints.
-
-        Args:
-            data: the dictionary.
-
-        Returns:
-            A dictionary with the same keys, and `label_key`.
-
-        Raises:
-            UserError: as Painter.paint does.
-        """
+        """The dictionary with painted images, and `label_key`. Raises UserError as Painter.paint does."""
         given = dict(data)
         mask = given[self.mask_key]
         images = [given[key] for key in self.key_iterator(given)]
@@ -211,17 +201,7 @@ class RandInsertLesiond(_RandLesiond):
         self.options = {"texture": texture, "diameter_mm": diameter_mm}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Inserts.
-
-        Args:
-            data: the dictionary.
-
-        Returns:
-            A dictionary with the same keys, and `label_key`.
-
-        Raises:
-            UserError: as Painter.insert does.
-        """
+        """The dictionary with lesions in images, and `label_key`. Raises UserError as Painter.insert does."""
         given = dict(data)
         shared = isinstance(self.painter, SharedPainter)
         images = [given[key] for key in self.key_iterator(given)] if shared else []
