@@ -19,7 +19,12 @@ from evaluation_pipeline.cases.synthetic import MANIFEST, find_synthetic
 from evaluation_pipeline.fidelity import plots
 from evaluation_pipeline.fidelity.border import seam
 from evaluation_pipeline.fidelity.cnn import cnn_discriminate
-from evaluation_pipeline.fidelity.common_grid import common_spacing, median_spacing, on_grid
+from evaluation_pipeline.fidelity.common_grid import (
+    common_spacing,
+    median_spacing,
+    median_volume_ml,
+    on_grid,
+)
 from evaluation_pipeline.fidelity.data_types import (
     add_data_flags,
     data_type_of,
@@ -55,6 +60,7 @@ from LeFusion.dataset.cases import Layout
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, run_with_flags
 
+OTHER_SIZE = 2.0  # times the volume, from where it is said
 WORST = 10  # cases listed whose background differs
 
 
@@ -146,6 +152,7 @@ def run(arguments: argparse.Namespace) -> dict:
             "types": len({lesion.kind for lesion in synthetic}),
         },
         "voxels": voxels,
+        "volume_ml": {"real": median_volume_ml(real), "synthetic": median_volume_ml(synthetic)},
         "without_lesion": left_out_cases,
         "sections": sections,
         "left_out": left_out,
@@ -283,6 +290,12 @@ def _notes(report: dict) -> dict[str, str]:
         if common
         else ""
     )
+    volumes = report["volume_ml"]
+    if max(volumes.values()) > OTHER_SIZE * min(volumes.values()):
+        notes["sizes"] = (
+            f"median volume real {volumes['real']:.2g} ml, synthetic {volumes['synthetic']:.2g} ml; "
+            "intensities, layers and grain depend on it, so that sizes alone tell these lesions apart"
+        )
     if report["without_lesion"]:
         names = report["without_lesion"]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

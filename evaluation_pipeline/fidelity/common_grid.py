@@ -24,6 +24,10 @@ def median_spacing(lesions: Sequence[Lesion]) -> Spacing:
     return tuple(np.median([lesion.spacing_mm for lesion in lesions], axis=0).tolist())
 
 
+def median_volume_ml(lesions: Sequence[Lesion]) -> float:
+    return float(np.median([lesion.mask.sum() * np.prod(lesion.spacing_mm) / 1000 for lesion in lesions]))
+
+
 def common_spacing(real: Sequence[Lesion], synthetic: Sequence[Lesion]) -> Spacing | None:
     """The larger of both medians along each axis, so that none is made finer than it is; None where they are
     the same."""

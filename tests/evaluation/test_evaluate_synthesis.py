@@ -360,6 +360,8 @@ def test_lesions_in_whole_scans_are_judged_on_voxels_of_one_size(data, inserted,
         "real_mm": [1, 1, 1], "synthetic_mm": [2, 0.5, 0.5], "common_mm": [2, 1, 1]
     }  # fmt: skip
     said = capsys.readouterr().out
+    assert report["volume_ml"]["real"] == pytest.approx(report["volume_ml"]["synthetic"], rel=0.5)
+    assert "note: sizes" not in said
     assert "real 1 x 1 x 1 mm, synthetic 2 x 0.5 x 0.5 mm" in said and "brought to 2 x 1 x 1 mm" in said
     assert report["sections"]["background"]["max"] == 0 and report["sections"]["background"]["images"] == 3
     assert report["sections"]["cnn"]["lesion"]["auc"] is not None
@@ -368,6 +370,19 @@ def test_lesions_in_whole_scans_are_judged_on_voxels_of_one_size(data, inserted,
 def test_the_voxels_can_be_chosen(data, tmp_path):
     report = judge(data, tmp_path, "good", "--spacing_mm", "2", "2", "2", "--no_cnn")
     assert report["voxels"]["common_mm"] == [2, 2, 2]
+
+
+def test_lesions_of_other_sizes_are_said(data, inserted, tmp_path, capsys):
+    for path in (inserted / "out").glob("*/labels.nii.gz"):
+        labels = nibabel.load(path)
+        small = np.asanyarray(labels.dataobj).copy()
+        small[:, :, :20], small[:, :, 21:] = 0, 0
+        save(tmp_path / "out" / path.parent.name / "labels.nii.gz", small, labels.affine)
+        for name in ("image.nii.gz", "report.json"):
+            shutil.copy(path.parent / name, tmp_path / "out" / path.parent.name / name)
+    folders = ["--real_dir", str(data / "real"), "--synthetic_dir", str(tmp_path / "out")]
+    evaluate_synthesis.main([*folders, "--output_dir", str(tmp_path / "report"), "--no_cnn"])
+    assert "note: sizes: median volume real" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
