@@ -1,6 +1,7 @@
 """What a command tells the user in one line. All other errors are bugs of ours and show a traceback."""
 
 from operator import index
+from typing import Any
 
 
 class UserError(ValueError):
@@ -30,3 +31,10 @@ def check_whole(name: str, value: object, least: int = 0) -> int:
     if number is None or number < least or isinstance(value, bool):
         raise UserError(f"{name}={value!r} must be a whole number of at least {least}")
     return number
+
+
+def plain_value(value: Any) -> Any:
+    """Numbers and arrays of NumPy and PyTorch, and tuples, as Python's numbers and lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value

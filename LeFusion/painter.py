@@ -21,7 +21,7 @@ from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import Checkpoint, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
-from LeFusion.errors import UserError, check_whole
+from LeFusion.errors import UserError, check_whole, plain_value
 from LeFusion.images import given_image, placed
 from LeFusion.painting import DTYPES
 from LeFusion.runtime.commandline import choose_device
@@ -231,6 +231,7 @@ class Painter(BoxPainter):
 
     def conditions(self, texture: Texture | None, seed: int, kind: int = 1) -> Conditions:
         """What `texture` means, for a seed. Raises UserError for an unknown one."""
+        texture = plain_value(texture)
         named = f"scores {texture}" if isinstance(texture, Mapping) else texture
         key = named if isinstance(named, str | int) else None, kind  # lists of bins are not kept
         found = self._chosen.get(key)

@@ -5,11 +5,11 @@ how much longer an epoch takes.
     OMP_NUM_THREADS=1 python benchmarks/training_loop.py --settings num_steps=4,margin=2 num_steps=10
 
 The bundled lung regions whose mask is at most --largest-mm across (sphere of its volume) and the bundled
-weights. Epochs of the ways are run in turns, --epochs of each, and the median counts, so that other load on
-the machine hits all of them. Ratios are to the epoch without painting just before: of wall-clock time; of the
-CPU seconds of all processes, which is what training waits where no core is free; and of those of the busiest
-process (the training's, or the one that paints), which is what it waits where cores are free. Other load
-changes CPU seconds less than wall-clock time.
+weights. Epochs of the ways are run in turns, --epochs of each, so that other load on the machine hits all of
+them. Their mean counts; let --epochs be a multiple of 1 / --refresh. Ratios are to epochs without painting:
+of wall-clock time; of the CPU seconds of all processes, which is what training waits where no core is free;
+and of those of the busiest process (the training's, or one that paints), which is what it waits where cores
+are free. Other load changes CPU seconds less than wall-clock time.
 """
 
 import argparse
@@ -114,16 +114,16 @@ def ways(settings: dict[str, int], items: list[dict], options: argparse.Namespac
     unpainted = [item | {"label": item["lesion"]} for item in items]
     load = partial(DataLoader, batch_size=2)
     workers, every = options.workers, round(1 / options.refresh)
-    by_workers = partial(load, num_workers=workers, persistent_workers=True)
     with (
         SharedPainter.load("lidc_edit", device="cpu", **settings) as shared,
         SharedPainter.load("lidc_edit", device="cpu", every=every, **settings) as keeping,
+        SharedPainter.load("lidc_edit", device="cpu", every=every, **settings) as alone,
         PaintedPool(items, paint, refresh=options.refresh, workers=1) as pool,
     ):
 
-        def painted_by(shared_painter: SharedPainter) -> Callable[[int], DataLoader]:
+        def painted_by(shared_painter: SharedPainter, workers: int) -> Callable[[int], DataLoader]:
             transform = Compose([RandPaintLesiond(painter=shared_painter, **keys), SCALED])
-            loader = by_workers(Dataset(items, transform))
+            loader = load(Dataset(items, transform), num_workers=workers, persistent_workers=workers > 0)
 
             def epoch(number: int) -> DataLoader:
                 shared_painter.set_epoch(number)
@@ -136,13 +136,14 @@ def ways(settings: dict[str, int], items: list[dict], options: argparse.Namespac
             return load(Dataset(pool, SCALED))
 
         online = Dataset(items, Compose([paint, SCALED]))
-        of_workers = by_workers(online)
+        of_workers = load(online, num_workers=workers, persistent_workers=True)
         makes: dict[str, tuple[Callable[[int], DataLoader], float]] = {
             "no painting": (lambda _: load(Dataset(unpainted, SCALED)), 0),
             "in the training process": (lambda _: load(online), len(items)),
             f"{workers} loader workers": (lambda _: of_workers, len(items)),
-            f"shared painter, {workers} workers": (painted_by(shared), len(items)),
-            f"shared painter, every={every}, {workers} workers": (painted_by(keeping), len(items) / every),
+            f"shared painter, {workers} workers": (painted_by(shared, workers), len(items)),
+            f"the same, every={every}": (painted_by(keeping, workers), len(items) / every),
+            f"the same, every={every}, no workers": (painted_by(alone, 0), len(items) / every),
             f"pool, refresh={options.refresh}": (of_pool, pool.exchanged),
         }
         step = segmenter(options.channels)
@@ -165,15 +166,16 @@ def ways(settings: dict[str, int], items: list[dict], options: argparse.Namespac
 
 
 def row(name: str, seconds: dict[str, dict[str, list[float]]], lesions: float) -> dict:
-    """Medians of the epochs."""
+    """Means of the epochs, as one may paint more than another."""
+    mean = {
+        what: {name: statistics.mean(found) for name, found in of.items()} for what, of in seconds.items()
+    }
     found: dict[str, object] = {"painting": name}
-    for what, of in seconds.items():
-        pairs = zip(of[name], of["no painting"], strict=True)
-        ratio = statistics.median(one / other for one, other in pairs)
-        found |= {what: f"{statistics.median(of[name]):.2f}", f"ratio of {what}": f"{ratio:.2f}"}
+    for what, of in mean.items():
+        found |= {what: f"{of[name]:.2f}", f"ratio of {what}": f"{of[name] / of['no painting']:.2f}"}
     return found | {
         "new lesions": f"{lesions:.1f}",
-        "lesions/s": f"{lesions / statistics.median(seconds['s'][name]):.2f}",
+        "lesions/s": f"{lesions / mean['epoch s'][name]:.2f}",
     }
 
 

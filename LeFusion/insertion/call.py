@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from LeFusion.box_painter import BoxPainter
 from LeFusion.data_types import default_settings
-from LeFusion.errors import UserError
+from LeFusion.errors import UserError, plain_value
 from LeFusion.images import Given
 from LeFusion.insertion.lesions import insert_lesions
 from LeFusion.insertion.result import Lesion
@@ -62,9 +62,11 @@ def inserted(
     diameter_mm: float | Sequence[float] | None,
 ) -> Inserted:
     """See Painter.insert."""
-    sites = not isinstance(lesions, int) and all(isinstance(lesion, Site) for lesion in lesions)
-    asked: dict[str, Any] = {"seed": seed, "texture": texture, "diameter_mm": diameter_mm, "lesions": lesions}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asked.items()}
-    InsertSettings.of(dict(settings) | plain | ({"lesions": None} if sites and lesions else {}))
-    found = insert_lesions(image.volume, tools, lesions, seed, texture=texture, diameter_mm=diameter_mm)
+    asked = {"texture": plain_value(texture), "diameter_mm": plain_value(diameter_mm)}
+    number = plain_value(lesions)
+    if number is None:
+        raise UserError("lesions=None must be a whole number of at least 1, [fewest, most] or sites")
+    sites = isinstance(number, list) and bool(number) and all(isinstance(one, Site) for one in number)
+    InsertSettings.of(dict(settings) | asked | {"seed": seed, "lesions": None if sites else number})
+    found = insert_lesions(image.volume, tools, number, seed, **asked)
     return Inserted(image.like(found.image.raw), image.labels(found.labels), tuple(found.lesions))

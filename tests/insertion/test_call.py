@@ -80,6 +80,24 @@ def test_the_transform_inserts_and_labels(painter, chest):
     assert left["image"].meta["painted_seed"] == -1 and left["label"].dtype == torch.uint8
 
 
+def test_numbers_may_be_numpy_s(painter, chest, monkeypatch):
+    asked = []
+
+    def insert_lesions(_volume, _tools, lesions, seed, **options):
+        asked.append((lesions, seed, *options.values()))
+        raise UserError("asked")
+
+    monkeypatch.setattr(call, "insert_lesions", insert_lesions)
+    ct = nibabel.load(chest())
+    for given in (
+        {"lesions": np.int64(2), "seed": np.uint8(3), "texture": np.int64(1), "diameter_mm": np.float32(8)},
+        {"lesions": np.array([1, 2]), "seed": 3, "texture": "solid", "diameter_mm": np.array([6.0, 8.0])},
+    ):
+        with pytest.raises(UserError, match="asked"):
+            painter.insert(ct, **given)
+    assert asked == [(2, 3, 1, 8.0), ([1, 2], 3, "solid", [6.0, 8.0])]
+
+
 def test_mistakes_are_refused(painter, chest, save_network):
     ct = nibabel.load(chest())
     with pytest.raises(UserError, match="image: its values, .* not in HU"):
@@ -88,7 +106,7 @@ def test_mistakes_are_refused(painter, chest, save_network):
         painter.insert(ct, 1, texture="bright")
     with pytest.raises(UserError, match="seed=-1"):
         painter.insert(ct, 1, seed=-1)
-    for lesions in (0, (3, 2), [], "many"):
+    for lesions in (0, (3, 2), [], "many", 2.5, None, np.float32(2.5)):
         with pytest.raises(UserError, match="lesions=.* must be"):
             painter.insert(ct, lesions)
     with pytest.raises(UserError, match="diameter_mm=-1 must be"):
