@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from LeFusion.diffusion import NoiseSchedule
 from LeFusion.textures.histograms import match_intensities
 from LeFusion.textures.layers import Wanted, layers_of
 
 GUIDED_SIGNAL = 0.95  # share of signal in the variance below which intensity guidance acts
+SMOOTH = 1.0  # voxels
 LAYERED_SIGNAL = 0.99  # the same where it says in which layer of the lesion the intensities lie
 
 
@@ -19,17 +22,19 @@ class Guide:
     """Which voxels are to have which intensities.
 
     layer: (B, K, D, H, W) int64, of each lesion voxel; -1: not guided. histograms: of each sample, (K,
-    layers, bins) over [-1, 1], as many layers and bins as it has; a layer of sum 0 is left alone.
+    layers, bins) over [-1, 1], as many layers and bins as it has; a layer of sum 0 is left alone. noise: of
+    each sample, sd of its scan's in network intensities, see `_order`; None: not known.
     """
 
     layer: Tensor
     histograms: tuple[Tensor, ...]
+    noise: tuple[float | None, ...]
 
     @classmethod
     def whole(cls, lesions: Tensor, histogram: Tensor) -> "Guide":
         """lesions (B, K, D, H, W) bool of one layer, histogram (B, K * bins)."""
         shares = histogram.unflatten(1, (lesions.shape[1], 1, -1))
-        return cls(torch.where(lesions, 0, -1), tuple(shares))
+        return cls(torch.where(lesions, 0, -1), tuple(shares), (None,) * len(shares))
 
     @classmethod
     def of(cls, lesions: Tensor, classes: Tensor, wanted: Wanted, spacing_mm: Sequence[float]) -> "Guide":
@@ -37,7 +42,7 @@ class Guide:
         if wanted.layers is None:
             return cls.whole(lesions[None], classes.flatten()[None])
         layer = torch.stack([layers_of(lesion, spacing_mm, wanted.depths_mm) for lesion in lesions])
-        return cls(layer[None], (wanted.layers,))
+        return cls(layer[None], (wanted.layers,), (wanted.noise,))
 
     @classmethod
     def stack(cls, guides: Sequence["Guide"]) -> "Guide":
@@ -45,13 +50,15 @@ class Guide:
         return cls(
             torch.cat([guide.layer for guide in guides]),
             tuple(histograms for guide in guides for histograms in guide.histograms),
+            tuple(noise for guide in guides for noise in guide.noise),
         )
 
     def rows(self, rows: slice) -> "Guide":
-        return Guide(self.layer[rows], self.histograms[rows])
+        return Guide(self.layer[rows], self.histograms[rows], self.noise[rows])
 
     def to(self, device: torch.device) -> "Guide":
-        return Guide(self.layer.to(device), tuple(histograms.to(device) for histograms in self.histograms))
+        histograms = tuple(histograms.to(device) for histograms in self.histograms)
+        return Guide(self.layer.to(device), histograms, self.noise)
 
 
 def guide_intensity(
@@ -68,7 +75,8 @@ def guide_intensity(
     The intensities of x_0 are remapped in rank order (see match_intensities), layer by layer, and only while
     signal is less than max_signal of the variance: until then the lesion's overall intensities are being
     decided, and a network that was not trained for long settles on usual ones. Which voxels of a layer are
-    brighter than which is the network's own throughout, and so is the texture in the last steps.
+    brighter than which is the network's own throughout (where the scan's noise is known, see `_order`), and
+    so is the texture in the last steps.
 
     Args:
         noise, x_t: (B, K, D, H, W). t: (B,).
@@ -85,12 +93,60 @@ def guide_intensity(
             continue
         x_0 = (x_t[b] - spread[b] * noise[b]) / signal[b]
         for k, layers in enumerate((histograms.sum(dim=-1) > 0).tolist()):
+            smooth, fine = _parts(x_0[k], guide.layer[b, k]) if guide.noise[b] is not None else (None, None)
             for n in (n for n, given in enumerate(layers) if given):
                 voxels = guide.layer[b, k] == n
-                found = x_0[k][voxels]  # ranked before it is clamped: after that, most of it may be alike
-                if not len(found):
+                ranked = x_0[k][voxels]  # before it is clamped: after that, most of it may be alike
+                if not len(ranked):
                     continue
-                matched, found = match_intensities(found, histograms[k, n]), found.clamp(-1, 1)
-                moved = found + strength * (matched - found)
+                found = ranked.clamp(-1, 1)
+                if smooth is not None:
+                    ranked = _order(smooth[voxels], fine[voxels], histograms[k, n], guide.noise[b])
+                moved = found + strength * (match_intensities(ranked, histograms[k, n]) - found)
                 guided[b, k][voxels] = (x_t[b, k][voxels] - signal[b] * moved) / spread[b]
     return guided
+
+
+def _order(smooth: Tensor, fine: Tensor, histogram: Tensor, noise: float) -> Tensor:
+    """(N,) by which the voxels of a layer are ranked: as much fine structure as the scan has.
+
+    A network that was trained on scans of all kernels paints fine structure into smooth scans as well. Ranked
+    as predicted, it makes the border ragged, where the histogram is wide; and the core, where it is as narrow
+    as the noise, takes on the smooth structure of a lesion that it is not like. So of the histogram's
+    variance that of the noise goes to the fine structure, the rest to the smooth.
+    """
+    low, high = (_quantile(histogram, rank) for rank in (0.159, 0.841))
+    share = min(1.0, noise / max((high - low) / 2, 1e-6))
+    return (1 - share**2) ** 0.5 * _standard(smooth) + share * _standard(fine)
+
+
+def _quantile(histogram: Tensor, rank: float) -> float:
+    """Of shares (bins,) over [-1, 1]."""
+    below = histogram.double().cpu().cumsum(0).numpy()
+    edges = np.linspace(-1, 1, len(below) + 1)
+    return float(np.interp(rank * below[-1], np.concatenate([[0.0], below]), edges))
+
+
+def _standard(values: Tensor) -> Tensor:
+    middle = values.mean()
+    return (values - middle) / (values - middle).square().mean().sqrt().clamp(min=1e-6)
+
+
+def _parts(x_0: Tensor, layer: Tensor) -> tuple[Tensor, Tensor]:
+    """x_0 (D, H, W) as smooth and fine structure, what a Gaussian of SMOOTH voxels over the lesion leaves and
+    takes off, as in textures.noise. layer: -1 outside the lesion."""
+    inside = (layer >= 0).to(x_0.dtype)
+    smooth = _blurred(x_0 * inside) / _blurred(inside).clamp(min=1e-6)
+    return smooth, x_0 - smooth
+
+
+def _blurred(volume: Tensor) -> Tensor:
+    """(D, H, W) after a Gaussian of SMOOTH voxels; beyond the array is 0."""
+    reach = round(4 * SMOOTH)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=volume.device) / SMOOTH) ** 2)
+    weights = (weights / weights.sum()).to(volume.dtype)
+    for axis in range(3):
+        rows = volume.movedim(axis, 2)
+        blurred = functional.conv1d(rows.flatten(0, 1)[:, None], weights[None, None], padding=reach)
+        volume = blurred[:, 0].unflatten(0, rows.shape[:2]).movedim(2, axis)
+    return volume

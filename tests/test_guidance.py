@@ -1,10 +1,13 @@
 """Intensity guidance: lesions, or their layers, get the intensities asked for; nothing else changes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from LeFusion.diffusion import NoiseSchedule
-from LeFusion.guidance import GUIDED_SIGNAL, LAYERED_SIGNAL, Guide, guide_intensity
+from LeFusion.guidance import GUIDED_SIGNAL, LAYERED_SIGNAL, Guide, _order, _parts, guide_intensity
+from LeFusion.textures.histograms import match_intensities
 from LeFusion.textures.layers import Wanted, layers_of
 
 SCHEDULE = NoiseSchedule.cosine(300)
@@ -162,7 +165,7 @@ def test_each_layer_gets_its_own_intensities(layered):
 def test_a_layer_without_histogram_is_left_alone(layered):
     (histograms,) = (given.clone() for given in layered["guide"].histograms)
     histograms[:, 1] = 0
-    guided = guide_intensity(**(layered | {"guide": Guide(layered["guide"].layer, (histograms,))}))
+    guided = guide_intensity(**(layered | {"guide": Guide(layered["guide"].layer, (histograms,), (None,))}))
     changed = guided[0, 0] != layered["noise"][0, 0]
     layers = layers_of(ball(), (1, 1, 1), (1.0, 3.0))
     assert not bool(changed[layers == 1].any()) and bool(changed[layers == 2].all())
@@ -185,3 +188,60 @@ def test_a_batch_of_layered_and_whole_lesions_is_that_of_each_alone(layered):
     for row, guide in enumerate((layered["guide"], whole)):
         assert torch.equal(guided[row : row + 1], guide_intensity(**(layered | {"guide": guide})))
         assert torch.equal(both.rows(slice(row, row + 1)).layer, guide.layer)
+
+
+def with_noise(layered, noise):
+    return layered | {"guide": replace(layered["guide"], noise=(noise,))}
+
+
+def roughness(x_0, lesion):
+    """Mean difference of neighbours in the lesion."""
+    both = lesion[1:] & lesion[:-1]
+    return float((x_0[1:] - x_0[:-1])[both].abs().mean())
+
+
+def test_with_the_scan_s_noise_known_each_layer_keeps_its_intensities(layered):
+    plain, ordered = (implied(given, guide_intensity(**given)) for given in (layered, with_noise(layered, 0)))
+    layers = layers_of(ball(), (1, 1, 1), (1.0, 3.0))
+    for layer in range(3):
+        values = [x_0[0, 0][layers == layer].sort().values for x_0 in (plain, ordered)]
+        assert torch.allclose(*values, atol=1e-4)
+    assert not torch.allclose(plain, ordered, atol=0.01)
+
+
+def test_the_noisier_the_scan_the_more_fine_structure(layered):
+    """A histogram as narrow as the noise is all fine structure, whatever lies beyond."""
+    wide = torch.zeros(1, 3, 16)
+    wide[0, :, 2:14] = 1 / 36
+    layered = layered | {"guide": replace(layered["guide"], histograms=(wide,))}
+    found = [
+        roughness(implied(given, guide_intensity(**given))[0, 0], ball())
+        for given in (with_noise(layered, noise) for noise in (0.0, 0.1, 0.3, 1.0))
+    ]
+    assert found == sorted(found) and found[0] < 0.6 * found[-1]
+    loud = [guide_intensity(**with_noise(layered, noise)) for noise in (1.0, 1e3)]
+    assert torch.equal(*loud)
+
+
+def test_of_the_variance_asked_for_that_of_the_noise_is_fine_structure():
+    """White noise, ranked onto a wide histogram: its smooth structure is stretched, its fine is not."""
+    lesion, noise = torch.ones(24, 24, 24, dtype=torch.bool), 0.1
+    x_0 = torch.randn(lesion.shape, generator=torch.Generator().manual_seed(0))
+    histogram = torch.exp(-0.5 * ((torch.arange(64) / 32 - 1) / 0.3) ** 2)
+    smooth, fine = _parts(x_0, torch.zeros(lesion.shape, dtype=torch.int64))
+    ranked = _order(smooth[lesion], fine[lesion], histogram, noise)
+    matched = match_intensities(ranked, histogram).reshape(lesion.shape)
+    assert float(matched.std()) == pytest.approx(0.3, rel=0.05)
+    slow = smooth - smooth.mean()
+    left = matched - slow * float((matched * slow).mean() / slow.square().mean())
+    assert float(left.std()) == pytest.approx(noise, rel=0.3)
+
+
+def test_the_order_looks_at_the_lesion_only(layered):
+    quiet = with_noise(layered, 0.0)
+    outside = torch.where(
+        ball(), 0.0, torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(3))
+    )
+    other = quiet | {"x_t": quiet["x_t"] + outside}
+    first, second = (guide_intensity(**given)[0, 0][ball()] for given in (quiet, other))
+    assert torch.equal(first, second)

@@ -36,20 +36,25 @@ CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
 LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")
 WINDOW, BINS = tuple(map(float, LIDC.fixed_window)), 16
 LAYER_BINS = 4 * BINS  # of the regions' lesions: 22 HU, about the noise of a smooth scan
+CAVITY_HU = 200.0
 EDGES = np.linspace(*WINDOW, BINS + 1)
 RANKS = (np.arange(1000) + 0.5) / 1000
 SOURCE = "LIDC-IDRI (Armato et al., Medical Physics 38(2), 2011; CC BY 3.0), no test {}"
 
 
 def of_regions(cases: list[Case], scores: Path) -> LesionTable:
-    """The lesions of the cases, by their scores."""
+    """The lesions of the cases, by their scores.
+
+    Without those whose innermost layer is darker than another by CAVITY_HU: the new lesion's place for a
+    cavity is not the one in the middle that layers would give it.
+    """
     given = _columns(scores, ["name", "texture"]).drop_duplicates("name", keep="last").set_index("name")
     missing = [case.name for case in cases if case.name not in given.index]
     if missing:
         raise UserError(f"{scores}: has no row for {missing[0]}")
     given = given.loc[[case.name for case in cases]]
     loaded = [load_case(case, LIDC.layout, WINDOW) for case in cases]
-    return LesionTable(
+    table = LesionTable(
         data_type="lidc",
         window=WINDOW,
         bins=BINS,
@@ -64,6 +69,7 @@ def of_regions(cases: list[Case], scores: Path) -> LesionTable:
         depths_mm=DEPTHS_MM,
         scores=_scores(scores, given),
     )
+    return table.subset(np.array([not _is_cavity(layers) for layers in table.layers]))
 
 
 def of_nodules(path: Path, cases: list[Case], test_cases: list[Case]) -> LesionTable:
@@ -130,6 +136,13 @@ def _layers(loaded: LoadedCase) -> np.ndarray:
     lesions = loaded.all_lesions
     image = loaded.image(lesions.place)
     return layered_histogram(image, lesions.voxels, loaded.spacing_mm, LAYER_BINS)[0].numpy()
+
+
+def _is_cavity(layers: np.ndarray) -> bool:
+    """(layers, bins) of a lesion: the middle of the innermost is far darker than that of another."""
+    held = layers[layers.sum(axis=1) > 0]
+    middles = (held.cumsum(axis=1) < held.sum(axis=1, keepdims=True) / 2).sum(axis=1)
+    return (middles.max() - middles[-1]) * (WINDOW[1] - WINDOW[0]) / layers.shape[1] > CAVITY_HU
 
 
 def _noise(loaded: LoadedCase) -> float:

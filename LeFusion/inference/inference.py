@@ -306,7 +306,7 @@ def _record(
     manifest.add(
         output.case.name,
         output.kind,
-        texture=job.conditions.name(output.case.name, output.kind),
+        texture=job.conditions.name(output.case.name, output.kind, looks),
         scores="; ".join(filter(None, map(job.conditions.scores, looks))),
         donor=canvas.donor,
         made_from="" if seconds is None else output.made_from,  # of what was there already it is not known

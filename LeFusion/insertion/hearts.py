@@ -81,12 +81,10 @@ def insert_infarct(
     image = tools.painter.painted(loaded, patches, volume.path)
     edit = tools.painter.stored_edit(loaded)
     after = loaded.image_under(patches, loaded.whole)
-    texture = conditions.name(name, 1)
+    texture = conditions.name(name, 1, [look])
     classes = zip(layout.lesion_labels, look.histogram.reshape(-1, tools.bins), strict=True)
     found = [
-        _lesion(
-            loaded, image, edit, label, conditions.name(name, 1), seed, mean_of(shares), after, tools.unit
-        )
+        _lesion(loaded, image, edit, label, texture, seed, mean_of(shares), after, tools.unit)
         for label, shares in classes
         if (loaded.labels_dhw == label).any()
     ]

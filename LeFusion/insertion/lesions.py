@@ -203,7 +203,7 @@ def _painted(
     touched = canvas.add(patch, lesion.number, label, painted - source, edit)
     return measured(
         lesion.number,
-        conditions.name(_name(lesion), 1),
+        conditions.name(_name(lesion), 1, [look]),
         seed,
         canvas.source,
         canvas.axes,

@@ -22,7 +22,14 @@ from LeFusion.textures.histograms import (
     perturb,
     shift_histogram,
 )
-from LeFusion.textures.layers import DEPTHS_MM, Wanted, layer_shares, layered_histogram, with_shares
+from LeFusion.textures.layers import (
+    DEPTHS_MM,
+    Wanted,
+    layer_shares,
+    layered_histogram,
+    with_shares,
+    without_bright_rim,
+)
 from LeFusion.textures.noise import noise_around
 from LeFusion.textures.of_cases import textures_of_cases
 from LeFusion.textures.palette import Palette, load_palette, realistic_palette
@@ -37,9 +44,11 @@ Texture = str | int | Sequence[float] | Mapping[str, int | Sequence[int]]
 class Conditions:
     """Which histogram each output gets.
 
-    palette: one entry for output 1, 2, ... of a case; or, with draw, drawn for each output by the shares;
+        palette: one entry for output 1, 2, ... of a case; or, with draw, drawn for each output by the shares;
     empty: the lesion's own histogram. perturbation: see textures.histograms.perturb; not of own histograms.
     of_case: the entry of all outputs of a case or, under (case, kind), of that one, whatever the rest says.
+    by_size: of a table, any lesion of like size: a large solid nodule is more common than a large
+    ground-glass one.
     """
 
     palette: Palette
@@ -48,22 +57,32 @@ class Conditions:
     bins: int
     seed: int
     of_case: Mapping[str | tuple[str, int], int] = field(default_factory=dict)
+    by_size: bool = False
 
     def choose(self, case_name: str, kind: int) -> int | None:
-        """The number (from 0) of the palette's entry for output `kind` (from 1) of a case; None: its own."""
+        """The number (from 0) of the palette's entry for output `kind` (from 1) of a case; None: its own, or
+        with by_size any."""
         if not self.palette.names:
             return None
         for key in ((case_name, kind), case_name):
             if key in self.of_case:
                 return self.of_case[key]
+        if self.by_size:
+            return None
         if not self.draw:
             return (kind - 1) % len(self.palette.names)
         generator = torch.Generator().manual_seed(address_seed(self.seed, "texture", case_name, kind))
         return int(torch.multinomial(torch.tensor(self.palette.shares), 1, generator=generator))
 
-    def name(self, case_name: str, kind: int) -> str:
-        chosen = self.choose(case_name, kind)
-        return "own" if chosen is None else self.palette.names[chosen]
+    def name(self, case_name: str, kind: int, looks: Sequence[Wanted] = ()) -> str:
+        """The texture of output `kind`; with by_size those of the looks that were `wanted`."""
+        chosen, table = self.choose(case_name, kind), self.palette.table
+        if chosen is not None:
+            return self.palette.names[chosen]
+        if table is None:
+            return "own"
+        drawn = [table.textures[table.texture[look.drawn]] for look in looks]
+        return "; ".join(dict.fromkeys(drawn)) or "realistic"
 
     def histogram(
         self, loaded: LoadedCase, kind: int, own: Tensor | None = None, size: Sequence[int] | None = None
@@ -99,13 +118,14 @@ class Conditions:
         part = loaded.all_lesions if part is None else part
         chosen = self.choose(loaded.case.name, kind)
         address = (self.seed, "histogram", loaded.case.name, kind, *([number] if number else ()))
-        if chosen is None and own is None:
+        table = self.palette.table
+        if table is not None:
+            look = self._drawn(table, loaded, part, chosen, address)
+        elif chosen is None and own is None:
             layers = layered_histogram(loaded.image(part.place), part.voxels, loaded.spacing_mm, self.bins)
-            look = Wanted(layers.sum(dim=1).flatten(), layers, DEPTHS_MM)
+            look = Wanted(layers.sum(dim=1).flatten(), layers, DEPTHS_MM, noise=noise_around(loaded, part))
         elif chosen is None:
             look = Wanted(own)
-        elif self.palette.table is not None:
-            look = self._drawn(self.palette.table, loaded, part, chosen, address)
         else:
             wanted = self.palette.histograms[chosen]
             if self.palette.reference_mean is not None and loaded.reference_mean is not None:
@@ -132,7 +152,7 @@ class Conditions:
         return " ".join(f"{name}={value}" for name, value in found.items() if value)
 
     def _drawn(
-        self, table: LesionTable, loaded: LoadedCase, part: Part, chosen: int, address: tuple
+        self, table: LesionTable, loaded: LoadedCase, part: Part, chosen: int | None, address: tuple
     ) -> Wanted:
         """A real lesion of like size, as under the noise of the case's image; layers (1, layers, layer_bins)
         where the table has them, with as many voxels in each as the part has."""
@@ -141,8 +161,10 @@ class Conditions:
         if table.classes:
             return self._drawn_of_heart(table, mm3, generator, chosen, loaded, part, address)
         number = table.pick(mm3, generator, chosen)
-        layers = table.look(number, None if table.noise is None else noise_around(loaded, part))
+        noise = noise_around(loaded, part) if table.depths_mm or table.noise is not None else None
+        layers = table.look(number, noise)
         if table.depths_mm:
+            layers = without_bright_rim(layers)
             layers = with_shares(layers, layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm))
         drawn = folded(layers.sum(dim=0), self.bins)
         wanted = perturb(drawn, self.perturbation, self.bins, address)
@@ -150,7 +172,7 @@ class Conditions:
             return Wanted(wanted, drawn=number)
         factors = (wanted / drawn.clamp(min=1e-12)).repeat_interleave(table.layer_bins // self.bins)
         layers = with_shares(layers * factors, layers.sum(dim=1))
-        return Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number)
+        return Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number, noise)
 
     def _drawn_of_heart(
         self, table, mm3, generator, chosen, loaded: LoadedCase, part: Part, address
@@ -180,10 +202,11 @@ def choose_conditions(settings: InferenceSettings, know_sizes: bool = False) -> 
     """What `condition`, `textures`, `texture_shares`, `reference_image` and `reference_mask` ask for.
 
     condition: "textures" (type i for output i), "mixture" (drawn by shares), "published" (type i of the data
-    type's published textures), "realistic" (drawn from real lesions of like size, as common as they are),
-    "own", "reference", the name or the number of a type, or a list of cond_dim counts. know_sizes: the
-    weights were trained with lesions of like size, so that textures are real lesions of like size unless the
-    settings have others. Raises UserError, one line, naming key and value.
+    type's published textures), "realistic" (drawn from real lesions of like size, of whatever texture unless
+    texture_shares says how common each is to be), "own", "reference", the name or the number of a type, or a
+    list of cond_dim counts. know_sizes: the weights were trained with lesions of like size, so that textures
+    are real lesions of like size unless the settings have others. Raises UserError, one line, naming key and
+    value.
     """
     condition, bins, cond_dim = settings.condition, settings.histogram_bins, settings.cond_dim
     palette = _given_palette(settings, know_sizes)
@@ -218,7 +241,9 @@ def choose_conditions(settings: InferenceSettings, know_sizes: bool = False) -> 
                 f"textures_of chooses among all textures, and condition={condition} leaves none to choose"
             )
         of_case = textures_of_cases(settings.textures_of, palette, settings.types)
-    return Conditions(palette, draw, settings.histogram_perturbation, bins, settings.seed, of_case)
+    by_size = condition == "realistic" and palette.table is not None and settings.texture_shares is None
+    perturbation = settings.histogram_perturbation
+    return Conditions(palette, draw, perturbation, bins, settings.seed, of_case, by_size)
 
 
 def conditions_of(

@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+BRIGHTEST = 0.99  # share of a layer's voxels below which a layer nearer to the border ends
 DEPTHS_MM = (1.0, 2.0, 3.0, 4.0, 6.0)  # where one layer ends and the next begins; the last has no end
 
 
@@ -21,13 +22,15 @@ class Wanted:
 
     histogram: (cond_dim,), zero for classes that they lack. layers: (K, layers, bins), the same in each layer
     (see layers_of, depths_mm), perhaps in finer bins; None: the histogram may lie anywhere in the lesion.
-    drawn: the number, in its table, of the real lesion that they are after; None: of none.
+    drawn: the number, in its table, of the real lesion that they are after; None: of none. noise: sd of the
+    scan's around them, in network intensities; None: not known.
     """
 
     histogram: Tensor
     layers: Tensor | None = None
     depths_mm: Sequence[float] = ()
     drawn: int | None = None
+    noise: float | None = None
 
 
 def layers_of(lesion: Tensor, spacing_mm: Sequence[float], depths_mm: Sequence[float] = DEPTHS_MM) -> Tensor:
@@ -74,3 +77,28 @@ def with_shares(layers: Tensor, shares: Tensor) -> Tensor:
     has = held.nonzero().flatten()
     nearest = [int(has[(has - n).abs().argmin()]) for n in range(len(layers))]
     return layers[nearest] / held[nearest, None] * shares[:, None]
+
+
+def without_bright_rim(layers: Tensor) -> Tensor:
+    """Histograms (layers, bins) of a drawn lesion whose rim is nowhere brighter than its inside; same sums.
+
+    What is brighter there, than BRIGHTEST of each deeper layer, is not the lesion: a mask took in a vessel or
+    a rib, or a sharp kernel overshot. In a lesion in free lung it would be a white ring. Its voxels are given
+    the deeper layers' brightest bin. A layer that is brighter than the next one as a whole, the wall of a
+    cavity, stays as it is.
+    """
+    found, brightest, deeper = layers.clone(), -1, -1
+    for n in range(len(layers) - 1, -1, -1):
+        if found[n].sum() == 0:
+            continue
+        middle = _quantile(found[n], 0.5)
+        if deeper >= middle:
+            found[n, brightest] += found[n, brightest + 1 :].sum()
+            found[n, brightest + 1 :] = 0
+        brightest, deeper = max(brightest, _quantile(found[n], BRIGHTEST)), middle
+    return found
+
+
+def _quantile(shares: Tensor, rank: float) -> int:
+    """The bin of (bins,), not all 0, that holds this share of the sum with those before it."""
+    return int((shares.cumsum(dim=0) < rank * shares.sum()).sum())

@@ -128,7 +128,7 @@ class LesionTable:
 
     def only(self, texture: int) -> "LesionTable":
         """The lesions of one texture, by its index."""
-        only = self._of(self.texture == texture)
+        only = self.subset(self.texture == texture)
         return replace(only, textures=(self.textures[texture],), texture=np.zeros_like(only.texture))
 
     def with_scores(self, asked: Mapping[str, Sequence[int]]) -> "LesionTable":
@@ -145,10 +145,10 @@ class LesionTable:
             found &= np.isin(self.scores[name], list(wanted))
         if not found.any():
             raise UserError("none of its lesions has such scores")
-        return self._of(found)
+        return self.subset(found)
 
-    def _of(self, chosen: np.ndarray) -> "LesionTable":
-        """chosen: (N,) bool."""
+    def subset(self, chosen: np.ndarray) -> "LesionTable":
+        """The lesions chosen, (N,) bool."""
         return replace(
             self,
             texture=self.texture[chosen],

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from LeFusion.textures.histograms import lesion_histogram
-from LeFusion.textures.layers import layer_shares, layered_histogram, layers_of, with_shares
+from LeFusion.textures.layers import (
+    layer_shares,
+    layered_histogram,
+    layers_of,
+    with_shares,
+    without_bright_rim,
+)
 
 
 def block(size=9, first=2, last=7):
@@ -54,3 +60,29 @@ def test_a_lesion_with_other_shares_takes_the_nearest_layer_for_one_that_is_miss
     assert torch.allclose(moved.sum(dim=1), shares)
     assert torch.allclose(moved[2], torch.tensor([0, 0.15, 0.15]))
     assert torch.allclose(moved[0], torch.tensor([0.2, 0, 0]))
+
+
+def histograms(*shares):
+    """Of layers: {bin: share}, ten bins."""
+    layers = torch.zeros(len(shares), 10)
+    for layer, held in zip(layers, shares, strict=True):
+        for bin_, share in held.items():
+            layer[bin_] = share
+    return layers
+
+
+def test_a_rim_is_no_brighter_than_what_lies_deeper():
+    layers = histograms({2: 0.2, 5: 0.1, 9: 0.1}, {4: 0.15, 6: 0.05, 8: 0.002}, {}, {5: 0.298, 6: 0.1})
+    wanted = histograms({2: 0.2, 5: 0.1, 6: 0.1}, {4: 0.15, 6: 0.052}, {}, {5: 0.298, 6: 0.1})
+    assert torch.allclose(without_bright_rim(layers), wanted)
+
+
+def test_the_wall_of_a_cavity_stays_brighter_than_the_cavity():
+    layers = histograms({1: 0.1, 4: 0.2, 8: 0.1}, {6: 0.3}, {1: 0.3})
+    wanted = histograms({1: 0.1, 4: 0.2, 6: 0.1}, {6: 0.3}, {1: 0.3})
+    assert torch.allclose(without_bright_rim(layers), wanted)
+
+
+def test_a_lesion_without_a_bright_rim_stays_as_it_is():
+    layers = histograms({1: 0.3, 3: 0.1}, {2: 0.2, 5: 0.1}, {5: 0.3})
+    assert torch.equal(without_bright_rim(layers), layers)

@@ -170,8 +170,34 @@ def test_textures_of_one_s_own_come_before_the_table(tmp_path):
     assert conditions.palette.table is None and conditions.name("A", 1) == "type 1"
 
 
-def test_realistic_draws_textures_as_common_as_they_are(tmp_path):
+def test_realistic_draws_any_of_like_size_and_says_which_texture_it_was(tmp_path):
     conditions = choose(realistic_textures=table_in(tmp_path), condition="realistic", types=1, **SAME)
+    names = Counter()
+    for number in range(60):
+        case = loaded(f"case {number}")
+        look = conditions.wanted(case, 1)
+        name = conditions.name(case.case.name, 1, [look])
+        assert int(look.histogram.argmax()) == {"dim": 2, "vivid": 10}[name]
+        names[name] += 1
+    assert set(names) == {"dim", "vivid"} and min(names.values()) > 15
+
+
+def test_realistic_draws_the_textures_that_lesions_of_the_size_have(tmp_path):
+    path = table_in(tmp_path)
+    table = read_lesion_table(path)
+    write_lesion_table(path, replace(table, texture=(table.volume_mm3 > 100).astype(int)))
+    conditions = choose(realistic_textures=path, condition="realistic", **SAME)
+    small, large = loaded(), loaded(lesions=(tuple(range(8)),), mm=7.1)
+    for case, name in ((small, "dim"), (large, "vivid")):
+        assert conditions.name("A", 1, [conditions.wanted(case, 1)]) == name
+    both = [conditions.wanted(case, 1) for case in (large, small, large)]
+    assert conditions.name("A", 1, both) == "vivid; dim"
+    assert conditions.name("A", 1) == "realistic"
+
+
+def test_realistic_draws_textures_as_common_as_texture_shares_say(tmp_path):
+    given = {"realistic_textures": table_in(tmp_path), "condition": "realistic", "types": 1, **SAME}
+    conditions = choose(**given, texture_shares=[1, 1])
     names = Counter(conditions.name(f"case {number}", 1) for number in range(100))
     assert set(names) == {"dim", "vivid"} and min(names.values()) > 25
     only = choose(realistic_textures=table_in(tmp_path), condition="vivid", **SAME, know_sizes=True)
@@ -204,8 +230,8 @@ def test_scores_restrict_the_real_lesions_drawn_from(tmp_path):
     path = scored_in(tmp_path)
     given = {"realistic_textures": path, **SAME, "condition": None}
     conditions = choose(**given, texture_score=5)
-    assert conditions.draw and {conditions.name(f"case {n}", 1) for n in range(20)} == {"vivid"}
     look = conditions.wanted(loaded(), 1)
+    assert conditions.draw and conditions.name("A", 1, [look]) == "vivid"
     assert int(look.histogram.argmax()) == 10 and conditions.scores(look) == "texture_score=5"
     look = choose(**given, texture_score=[2, 5], calcification=3).wanted(loaded(), 1)  # large ones, as asked
     assert int(look.histogram.argmax()) == 14
@@ -268,7 +294,7 @@ def test_a_texture_may_be_scores(tmp_path):
     given = InferenceSettings.of(defaults() | SAME | {"textures": LISTED, "window": list(WINDOW)})
     given = given.model_copy(update={"realistic_textures": scored_in(tmp_path)})
     conditions = conditions_of(given, {"texture_score": [1, 2]}, 1, True)
-    assert conditions.name("A", 1) == "dim"
+    assert conditions.name("A", 1, [conditions.wanted(loaded(), 1)]) == "dim"
     for texture, words in (({"size": 1}, "size is no score"), ({"texture_score": 9}, "texture_score=9 must")):
         with pytest.raises(UserError, match=r"texture=\{.*" + words):
             conditions_of(given, texture, 1, True)
