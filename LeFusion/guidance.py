@@ -13,7 +13,8 @@ from LeFusion.textures.histograms import match_intensities
 from LeFusion.textures.layers import Wanted, layers_of
 
 GUIDED_SIGNAL = 0.95  # share of signal in the variance below which intensity guidance acts
-SMOOTH = 1.0  # voxels
+SMOOTH = 1.0  # voxels: sd of the Gaussian that parts smooth from fine structure
+FINE, MOST = 0.2, 0.55  # shares of a layer's variance
 LAYERED_SIGNAL = 0.99  # the same where it says in which layer of the lesion the intensities lie
 
 
@@ -108,16 +109,16 @@ def guide_intensity(
 
 
 def _order(smooth: Tensor, fine: Tensor, histogram: Tensor, noise: float) -> Tensor:
-    """(N,) by which the voxels of a layer are ranked: as much fine structure as the scan has.
+    """(N,) by which the voxels of a layer are ranked: with as much fine structure as real lesions have.
 
-    A network that was trained on scans of all kernels paints fine structure into smooth scans as well. Ranked
-    as predicted, it makes the border ragged, where the histogram is wide; and the core, where it is as narrow
-    as the noise, takes on the smooth structure of a lesion that it is not like. So of the histogram's
-    variance that of the noise goes to the fine structure, the rest to the smooth.
+    A network that was trained on scans of all kernels paints as much of it into smooth scans as into noisy
+    ones: there borders, whose histograms are wide, come out ragged. In 77 training nodules the fine structure
+    of a layer has FINE of its variance and that of the noise, but at most MOST (medians of the layers of
+    textures.layers, from the border: sd over that of the layer 0.49, 0.46, 0.52, 0.78, 0.71, 0.70).
     """
     low, high = (_quantile(histogram, rank) for rank in (0.159, 0.841))
-    share = min(1.0, noise / max((high - low) / 2, 1e-6))
-    return (1 - share**2) ** 0.5 * _standard(smooth) + share * _standard(fine)
+    share = min(MOST, FINE + (2 * noise / max(high - low, 1e-6)) ** 2)
+    return (1 - share) ** 0.5 * _standard(smooth) + share**0.5 * _standard(fine)
 
 
 def _quantile(histogram: Tensor, rank: float) -> float:
