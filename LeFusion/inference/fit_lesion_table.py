@@ -29,7 +29,7 @@ from LeFusion.hearts.tissue import WINDOW as WINDOW_OF_TISSUE
 from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
 from LeFusion.textures.layers import DEPTHS_MM, layered_histogram
-from LeFusion.textures.noise import noise_around
+from LeFusion.textures.noise import look_around
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable, write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
@@ -147,7 +147,8 @@ def _is_cavity(layers: np.ndarray) -> bool:
 
 def _noise(loaded: LoadedCase) -> float:
     """In HU, 0 where it cannot be told; see LesionTable."""
-    return (noise_around(loaded, loaded.all_lesions) or 0.0) * (WINDOW[1] - WINDOW[0]) / 2
+    around = look_around(loaded, loaded.all_lesions)
+    return around.noise * (WINDOW[1] - WINDOW[0]) / 2 if around else 0.0
 
 
 def _columns(path: Path, names: list[str]) -> pd.DataFrame:

@@ -27,10 +27,11 @@ from LeFusion.textures.layers import (
     Wanted,
     layer_shares,
     layered_histogram,
+    no_darker_than,
     with_shares,
     without_bright_rim,
 )
-from LeFusion.textures.noise import noise_around
+from LeFusion.textures.noise import look_around
 from LeFusion.textures.of_cases import textures_of_cases
 from LeFusion.textures.palette import Palette, load_palette, realistic_palette
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable
@@ -123,7 +124,9 @@ class Conditions:
             look = self._drawn(table, loaded, part, chosen, address)
         elif chosen is None and own is None:
             layers = layered_histogram(loaded.image(part.place), part.voxels, loaded.spacing_mm, self.bins)
-            look = Wanted(layers.sum(dim=1).flatten(), layers, DEPTHS_MM, noise=noise_around(loaded, part))
+            around = look_around(loaded, part)
+            noise = around and around.noise
+            look = Wanted(layers.sum(dim=1).flatten(), layers, DEPTHS_MM, noise=noise)
         elif chosen is None:
             look = Wanted(own)
         else:
@@ -161,10 +164,12 @@ class Conditions:
         if table.classes:
             return self._drawn_of_heart(table, mm3, generator, chosen, loaded, part, address)
         number = table.pick(mm3, generator, chosen)
-        noise = noise_around(loaded, part) if table.depths_mm or table.noise is not None else None
+        around = look_around(loaded, part) if table.depths_mm or table.noise is not None else None
+        noise = around and around.noise
         layers = table.look(number, noise)
         if table.depths_mm:
             layers = without_bright_rim(layers)
+            layers = no_darker_than(layers, around.darkest) if around else layers
             layers = with_shares(layers, layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm))
         drawn = folded(layers.sum(dim=0), self.bins)
         wanted = perturb(drawn, self.perturbation, self.bins, address)

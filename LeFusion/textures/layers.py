@@ -99,6 +99,20 @@ def without_bright_rim(layers: Tensor) -> Tensor:
     return found
 
 
+def no_darker_than(layers: Tensor, darkest: float) -> Tensor:
+    """Histograms (layers, bins) over [-1, 1] with what is darker in the bin of `darkest`; same sums.
+
+    A real lesion has as good as no voxel darker than the lung around it. One that was drawn from a scan with
+    darker lungs would have black specks at its border.
+    """
+    bins = layers.shape[1]
+    lowest = min(bins - 1, max(0, int((darkest + 1) / 2 * bins)))
+    found = layers.clone()
+    found[:, lowest] += found[:, :lowest].sum(dim=1)
+    found[:, :lowest] = 0
+    return found
+
+
 def _quantile(shares: Tensor, rank: float) -> int:
     """The bin of (bins,), not all 0, that holds this share of the sum with those before it."""
     return int((shares.cumsum(dim=0) < rank * shares.sum()).sum())

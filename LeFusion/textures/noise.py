@@ -1,8 +1,10 @@
-"""A scan's noise around a lesion, and histograms of a lesion as they would be in a scan with other noise.
+"""The scan around a lesion, and histograms of a lesion as they would be in a scan with other noise.
 
 A lesion's histogram holds the noise of its own scan. Painted as it is into a scan with a sharper kernel, the
 lesion is too smooth for it; into one with a smoother kernel, too grainy.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,16 +20,25 @@ REACH_MM = 20.0  # from the lesion's bounding box: how far its scan is looked at
 GAP_MM = 5.0  # around the lesion, where the scan is not
 QUIETEST = 0.4  # share of the tissue that noise is taken from: less of it is vessels and walls
 LEAST_VOXELS = 500
+DARKEST = 0.02  # share of the tissue
 LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narrow it
 
 
-def noise_around(loaded: LoadedCase, part: Part) -> float | None:
-    """sd of the noise of a case's image around a part, in network intensities; None where too little is seen.
+@dataclass(frozen=True)
+class Around:
+    """Of the tissue around a lesion, in network intensities: sd of its noise, its quantile of rank DARKEST."""
 
-    Of the fine structure (what a Gaussian of one voxel takes off) in the quietest tissue; robust. The sd
-    within the deep layers (4 to 6 mm) of 27 training nodules grows with it by a factor of 1.06 (Theil-Sen, of
-    squares). Voxels clamped to the window, such as air around the patient, are no tissue. The image is the
-    scan's own: what is painted does not change the noise.
+    noise: float
+    darkest: float
+
+
+def look_around(loaded: LoadedCase, part: Part) -> Around | None:
+    """The image of a case around a part; None where too little of it is seen.
+
+    The noise is that of the fine structure (what a Gaussian of one voxel takes off) in the quietest tissue;
+    robust. The sd within the deep layers (4 to 6 mm) of 27 training nodules grows with it by a factor of 1.06
+    (Theil-Sen, of squares). Voxels clamped to the window, such as air around the patient, are no tissue. The
+    image is the scan's own: what is painted does not change what is found.
     """
     spans = zip(part.place.start, part.place.end, loaded.spacing_mm, loaded.shape, strict=True)
     ends = [(max(0, a - round(REACH_MM / mm)), min(n, b + round(REACH_MM / mm))) for a, b, mm, n in spans]
@@ -42,7 +53,8 @@ def noise_around(loaded: LoadedCase, part: Part) -> float | None:
     if tissue.sum() < LEAST_VOXELS:
         return None
     quiet = tissue & (local <= np.quantile(local[tissue], QUIETEST))
-    return float(1.4826 * np.median(np.abs(fine[quiet])))  # of normal noise: its sd
+    noise = 1.4826 * np.median(np.abs(fine[quiet]))  # of normal noise: its sd
+    return Around(float(noise), float(np.quantile(image[tissue], DARKEST)))
 
 
 def under_noise(layers: Tensor, of: float, wanted: float) -> Tensor:

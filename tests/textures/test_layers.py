@@ -8,6 +8,7 @@ from LeFusion.textures.layers import (
     layer_shares,
     layered_histogram,
     layers_of,
+    no_darker_than,
     with_shares,
     without_bright_rim,
 )
@@ -86,3 +87,11 @@ def test_the_wall_of_a_cavity_stays_brighter_than_the_cavity():
 def test_a_lesion_without_a_bright_rim_stays_as_it_is():
     layers = histograms({1: 0.3, 3: 0.1}, {2: 0.2, 5: 0.1}, {5: 0.3})
     assert torch.equal(without_bright_rim(layers), layers)
+
+
+def test_no_layer_is_darker_than_the_darkest_of_the_scan():
+    layers = histograms({0: 0.2, 3: 0.1}, {1: 0.1, 2: 0.1, 9: 0.1}, {})
+    wanted = histograms({2: 0.2, 3: 0.1}, {2: 0.2, 9: 0.1}, {})
+    assert torch.allclose(no_darker_than(layers, -0.5), wanted)  # of bins of 0.2
+    assert torch.equal(no_darker_than(layers, -1.0), layers)
+    assert torch.equal(no_darker_than(layers, 1.0)[:, 9], layers.sum(dim=1))

@@ -1,5 +1,6 @@
 """The noise around a lesion, from made-up scans; histograms under other noise, by what must hold."""
 
+import statistics
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.loading import LoadedCase
 from LeFusion.dataset.volume import Volume
-from LeFusion.textures.noise import noise_around, under_noise
+from LeFusion.textures.noise import DARKEST, look_around, under_noise
 
 BINS = 64
 CENTRES = (np.arange(BINS) + 0.5) / BINS * 2 - 1
@@ -30,7 +31,7 @@ def scan(sd=0.05, size=40, lesion=0.9):
 
 
 def found_in(loaded):
-    return noise_around(loaded, loaded.all_lesions)
+    return look_around(loaded, loaded.all_lesions).noise
 
 
 def test_noise_is_found_in_proportion_and_whatever_the_lesion_is():
@@ -57,7 +58,17 @@ def test_tissue_beyond_reach_does_not_count():
 
 
 def test_too_little_tissue_tells_nothing():
-    assert found_in(scan(size=12)) is None
+    small = scan(size=12)
+    assert look_around(small, small.all_lesions) is None
+
+
+def test_the_darkest_is_that_of_the_tissue():
+    image = scan(0.1, lesion=-0.9)
+    values = image.volume.raw.copy()
+    values[:, :8] = -1.0  # air around the patient
+    image = replace(image, volume=replace(image.volume, raw=values))
+    darkest = look_around(image, image.all_lesions).darkest
+    assert darkest == pytest.approx(-0.3 - 0.1 * statistics.NormalDist().inv_cdf(1 - DARKEST), abs=0.02)
 
 
 def layers(sds=(0.1, 0.25), shares=(0.4, 0.6), bins=BINS):
