@@ -26,7 +26,7 @@ LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narro
 
 @dataclass(frozen=True)
 class Around:
-    """Of the tissue around a lesion, in network intensities: sd of its noise, its quantile of rank DARKEST."""
+    """Of the tissue around a lesion, in network intensities: sd of the noise, quantile of rank DARKEST."""
 
     noise: float
     darkest: float
