@@ -190,7 +190,7 @@ class Painter(BoxPainter):
             lesions: how many; (fewest, most), to draw the number; or sites, see
                 LeFusion.insertion.sites.Site.
             seed: of everything that is drawn.
-            texture: "realistic" (drawn, as common as real ones), or the name or number of one; of lesions
+            texture: "realistic" (a real lesion of like size), or the name or number of one; of lesions
                 whose sites name none.
             diameter_mm: longest axial diameter: a number, (low, high), or None: as real nodules.
             affine: (4, 4), voxel index to mm (RAS), of arrays without one; None: voxels of 1 mm whose axes
