@@ -49,7 +49,7 @@ class Prepared:
     def as_dict(self) -> dict[str, Any]:
         """As tensors, tuples and numbers, for another process."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        guide = None if self.guide is None else (self.guide.layer, self.guide.histograms)
+        guide = None if self.guide is None else tuple(vars(self.guide).values())
         # clone: of a view the whole image would be sent
         return vars(self) | {name: value.clone() for name, value in tensors.items()} | {"guide": guide}
 

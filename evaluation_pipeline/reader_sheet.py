@@ -47,19 +47,19 @@ def run(arguments: argparse.Namespace) -> Path | None:
         for found in find_synthetic([Path(arguments.synthetic_dir)], data_type.layout)
     ]
     half = arguments.lesions // 2
-    for folder, found, wanted in (
+    drawn: list[tuple] = []
+    for folder, files, wanted in (
         (arguments.synthetic_dir, synthetic, half),
         (arguments.real_dir, real, arguments.lesions - half),
     ):
-        if not 1 <= wanted <= len(found):
+        shown = {case for _, _, case, _ in drawn}  # a place that is seen twice gives itself away
+        others = [files[i] for i in generator.permutation(len(files)) if files[i][2] not in shown]
+        if not 1 <= wanted <= len(others):
             raise UserError(
-                f"--lesions {arguments.lesions}: needs {wanted} lesions of {folder}, which has {len(found)}"
+                f"--lesions {arguments.lesions}: needs {wanted} lesions of {folder}, which has {len(others)}"
+                + (" that are not painted on the sheet" if len(others) < len(files) else "")
             )
-    drawn = [
-        files[i]
-        for files, count in ((synthetic, half), (real, arguments.lesions - half))
-        for i in generator.permutation(len(files))[:count]
-    ]
+        drawn += others[:wanted]
     shuffled = [drawn[i] for i in generator.permutation(len(drawn))]
     strips = []
     for image, mask, case, kind in shuffled:

@@ -46,7 +46,8 @@ def insert_lesions(
         lesions: how many to draw, or (fewest, most), or the sites of all of them.
         seed, version: of everything that is drawn; the same seed gives the same lesions in whatever order and
             format the scan is stored.
-        texture: realistic (a real lesion of like size), or the name or number of one; of sites that name none.
+        texture: realistic (a real lesion of like size), or the name or number of one; of sites that name
+            none.
         diameter_mm: longest axial diameter of those that are drawn: a number, (low, high) or None, as real.
         done: called after each lesion.
 

@@ -65,6 +65,23 @@ def test_half_of_a_sheet_is_painted_and_its_key_says_which(call, data):
     assert all((row["lesion"] == "painted") == row["case"].startswith("N-") for row in rows)
 
 
+def test_no_case_is_shown_real_and_painted(call, data):
+    """Four cases are painted; of eight on the sheet, four are real, and there are six."""
+    for number in range(2):
+        for kind in (1, 2):
+            for path in data.glob(f"out/*/*_{kind}/N-{number}_*"):
+                path.rename(path.with_name(path.name.replace("N-", "R-").replace("CVol", "Vol")))
+    for seed in range(5):
+        assert call("--lesions", 8, "--output", data / "sheet.png", "--seed", seed)[0] == 0
+        of = {
+            kind: {row["case"] for row in key_of(data / "sheet_key.csv") if row["lesion"] == kind}
+            for kind in ("real", "painted")
+        }
+        assert len(of["real"]) == 4 and not of["real"] & of["painted"]
+    code, _, error = call("--lesions", 10, "--output", data / "other.png")
+    assert code and "not painted on the sheet" in error
+
+
 def test_a_seed_gives_its_sheet_and_another_one_another(call, data):
     keys = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
