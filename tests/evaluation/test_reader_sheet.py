@@ -78,7 +78,7 @@ def test_no_case_is_shown_real_and_painted(call, data):
             for kind in ("real", "painted")
         }
         assert len(of["real"]) == 4 and not of["real"] & of["painted"]
-    code, _, error = call("--lesions", 10, "--output", data / "other.png")
+    code, _, error = call("--lesions", 9, "--output", data / "other.png")
     assert code and "not painted on the sheet" in error
 
 
