@@ -146,13 +146,14 @@ def test_an_epoch_that_is_not_said_a_killed_process_and_closing():
     painter.close()
     assert process.exitcode == -signal.SIGKILL
     place.unlink()
-    place.parent.rmdir()
+    if not any(place.parent.iterdir()):  # it may also hold sockets of this process
+        place.parent.rmdir()
 
     with SharedPainter.load(NETWORK, **SIZES) as painter:
         (process,), place = set(multiprocessing.active_children()) - before, Path(painter.address.place)
         assert place.exists()
     painter.close()
-    assert process.exitcode == 0 and not place.parent.exists()
+    assert process.exitcode == 0 and not place.exists()
     with pytest.raises(UserError, match="process has ended"):
         painter.set_epoch(1)
 
