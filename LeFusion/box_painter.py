@@ -37,6 +37,7 @@ class Prepared:
 
     image: (1, D, H, W) in [-1, 1]. lesions, edit: (K, D, H, W) bool, edit is what is painted. address: of the
     noise. histogram: (K * bins,), and guide: where in the lesions its intensities lie; None: no condition.
+    darkest: see Wanted.
     """
 
     image: Tensor
@@ -45,6 +46,7 @@ class Prepared:
     address: tuple
     histogram: Tensor | None = None
     guide: Guide | None = None
+    darkest: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As tensors, tuples and numbers, for another process."""
@@ -200,6 +202,7 @@ class BoxPainter:
             (*task.address, task.number + 1) if task.number else task.address,
             histogram,
             guide,
+            task.wanted.darkest if task.wanted is not None else None,
         )
 
     def run(self, prepared: Sequence[Prepared]) -> Tensor:
@@ -220,7 +223,7 @@ class BoxPainter:
         )
         if not bool(torch.isfinite(painted).all()):
             raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
-        return painted
+        return torch.stack([_lit(image, one) for image, one in zip(painted, prepared, strict=True)])
 
     def _image(self, task: Task, part: Part, box: Box) -> Tensor:
         """(1, *box.size): what the network paints into; other lesions of the image stay."""
@@ -262,6 +265,14 @@ class BoxPainter:
             place, edit = loaded.edit_of(part, self.reach_mm)
             painted[place.slices] |= edit
         return painted
+
+
+def _lit(painted: Tensor, prepared: Prepared) -> Tensor:
+    """(1, D, H, W): without black specks, which are darker than `darkest` and than the scan was."""
+    if prepared.darkest is None:
+        return painted
+    lowest = prepared.image.clamp(max=prepared.darkest)
+    return torch.where(prepared.edit.any(dim=0), torch.maximum(painted, lowest), painted)
 
 
 def paint_case(

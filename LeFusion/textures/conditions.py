@@ -177,7 +177,9 @@ class Conditions:
             return Wanted(wanted, drawn=number)
         factors = (wanted / drawn.clamp(min=1e-12)).repeat_interleave(table.layer_bins // self.bins)
         layers = with_shares(layers * factors, layers.sum(dim=1))
-        return Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number, noise)
+        darkest = around and around.darkest - around.noise
+        wanted = folded(layers.sum(dim=0), self.bins)
+        return Wanted(wanted, layers[None], table.depths_mm, number, noise, darkest)
 
     def _drawn_of_heart(
         self, table, mm3, generator, chosen, loaded: LoadedCase, part: Part, address

@@ -23,7 +23,8 @@ class Wanted:
     histogram: (cond_dim,), zero for classes that they lack. layers: (K, layers, bins), the same in each layer
     (see layers_of, depths_mm), perhaps in finer bins; None: the histogram may lie anywhere in the lesion.
     drawn: the number, in its table, of the real lesion that they are after; None: of none. noise: sd of the
-    scan's around them, in network intensities; None: not known.
+    scan's around them, in network intensities; None: not known. darkest: of what is painted, so far as the
+    scan is not darker there; None: any.
     """
 
     histogram: Tensor
@@ -31,6 +32,7 @@ class Wanted:
     depths_mm: Sequence[float] = ()
     drawn: int | None = None
     noise: float | None = None
+    darkest: float | None = None
 
 
 def layers_of(lesion: Tensor, spacing_mm: Sequence[float], depths_mm: Sequence[float] = DEPTHS_MM) -> Tensor:

@@ -1,0 +1,22 @@
+"""What is painted is nowhere darker than the scan allows."""
+
+import torch
+
+from LeFusion.box_painter import Prepared, _lit
+
+
+def prepared(darkest):
+    image = torch.tensor([-0.6, -0.9, -0.6, -0.6]).reshape(1, 1, 1, 4)
+    edit = torch.tensor([True, True, True, False]).reshape(1, 1, 1, 4)
+    return Prepared(image, edit, edit, ("a",), darkest=darkest)
+
+
+def test_black_specks_are_lifted_to_the_darkest_or_to_what_was_there():
+    painted = torch.tensor([-1.0, -1.0, 0.2, -1.0]).reshape(1, 1, 1, 4)
+    wanted = torch.tensor([-0.8, -0.9, 0.2, -1.0]).reshape(1, 1, 1, 4)
+    assert torch.equal(_lit(painted, prepared(-0.8)), wanted)
+    assert torch.equal(_lit(painted, prepared(None)), painted)
+
+
+def test_the_darkest_goes_to_another_process():
+    assert Prepared.from_dict(prepared(-0.8).as_dict()).darkest == -0.8
