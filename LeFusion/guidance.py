@@ -1,5 +1,6 @@
 """Intensity guidance: a predicted lesion's intensities are moved to those that were asked for."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from LeFusion.textures.layers import Wanted, layers_of
 
 GUIDED_SIGNAL = 0.95  # share of signal in the variance below which intensity guidance acts
 SMOOTH = 1.0  # voxels: sd of the Gaussian that parts smooth from fine structure
+OWN, LEAST_BLUR = 0.5, 0.25  # voxels
 FINE, MOST = 0.2, 0.55  # shares of a layer's variance
 LAYERED_SIGNAL = 0.99  # the same where it says in which layer of the lesion the intensities lie
 
@@ -24,12 +26,12 @@ class Guide:
 
     layer: (B, K, D, H, W) int64, of each lesion voxel; -1: not guided. histograms: of each sample, (K,
     layers, bins) over [-1, 1], as many layers and bins as it has; a layer of sum 0 is left alone. noise: of
-    each sample, sd of its scan's in network intensities, see `_order`; None: not known.
+    each sample, that of its scan as in Wanted, see `_order`; None: not known.
     """
 
     layer: Tensor
     histograms: tuple[Tensor, ...]
-    noise: tuple[float | None, ...]
+    noise: tuple[tuple[float, ...] | None, ...]
 
     @classmethod
     def whole(cls, lesions: Tensor, histogram: Tensor) -> "Guide":
@@ -94,7 +96,8 @@ def guide_intensity(
             continue
         x_0 = (x_t[b] - spread[b] * noise[b]) / signal[b]
         for k, layers in enumerate((histograms.sum(dim=-1) > 0).tolist()):
-            smooth, fine = _parts(x_0[k], guide.layer[b, k]) if guide.noise[b] is not None else (None, None)
+            scan = guide.noise[b]
+            smooth, fine = _parts(x_0[k], guide.layer[b, k], scan[1:]) if scan else (None, None)
             for n in (n for n, given in enumerate(layers) if given):
                 voxels = guide.layer[b, k] == n
                 ranked = x_0[k][voxels]  # before it is clamped: after that, most of it may be alike
@@ -102,7 +105,7 @@ def guide_intensity(
                     continue
                 found = ranked.clamp(-1, 1)
                 if smooth is not None:
-                    ranked = _order(smooth[voxels], fine[voxels], histograms[k, n], guide.noise[b])
+                    ranked = _order(smooth[voxels], fine[voxels], histograms[k, n], scan[0])
                 moved = found + strength * (match_intensities(ranked, histograms[k, n]) - found)
                 guided[b, k][voxels] = (x_t[b, k][voxels] - signal[b] * moved) / spread[b]
     return guided
@@ -133,20 +136,28 @@ def _standard(values: Tensor) -> Tensor:
     return (values - middle) / (values - middle).square().mean().sqrt().clamp(min=1e-6)
 
 
-def _parts(x_0: Tensor, layer: Tensor) -> tuple[Tensor, Tensor]:
+def _parts(x_0: Tensor, layer: Tensor, blur: Sequence[float] = (0, 0, 0)) -> tuple[Tensor, Tensor]:
     """x_0 (D, H, W) as smooth and fine structure, what a Gaussian of SMOOTH voxels over the lesion leaves and
-    takes off, as in textures.noise. layer: -1 outside the lesion."""
+    takes off, as in textures.noise; the fine structure as blurred as the scan's noise is along each axis, as
+    far as it is not (the network's own blur is about OWN). layer: -1 outside the lesion."""
     inside = (layer >= 0).to(x_0.dtype)
-    smooth = _blurred(x_0 * inside) / _blurred(inside).clamp(min=1e-6)
-    return smooth, x_0 - smooth
+
+    def within(volume: Tensor, widths: Sequence[float]) -> Tensor:
+        return _blurred(volume * inside, widths) / _blurred(inside, widths).clamp(min=1e-6)
+
+    smooth = within(x_0, (SMOOTH,) * 3)
+    more = [max(0.0, width**2 - OWN**2) ** 0.5 for width in blur]
+    return smooth, within(x_0 - smooth, more)
 
 
-def _blurred(volume: Tensor) -> Tensor:
-    """(D, H, W) after a Gaussian of SMOOTH voxels; beyond the array is 0."""
-    reach = round(4 * SMOOTH)
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=volume.device) / SMOOTH) ** 2)
-    weights = (weights / weights.sum()).to(volume.dtype)
-    for axis in range(3):
+def _blurred(volume: Tensor, widths: Sequence[float]) -> Tensor:
+    """(D, H, W) after a Gaussian of these sd in voxels; beyond the array is 0."""
+    for axis, width in enumerate(widths):
+        if width < LEAST_BLUR:
+            continue
+        reach = math.ceil(4 * width)
+        weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=volume.device) / width) ** 2)
+        weights = (weights / weights.sum()).to(volume.dtype)
         rows = volume.movedim(axis, 2)
         blurred = functional.conv1d(rows.flatten(0, 1)[:, None], weights[None, None], padding=reach)
         volume = blurred[:, 0].unflatten(0, rows.shape[:2]).movedim(2, axis)

@@ -125,7 +125,7 @@ class Conditions:
         elif chosen is None and own is None:
             layers = layered_histogram(loaded.image(part.place), part.voxels, loaded.spacing_mm, self.bins)
             around = look_around(loaded, part)
-            noise = around and around.noise
+            noise = around and (around.noise, *around.blur)
             look = Wanted(layers.sum(dim=1).flatten(), layers, DEPTHS_MM, noise=noise)
         elif chosen is None:
             look = Wanted(own)
@@ -179,7 +179,8 @@ class Conditions:
         layers = with_shares(layers * factors, layers.sum(dim=1))
         darkest = around and around.darkest - around.noise
         wanted = folded(layers.sum(dim=0), self.bins)
-        return Wanted(wanted, layers[None], table.depths_mm, number, noise, darkest)
+        grain = around and (around.noise, *around.blur)
+        return Wanted(wanted, layers[None], table.depths_mm, number, grain, darkest)
 
     def _drawn_of_heart(
         self, table, mm3, generator, chosen, loaded: LoadedCase, part: Part, address

@@ -22,8 +22,9 @@ class Wanted:
 
     histogram: (cond_dim,), zero for classes that they lack. layers: (K, layers, bins), the same in each layer
     (see layers_of, depths_mm), perhaps in finer bins; None: the histogram may lie anywhere in the lesion.
-    drawn: the number, in its table, of the real lesion that they are after; None: of none. noise: sd of the
-    scan's around them, in network intensities; None: not known. darkest: of what is painted, so far as the
+    drawn: the number, in its table, of the real lesion that they are after; None: of none. noise: of
+    the scan around them: sd, in network intensities, and blur of each axis, see textures.noise.Around; None:
+    not known. darkest: of what is painted, so far as the
     scan is not darker there; None: any.
     """
 
@@ -31,7 +32,7 @@ class Wanted:
     layers: Tensor | None = None
     depths_mm: Sequence[float] = ()
     drawn: int | None = None
-    noise: float | None = None
+    noise: tuple[float, ...] | None = None
     darkest: float | None = None
 
 

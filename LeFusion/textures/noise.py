@@ -20,6 +20,7 @@ REACH_MM = 20.0  # from the lesion's bounding box: how far its scan is looked at
 GAP_MM = 5.0  # around the lesion, where the scan is not
 QUIETEST = 0.4  # share of the tissue that noise is taken from: less of it is vessels and walls
 LEAST_VOXELS = 500
+LEAST_PAIRS, MOST_BLUR = 100, 2.0
 RIM_MM, NEAR_MM = 2.0, 8.0  # from the lesion: where the tissue beside it begins and ends
 DARKEST = 0.05  # share of it; 0.7 % of the border voxels of 77 training nodules are darker
 LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narrow it
@@ -28,10 +29,12 @@ LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narro
 @dataclass(frozen=True)
 class Around:
     """Of the tissue around a lesion, in network intensities: sd of the noise, and, within NEAR_MM, the
-    quantile of rank DARKEST."""
+    quantile of rank DARKEST. blur: along each axis, the sd in voxels of the Gaussian that would make white
+    noise as smooth as the scan's: it is far from 0 across slices that were thicker."""
 
     noise: float
     darkest: float
+    blur: tuple[float, float, float]
 
 
 def look_around(loaded: LoadedCase, part: Part) -> Around | None:
@@ -57,7 +60,25 @@ def look_around(loaded: LoadedCase, part: Part) -> Around | None:
     quiet = tissue & (local <= np.quantile(local[tissue], QUIETEST))
     noise = 1.4826 * np.median(np.abs(fine[quiet]))  # of normal noise: its sd
     near = (away > RIM_MM) & (away <= NEAR_MM) & (clamped < 0.5)
-    return Around(float(noise), float(np.quantile(image[near if near.any() else tissue], DARKEST)))
+    darkest = np.quantile(image[near if near.any() else tissue], DARKEST)
+    blur = [_blur(image.swapaxes(0, axis), quiet.swapaxes(0, axis)) for axis in range(3)]
+    return Around(float(noise), float(darkest), tuple(blur))
+
+
+def _blur(image: np.ndarray, tissue: np.ndarray) -> float:
+    """Along the first axis; 0 where too little is seen.
+
+    Of white noise after a Gaussian of sd s, voxels n apart correlate by exp(-n^2 / 4 s^2), so that the ratio
+    of the squared differences of voxels one and two apart tells s, whatever slow trend there is.
+    """
+    near, far = tissue[1:-1] & tissue[2:], tissue[:-2] & tissue[1:-1] & tissue[2:]
+    if far.sum() < LEAST_PAIRS:
+        return 0.0
+    one = np.median(np.abs(image[2:] - image[1:-1])[near])
+    two = np.median(np.abs(image[2:] - image[:-2])[far])
+    widths = np.linspace(0.05, MOST_BLUR, 200)
+    ratios = (1 - np.exp(-1 / (4 * widths**2))) / (1 - np.exp(-1 / widths**2))
+    return float(np.interp(-((one / max(two, 1e-9)) ** 2), -ratios, widths))
 
 
 def under_noise(layers: Tensor, of: float, wanted: float) -> Tensor:
