@@ -200,8 +200,8 @@ def test_a_batch_of_layered_and_whole_lesions_is_that_of_each_alone(layered):
         assert torch.equal(both.rows(slice(row, row + 1)).layer, guide.layer)
 
 
-def with_noise(layered, noise):
-    return layered | {"guide": replace(layered["guide"], noise=(noise,))}
+def with_noise(layered, noise, blur=(0.0, 0.0, 0.0)):
+    return layered | {"guide": replace(layered["guide"], noise=((noise, *blur),))}
 
 
 def roughness(x_0, lesion):
@@ -230,6 +230,16 @@ def test_the_noisier_the_scan_the_more_fine_structure(layered):
     assert found == sorted(found) and found[0] < 0.85 * found[-1]
     loud = [guide_intensity(**with_noise(layered, noise)) for noise in (1.0, 1e3)]
     assert torch.equal(*loud)
+
+
+def test_fine_structure_is_as_smooth_along_each_axis_as_the_scan_s_noise(layered):
+    quiet, smeared = (with_noise(layered, 1.0, blur) for blur in ((0.0, 0.0, 0.0), (1.5, 0.0, 0.0)))
+    quiet, smeared = (implied(given, guide_intensity(**given))[0, 0] for given in (quiet, smeared))
+    along = [roughness(smeared.swapaxes(0, axis), ball()) for axis in range(3)]
+    before = [roughness(quiet.swapaxes(0, axis), ball()) for axis in range(3)]
+    assert along[0] < 0.97 * before[0] and along[0] < min(along[1:])
+    own = guide_intensity(**with_noise(layered, 1.0, (0.4, 0.5, 0.5)))  # no sharper than the network's
+    assert torch.equal(own, guide_intensity(**with_noise(layered, 1.0)))
 
 
 @pytest.mark.parametrize("noise, share", [(0.0, FINE), (0.12, FINE + 0.16), (1.0, MOST)])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Case, Layout
@@ -55,6 +56,16 @@ def test_tissue_beyond_reach_does_not_count():
     values = image.volume.raw.copy()
     values[:4] += np.random.default_rng(1).normal(size=values[:4].shape)
     assert found_in(replace(image, volume=replace(image.volume, raw=values))) == found_in(image)
+
+
+@pytest.mark.parametrize("widths", [(0, 0, 0), (1.2, 0.6, 0.6), (0.5, 0.8, 1.6)])
+def test_the_blur_of_the_noise_is_found_along_each_axis_whatever_the_trend(widths):
+    image = scan(0.0, size=48)
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(48,) * 3), widths)
+    values = image.volume.raw + 0.05 * noise / noise.std() + np.linspace(0, 0.1, 48)
+    values = np.where(image.labels_dhw > 0, 0.9, values)
+    found = look_around(replace(image, volume=replace(image.volume, raw=values)), image.all_lesions).blur
+    assert found == pytest.approx([max(width, 0.1) for width in widths], abs=0.25)
 
 
 def test_too_little_tissue_tells_nothing():
