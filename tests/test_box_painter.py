@@ -1,7 +1,10 @@
 """What is painted is nowhere darker than the scan allows."""
 
+from dataclasses import replace
+
 import torch
 
+from LeFusion import Painter
 from LeFusion.box_painter import Prepared, _lit
 
 
@@ -20,3 +23,16 @@ def test_black_specks_are_lifted_to_the_darkest_or_to_what_was_there():
 
 def test_the_darkest_goes_to_another_process():
     assert Prepared.from_dict(prepared(-0.8).as_dict()).darkest == -0.8
+
+
+def test_a_painter_leaves_no_black_specks():
+    painter = Painter.load(
+        "lidc_small", diffusion_depth_size=8, diffusion_img_size=16, num_steps=1, device="cpu"
+    )
+    image = torch.rand(1, 8, 16, 16, generator=torch.Generator().manual_seed(0)) - 1
+    lesion = torch.zeros(1, 8, 16, 16, dtype=torch.bool)
+    lesion[:, 2:6, 5:11, 5:11] = True
+    plain = Prepared(image, lesion, lesion, ("a", "case", 1))
+    painted, lit = painter.run([plain, replace(plain, darkest=0.5)])
+    assert torch.equal(lit, torch.where(lesion, torch.maximum(painted, image.clamp(max=0.5)), painted))
+    assert not torch.equal(lit, painted)

@@ -54,6 +54,18 @@ def loaded(name="A", lesions=((100, 110, 120),), reference_mean=None, mm=1.0):
     )
 
 
+def scan(sd=0.05, size=40, lesion=0.9):
+    """Smooth tissue with white noise of this sd, and a bright cube in its middle."""
+    noise = np.random.default_rng(0).normal(size=(size,) * 3) * sd
+    labels = np.zeros((size,) * 3, np.uint8)
+    labels[(slice(size // 2 - 3, size // 2 + 3),) * 3] = 1
+    values = np.where(labels > 0, lesion, -0.3 + noise)
+    case = Case("A", "/images/A.nii.gz", "/labels/A.nii.gz")
+    volume = Volume(case.image_path, values, 1, 0, np.eye(4), None)
+    axes = Axes((0, 1, 2))
+    return LoadedCase(case, Layout(), volume, None, axes, labels, labels.shape, IntensityMap(-1, 1))
+
+
 def histogram(shares):
     """{bin: share} -> (BINS,)."""
     values = torch.zeros(BINS)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import LeFusion.inference.fit_lesion_table as fit
+from LeFusion.dataset.cases import find_cases
 from LeFusion.textures.realistic import read_lesion_table
 
 BINS = [f"h{i:02d}" for i in range(16)]
@@ -84,6 +85,18 @@ def test_the_regions_own_lesions_without_test_cases(run, table, tmp_path):
     assert lesions.texture.tolist() == [0, 1, 2]
     assert lesions.volume_mm3.tolist() == [1000] * 3
     assert list(lesions.scores) == ["texture_score"]
+
+
+def test_a_lesion_with_a_cavity_is_left_out(run, table, tmp_path):
+    scores = table.assign(name=table["name"].str.replace("_R_", "_Vol_"), texture=[1, 3, 5, 2, 5, 5])
+    assert run(scores, "--scores")[0] == 0
+    path = tmp_path / "regions" / "Image" / "P3_Vol_4.nii.gz"
+    image = nibabel.load(path).get_fdata(dtype=np.float32)
+    image[5:7, 5:7, 5:7] = -1000  # the innermost layer
+    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), path)
+    cases = find_cases(tmp_path / "regions", fit.LIDC.layout, tmp_path / "regions" / "test.txt", "train")
+    assert [case.name for case in cases] == ["P1_Vol_0", "P1_Vol_1", "P3_Vol_4"]
+    assert fit.of_regions(cases, tmp_path / "t.csv").texture.tolist() == [0, 1]
 
 
 def test_scores_go_with_their_lesions(run, table, tmp_path):

@@ -38,6 +38,7 @@ def test_all_lesions_are_in_the_scan_and_nothing_else_changes(chest, tools):
         assert lesion.mean == pytest.approx(float(found.image.raw[label].mean()), abs=0.01)
         centre = volume.affine @ [*np.argwhere(label).mean(axis=0), 1]
         assert lesion.world == pytest.approx(centre[:3], abs=0.01)
+        assert lesion.texture in ("ground-glass", "part-solid", "solid")  # which one realistic has drawn
         assert lesion.obtained_difference == pytest.approx(
             float(found.image.raw[label].mean() - volume.raw[label].mean()), abs=0.01
         )

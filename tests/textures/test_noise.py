@@ -6,29 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from chosen import scan
 from scipy.ndimage import gaussian_filter
 
-from LeFusion.dataset.axes import Axes
-from LeFusion.dataset.cases import Case, Layout
-from LeFusion.dataset.intensity import IntensityMap
-from LeFusion.dataset.loading import LoadedCase
-from LeFusion.dataset.volume import Volume
 from LeFusion.textures.noise import DARKEST, look_around, under_noise
 
 BINS = 64
 CENTRES = (np.arange(BINS) + 0.5) / BINS * 2 - 1
-
-
-def scan(sd=0.05, size=40, lesion=0.9):
-    """Smooth tissue with white noise of this sd, and a bright cube in its middle."""
-    noise = np.random.default_rng(0).normal(size=(size,) * 3) * sd
-    labels = np.zeros((size,) * 3, np.uint8)
-    labels[(slice(size // 2 - 3, size // 2 + 3),) * 3] = 1
-    values = np.where(labels > 0, lesion, -0.3 + noise)
-    case = Case("A", "/images/A.nii.gz", "/labels/A.nii.gz")
-    volume = Volume(case.image_path, values, 1, 0, np.eye(4), None)
-    axes = Axes((0, 1, 2))
-    return LoadedCase(case, Layout(), volume, None, axes, labels, labels.shape, IntensityMap(-1, 1))
 
 
 def found_in(loaded):

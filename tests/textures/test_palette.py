@@ -21,12 +21,14 @@ from chosen import (
     defaults,
     histogram,
     loaded,
+    scan,
     table_in,
 )
 
 from LeFusion.errors import UserError
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import choose_conditions, conditions_of
+from LeFusion.textures.noise import look_around
 from LeFusion.textures.palette import Palette, load_palette
 from LeFusion.textures.realistic import read_lesion_table, write_lesion_table
 
@@ -104,6 +106,28 @@ def test_layers_of_a_real_lesion_take_the_shares_of_the_lesion_to_paint(tmp_path
     assert torch.allclose(wanted.histogram, histogram({2: 1.0}))
     thick = conditions.wanted(loaded(mm=2.0), 1)  # deeper than 1.5 mm: all in the layer within
     assert torch.allclose(thick.layers[0, 1], histogram({1: 1.0})) and not bool(thick.layers[0, 0].any())
+
+
+def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):
+    """Its rim is drawn with voxels brighter than its inside, and darker than any tissue."""
+    path = table_in(tmp_path, depths=(1.5,))
+    layers = np.zeros((80, 2, BINS))
+    layers[:, 0, [0, 7, 15]], layers[:, 1, 8] = (0.1, 0.3, 0.1), 0.5
+    write_lesion_table(path, replace(read_lesion_table(path), layers=layers))
+    image = scan()
+    around = look_around(image, image.all_lesions)
+    look = choose(realistic_textures=path, condition="realistic", **SAME).wanted(image, 1)
+    darkest = int((around.darkest + 1) / 2 * BINS)
+    assert look.layers[0, 0].nonzero().flatten().tolist() == [darkest, 7, 8] and 0 < darkest < 7
+    assert look.layers[0, 1].nonzero().flatten().tolist() == [8]
+    assert look.noise == (around.noise, *around.blur)
+    assert look.darkest == pytest.approx(around.darkest - around.noise)
+
+
+def test_a_lesion_s_own_look_knows_the_noise_and_may_be_as_dark_as_it_is():
+    image = scan()
+    around, look = look_around(image, image.all_lesions), choose(condition="own").wanted(image, 1)
+    assert look.noise == (around.noise, *around.blur) and look.darkest is None
 
 
 def test_perturbed_layers_sum_to_the_histogram_and_keep_their_shares(tmp_path):
