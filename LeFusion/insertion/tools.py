@@ -88,7 +88,7 @@ class Tools:
     def conditions(self, textures: Mapping[str, str | int], what: Mapping[str, str]) -> Conditions:
         """Of the textures, one for each lesion.
 
-        textures: address of a lesion -> realistic (drawn), the name or the number of one. what: how messages
+        textures: address of a lesion -> realistic (a real lesion of like size), the name or the number of one. what: how messages
         call the lesion, "" for the setting. Raises UserError for an unknown one.
         """
         chosen = {}
@@ -107,7 +107,8 @@ class Tools:
             except UserError as error:
                 raise UserError(f"{start}{error}") from None
             chosen[address] = index
-        return Conditions(self.palette, True, self.perturbation, self.bins, 0, chosen)
+        by_size = self.palette.table is not None
+        return Conditions(self.palette, True, self.perturbation, self.bins, 0, chosen, by_size)
 
 
 def _refuse(settings: InsertSettings, image: Volume) -> None:

@@ -23,6 +23,10 @@ def site(i, j, k, **given):
 MIDDLE = (26, 24, 10)  # of the chest stored as LPS: column, row, slice
 
 
+def test_realistic_is_a_lesion_of_like_size_whatever_its_texture(tools):
+    assert tools.conditions({}, {}).by_size
+
+
 def test_all_lesions_are_in_the_scan_and_nothing_else_changes(chest, tools):
     volume = read_volume(chest())
     stored = volume.raw.copy()
