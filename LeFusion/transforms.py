@@ -90,8 +90,9 @@ class RandPaintLesiond(_RandLesiond):
     and a DataLoader gives each worker a state of its own.
 
     The geometry stays, so there is nothing to invert: inverses of other transforms pass over this one, as
-    over MONAI's own intensity transforms. The metadata of an image get `painted_seed` and `painted_texture`;
-    with that seed `painter.paint` paints the same. Where nothing was painted they are -1 and "".
+    over MONAI's own intensity transforms. The metadata of an image get `painted_seed` and `painted_texture`
+    ("realistic" where any lesion of like size was drawn); with that seed `painter.paint` paints the same.
+    Where nothing was painted they are -1 and "".
 
     Args:
         keys: of the images, (1, X, Y, Z) each.
