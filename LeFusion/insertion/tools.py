@@ -88,8 +88,8 @@ class Tools:
     def conditions(self, textures: Mapping[str, str | int], what: Mapping[str, str]) -> Conditions:
         """Of the textures, one for each lesion.
 
-        textures: address of a lesion -> realistic (a real lesion of like size), the name or the number of one. what: how messages
-        call the lesion, "" for the setting. Raises UserError for an unknown one.
+        textures: address of a lesion -> realistic (a real lesion of like size), the name or the number of
+        one. what: how messages call the lesion, "" for the setting. Raises UserError for an unknown one.
         """
         chosen = {}
         for address, name in textures.items():
