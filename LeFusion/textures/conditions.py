@@ -125,8 +125,8 @@ class Conditions:
         elif chosen is None and own is None:
             layers = layered_histogram(loaded.image(part.place), part.voxels, loaded.spacing_mm, self.bins)
             around = look_around(loaded, part)
-            noise = around and (around.noise, *around.blur)
-            look = Wanted(layers.sum(dim=1).flatten(), layers, DEPTHS_MM, noise=noise)
+            wanted = layers.sum(dim=1).flatten()
+            look = Wanted(wanted, layers, DEPTHS_MM, noise=around and around.grain)
         elif chosen is None:
             look = Wanted(own)
         else:
@@ -165,8 +165,7 @@ class Conditions:
             return self._drawn_of_heart(table, mm3, generator, chosen, loaded, part, address)
         number = table.pick(mm3, generator, chosen)
         around = look_around(loaded, part) if table.depths_mm or table.noise is not None else None
-        noise = around and around.noise
-        layers = table.look(number, noise)
+        layers = table.look(number, around and around.noise)
         if table.depths_mm:
             layers = without_bright_rim(layers)
             layers = no_darker_than(layers, around.darkest) if around else layers
@@ -177,10 +176,10 @@ class Conditions:
             return Wanted(wanted, drawn=number)
         factors = (wanted / drawn.clamp(min=1e-12)).repeat_interleave(table.layer_bins // self.bins)
         layers = with_shares(layers * factors, layers.sum(dim=1))
-        darkest = around and around.darkest - around.noise
-        wanted = folded(layers.sum(dim=0), self.bins)
-        grain = around and (around.noise, *around.blur)
-        return Wanted(wanted, layers[None], table.depths_mm, number, grain, darkest)
+        look = Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number)
+        if around is None:
+            return look
+        return replace(look, noise=around.grain, darkest=around.darkest - around.noise)
 
     def _drawn_of_heart(
         self, table, mm3, generator, chosen, loaded: LoadedCase, part: Part, address

@@ -36,6 +36,11 @@ class Around:
     darkest: float
     blur: tuple[float, float, float]
 
+    @property
+    def grain(self) -> tuple[float, ...]:
+        """noise and blur, as a Wanted has them."""
+        return (self.noise, *self.blur)
+
 
 def look_around(loaded: LoadedCase, part: Part) -> Around | None:
     """The image of a case around a part; None where too little of it is seen.

@@ -73,17 +73,6 @@ class LesionTable:
         counts = np.bincount(self.texture, minlength=len(self.textures))
         return tuple((counts / counts.sum()).tolist())
 
-    def draw(
-        self,
-        volume_mm3: float,
-        generator: torch.Generator,
-        texture: int | None = None,
-        present: Sequence[bool] = (),
-        noise: float | None = None,
-    ) -> Tensor:
-        """(layers, layer_bins) of sum 1: a lesion that `pick` chooses, as `look` shows it."""
-        return self.look(self.pick(volume_mm3, generator, texture, present), noise)
-
     def pick(
         self,
         volume_mm3: float,
@@ -124,7 +113,8 @@ class LesionTable:
 
     def draw_whole(self, volume_mm3: float, generator: torch.Generator) -> Tensor:
         """(bins,): a histogram of any texture, without its layers."""
-        return folded(self.draw(volume_mm3, generator).sum(dim=0), self.bins)
+        look = self.look(self.pick(volume_mm3, generator))
+        return folded(look.sum(dim=0), self.bins)
 
     def only(self, texture: int) -> "LesionTable":
         """The lesions of one texture, by its index."""
