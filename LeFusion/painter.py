@@ -110,7 +110,7 @@ class Painter(BoxPainter):
         self,
         image: Any,
         mask: Any,
-        texture: Texture | None = "mixture",
+        texture: Texture | None = None,
         seed: int = 0,
         *,
         affine: np.ndarray | None = None,
@@ -124,10 +124,10 @@ class Painter(BoxPainter):
                 or the path of a file; in the units of the data type (HU in CT). A list of them: each is
                 painted as alone, image i with seed + i; on a GPU together.
             mask: of any of these kinds, on the grid of the image: the data type's lesion labels, 0 elsewhere.
-            texture: what the command takes as `condition`: one of `textures`, by name or number, "mixture"
-                (drawn, as common as they are), "own" (the intensities under the mask), a list of bins,
-                or scores of the real lesions to draw from, such as {"texture_score": [4, 5]};
-                None: what the command does by default.
+            texture: what the command takes as `condition`: "realistic" (a real lesion of like size), one of
+                `textures`, by name or number, "mixture" (drawn, as common as they are), "own" (the
+                intensities under the mask), a list of bins, or scores of the real lesions to draw from, such
+                as {"texture_score": [4, 5]}; None: `default_texture`.
             seed: of the noise and of all that is drawn.
             affine: (4, 4), voxel index to mm, of arrays without one; None: voxels of 1 mm. A mask
                 without one has that of the image.
@@ -142,6 +142,21 @@ class Painter(BoxPainter):
             UserError: one line that names the argument: shapes, grids, labels and units that do not fit, NaN,
                 values that the image's type cannot hold, lesions larger than the network's box.
         """
+        return self.paint_named(image, mask, texture, seed, affine=affine, name=name, kind=kind)[0]
+
+    def paint_named(
+        self,
+        image: Any,
+        mask: Any,
+        texture: Texture | None = None,
+        seed: int = 0,
+        *,
+        affine: np.ndarray | None = None,
+        name: str = "image",
+        kind: int = 1,
+    ) -> tuple[Any, Any]:
+        """The same, and the name of the texture that was painted, such as that of the real lesion drawn; a
+        list of names for a list of images."""
         seed, kind = check_whole("seed", seed), check_whole("kind", kind, least=1)
         many = isinstance(image, list | tuple)
         images, masks = (list(image), list(mask)) if many else ([image], [mask])
@@ -156,11 +171,14 @@ class Painter(BoxPainter):
             loaded.append(self._load(name, source.volume, labels.volume))
             conditions.append(self.conditions(texture, seed + number, kind))
         boxes = {number: self.boxes(case) for number, case in enumerate(loaded)}
+        looks = [
+            [chosen.wanted(case, kind, part=part, number=at) for at, part in enumerate(case.parts(self.size))]
+            for case, chosen in zip(loaded, conditions, strict=True)
+        ]
 
         def task(number: int, part: int, earlier: Sequence[Patch]) -> Task:
-            case = loaded[number]
-            wanted = conditions[number].wanted(case, kind, part=case.parts(self.size)[part], number=part)
-            return Task(case, part, boxes[number], wanted, (seed + number, name, kind), earlier)
+            address = seed + number, name, kind
+            return Task(loaded[number], part, boxes[number], looks[number][part], address, earlier)
 
         painted: dict[int, Any] = {}
         size = self.batch_size(boxes, task)
@@ -169,7 +187,8 @@ class Painter(BoxPainter):
                 case = loaded[number]
                 painted[number] = given[number].like(self.painted(case, patches, case.case.image_path).raw)
         results = [painted[number] for number in range(len(images))]
-        return results if many else results[0]
+        names = [chosen.name(name, kind, drawn) for chosen, drawn in zip(conditions, looks, strict=True)]
+        return (results, names) if many else (results[0], names[0])
 
     def insert(
         self,
@@ -177,7 +196,7 @@ class Painter(BoxPainter):
         lesions: "int | Sequence[int] | Sequence[Site]" = 3,
         seed: int = 0,
         *,
-        texture: str | int = "realistic",
+        texture: str | int | None = None,
         diameter_mm: float | Sequence[float] | None = None,
         affine: np.ndarray | None = None,
     ) -> "Inserted[Image]":
@@ -190,8 +209,8 @@ class Painter(BoxPainter):
             lesions: how many; (fewest, most), to draw the number; or sites, see
                 LeFusion.insertion.sites.Site.
             seed: of everything that is drawn.
-            texture: "realistic" (a real lesion of like size), or the name or number of one; of lesions
-                whose sites name none.
+            texture: "realistic" (a real lesion of like size), "mixture", or the name or number of one; of
+                lesions whose sites name none. None: `default_texture`.
             diameter_mm: longest axial diameter: a number, (low, high), or None: as real nodules.
             affine: (4, 4), voxel index to mm (RAS), of arrays without one; None: voxels of 1 mm whose axes
                 run to the right, front and top.
@@ -225,6 +244,12 @@ class Painter(BoxPainter):
         return self.conditions("mixture", 0).palette.names
 
     @property
+    def default_texture(self) -> str:
+        """What is painted where no `texture` is named: "realistic" where the data type has real lesions to
+        draw from and `load` was given no other textures, else "mixture"."""
+        return self._of_data().default_texture
+
+    @property
     def lesion_labels(self) -> tuple[int, ...]:
         """The values that lesions have in masks."""
         return tuple(self._of_data().layout.lesion_labels)
@@ -233,7 +258,8 @@ class Painter(BoxPainter):
         """What `texture` means, for a seed. Raises UserError for an unknown one."""
         texture = plain_value(texture)
         named = f"scores {texture}" if isinstance(texture, Mapping) else texture
-        key = named if isinstance(named, str | int) else None, kind  # lists of bins are not kept
+        kept = isinstance(named, str | int) and not isinstance(named, bool)  # not lists, nor True, which is 1
+        key = named if kept else None, kind
         found = self._chosen.get(key)
         if found is None:
             found = conditions_of(self._of_data(), texture, kind, self.knows_sizes)

@@ -156,6 +156,11 @@ class DataTypeSettings(Description):
         return len(self.layout.lesion_labels)
 
     @property
+    def own_textures(self) -> bool:
+        """Whether `textures` are others than those of the data type."""
+        return self.textures != self.published_textures
+
+    @property
     def region_size(self) -> tuple[int, int, int]:
         """(depth, height, width) of the largest box that the network sees at once."""
         return self.diffusion_depth_size, self.diffusion_img_size, self.diffusion_img_size
@@ -208,6 +213,16 @@ class PaintingSettings(DataTypeSettings):
         """The same in words; empty: any."""
         return " ".join(f"{name}={text(getattr(self, name))}" for name in self.scores)
 
+    @property
+    def default_texture(self) -> str:
+        """What a lesion is painted with in Python, on the server and by insertion, where no texture is named.
+
+        "realistic" where the data type has real lesions to draw from and the settings have no textures of
+        their own, else "mixture".
+        """
+        drawn = self.realistic_textures and not self.own_textures
+        return "realistic" if drawn or self.scores else "mixture"
+
 
 class InferenceSettings(PaintingSettings):
     """configs/inference.yaml, which says what each key means."""
@@ -246,9 +261,8 @@ class InferenceSettings(PaintingSettings):
     @model_validator(mode="after")
     def _choose(self):
         if self.condition is None:
-            given = self.textures != self.published_textures
             default = "realistic" if self.scores else self.default_condition
-            chosen = "textures" if given else default or "textures"
+            chosen = "textures" if self.own_textures else default or "textures"
             object.__setattr__(self, "condition", chosen)
         return self
 
@@ -270,7 +284,7 @@ class InsertSettings(PaintingSettings):
     sites: NoPath
     masks: NoPath
     labels: NoPath
-    texture: either(kind(str, "realistic, the name of a texture", bool), Count)
+    texture: either(kind(str, "realistic, mixture, the name of a texture", bool), Count, words=(None,))
     diameter_mm: Millimetres
     versions: Count
     mask_model_path: Path

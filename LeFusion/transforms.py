@@ -90,9 +90,9 @@ class RandPaintLesiond(_RandLesiond):
     and a DataLoader gives each worker a state of its own.
 
     The geometry stays, so there is nothing to invert: inverses of other transforms pass over this one, as
-    over MONAI's own intensity transforms. The metadata of an image get `painted_seed` and `painted_texture`
-    ("realistic" where any lesion of like size was drawn); with that seed `painter.paint` paints the same.
-    Where nothing was painted they are -1 and "".
+    over MONAI's own intensity transforms. The metadata of an image get `painted_seed` and `painted_texture`,
+    such as that of the real lesion drawn; with that seed and this transform's `texture`, `painter.paint`
+    paints the same. Where nothing was painted they are -1 and "".
 
     Args:
         keys: of the images, (1, X, Y, Z) each.
@@ -115,7 +115,7 @@ class RandPaintLesiond(_RandLesiond):
         keys: KeysCollection,
         mask_key: Hashable,
         painter: Painter,
-        texture: Texture = "mixture",
+        texture: Texture | None = None,
         label_key: Hashable | None = None,
         prob: float = 0.5,
         allow_missing_keys: bool = False,
@@ -140,31 +140,33 @@ class RandPaintLesiond(_RandLesiond):
         paints = self._do_transform and has_lesion
         for key in self.key_iterator(given):
             if paints:
-                given[key] = self._painted(given[key], mask, f"{key} {content}")
-            name = self.painter.conditions(self.texture, self.seed).name("image", 1) if paints else ""
-            given[key] = self.note(given[key], self.seed if paints else -1, name)
+                painted, name = self._painted(given[key], mask, f"{key} {content}")
+                given[key] = self.note(painted, self.seed, name)
+            else:
+                given[key] = self.note(given[key])
         if self.label_key is not None:
             label = given.get(self.label_key)
             label = _empty(mask) if label is None else label
             given[self.label_key] = self._marked(label, lesion, mask) if paints else label
         return given
 
-    def _painted(self, image: Any, mask: Any, content: str) -> Any:
-        """The painted image; a SharedPainter may have what changes in it from an earlier epoch."""
+    def _painted(self, image: Any, mask: Any, content: str) -> tuple[Any, str]:
+        """The painted image and its texture; a SharedPainter may have what changes from an earlier epoch."""
         if not isinstance(self.painter, SharedPainter) or self.painter.every == 1:
-            return self.painter.paint(image, mask, self.texture, self.seed)
+            return self.painter.paint_named(image, mask, self.texture, self.seed)
         key = f"{content} {self.texture} {self.seed}"
         kept = self.painter.kept(key)
         if kept is None:
-            painted = self.painter.paint(image, mask, self.texture, self.seed)
+            painted, name = self.painter.paint_named(image, mask, self.texture, self.seed)
             place = _around(painted != image)
             box = torch.from_numpy(np.ascontiguousarray(_array(painted)[place]))
-            self.painter.keep(key, {"place": [(one.start, one.stop) for one in place], "box": box})
-            return painted
+            corners = [(one.start, one.stop) for one in place]
+            self.painter.keep(key, {"place": corners, "box": box, "texture": name})
+            return painted, name
         painted = image.detach().clone() if isinstance(image, torch.Tensor) else image.copy()
         place = tuple(slice(*one) for one in kept["place"])
         painted[place] = kept["box"] if isinstance(image, torch.Tensor) else kept["box"].numpy()
-        return painted
+        return painted, kept["texture"]
 
 
 class RandInsertLesiond(_RandLesiond):
@@ -191,7 +193,7 @@ class RandInsertLesiond(_RandLesiond):
         keys: KeysCollection,
         painter: Painter,
         lesions: int | Sequence[int] = (1, 3),
-        texture: str | int = "realistic",
+        texture: str | int | None = None,
         diameter_mm: float | Sequence[float] | None = None,
         label_key: Hashable | None = None,
         prob: float = 0.5,

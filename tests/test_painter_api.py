@@ -93,6 +93,30 @@ def test_every_kind_gives_the_command_s_voxels(painter, scan, command, save_netw
     assert np.array_equal(of_meta[0].numpy().round(), written)
 
 
+def test_by_default_a_real_lesion_of_like_size_is_drawn(painter, scan, save_network):
+    """With the data type's textures; with textures of one's own these are mixed."""
+    assert painter.default_texture == "realistic"
+    for seed in (0, 1):
+        image, name = painter.paint_named(*scan, seed=seed)
+        assert np.array_equal(image, painter.paint(*scan, "realistic", seed=seed))
+        assert name in ("ground-glass", "part-solid", "solid")
+    textures = [[0] * n + [1] + [0] * (15 - n) for n in (2, 12)]
+    settings = {"diffusion_depth_size": 8, "diffusion_img_size": 16, "num_steps": 2, "textures": textures}
+    own = Painter.load(save_network(), device="cpu", **settings)
+    assert own.default_texture == "mixture"
+    named = [own.paint_named(*scan, seed=seed) for seed in range(6)]
+    assert {name for _, name in named} == {"type 1", "type 2"}
+    assert np.array_equal(named[3][0], own.paint(*scan, "mixture", seed=3))
+    with pytest.raises(UserError, match="^texture='realistic': realistic lesions come from .*textures="):
+        own.paint(*scan, "realistic")
+
+
+def test_true_is_no_texture_number(painter, scan):
+    painter.paint(*scan, 1)
+    with pytest.raises(UserError, match="^texture=true must be"):
+        painter.paint(*scan, True)
+
+
 def test_scores_of_real_lesions_are_a_texture(painter, scan, save_network):
     settings = {"diffusion_depth_size": 8, "diffusion_img_size": 16, "num_steps": 2}
     scored = Painter.load(save_network(), device="cpu", texture_score=[1, 2], **settings)
@@ -180,7 +204,8 @@ def test_bf16_paints_about_the_same(save_network, scan):
         ({"image": 3}, "image: is a int; give a NumPy array"),
         ({"image": nifti(np.zeros((*SHAPE, 2)))}, r"image: has shape \(12, 24, 20, 2\)"),
         ({"image": [np.zeros(SHAPE)], "mask": []}, "mask: there are 0 masks for 1 images"),
-        ({"texture": "bright"}, "texture='bright': .* 'type 1', 'type 2', 'type 3'"),
+        ({"texture": "bright"}, "^texture='bright' must be .* 'type 1', 'type 2', 'type 3'"),
+        ({"texture": True}, "^texture=true must be"),
         ({"texture": [1, 2]}, r"texture=\[1, 2\]: .*takes 16"),
         ({"seed": -1}, "seed=-1 must be a whole number of at least 0"),
         ({"seed": 0.5}, "seed=0.5 must be a whole number"),

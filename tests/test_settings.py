@@ -65,7 +65,7 @@ TAKES = {
     **dict.fromkeys(("sites", "masks", "labels"), ANY_TEXT | {"null"}),
     **dict.fromkeys(("lesions", "mask_steps"), COUNT | {"null"}),
     **dict.fromkeys(("versions", "preview_lesions"), COUNT),
-    "texture": ANY_TEXT | COUNT,
+    "texture": ANY_TEXT | COUNT | {"null"},
     **dict.fromkeys(
         ("texture_score", "margin_score", "spiculation", "calcification"), COUNT | {"null", "list"}
     ),

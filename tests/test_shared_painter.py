@@ -63,7 +63,7 @@ def test_it_paints_what_a_painter_paints(shared):
     sent = pickle.loads(pickle.dumps(painter))
     assert torch.equal(sent.paint(given[0][2], given[1][2], seed=5), wanted[2])
     with ThreadPoolExecutor(4) as pool:  # several ask at once
-        assert all(map(torch.equal, pool.map(painter.paint, *given, ["mixture"] * 4, range(3, 7)), wanted))
+        assert all(map(torch.equal, pool.map(painter.paint, *given, [None] * 4, range(3, 7)), wanted))
     several = region(0)
     several["lesion"][0, 9:11, 2:5, 14:18] = 1  # parts that are painted one after the other
     assert torch.equal(*(one.paint(several["image"], several["lesion"], "own") for one in (alone, painter)))
@@ -102,6 +102,7 @@ def test_what_is_kept_is_not_painted_again(shared, monkeypatch):
             patch.setattr(SharedPainter, "run", lambda *_: pytest.fail("was painted"))
             again = paint(given)["image"]
         assert type(again) is type(given["image"]) and again.dtype == first.dtype and (again == first).all()
+        assert getattr(again, "meta", None) == getattr(first, "meta", None)  # the texture, too
         assert (first != given["image"]).any()
         painter.set_epoch(2)
         assert (paint(given)["image"] != first).any()

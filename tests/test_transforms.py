@@ -38,8 +38,10 @@ def test_what_is_painted_is_what_the_painter_paints(painter, item):
     before = {key: value.clone() for key, value in item.items()}
     painted = paints(painter, prob=1).set_random_state(seed=3)(item)["image"]
     seed = painted.meta["painted_seed"]
-    assert torch.equal(painted, painter.paint(item["image"], item["lesion"], seed=seed))
-    assert painted.meta["painted_texture"] in painter.textures
+    again, texture = painter.paint_named(item["image"], item["lesion"], seed=seed)
+    assert torch.equal(painted, again)
+    assert painted.meta["painted_texture"] == texture  # that of the real lesion drawn
+    assert texture in ("ground-glass", "part-solid", "solid")
     assert isinstance(painted, MetaTensor) and torch.equal(painted.affine, AFFINE)
     assert (
         all(torch.equal(item[key], before[key]) for key in item) and "painted_seed" not in item["image"].meta

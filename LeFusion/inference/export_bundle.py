@@ -125,7 +125,7 @@ def _inference(settings: InferenceSettings) -> dict:
         "dataset_dir": "/workspace/data",
         "output_dir": "$@bundle_root + '/eval'",
         "device": "auto",
-        "texture": "mixture",
+        "texture": None,
         "seed": 0,
         "painter": {
             "_target_": "LeFusion.Painter.load",

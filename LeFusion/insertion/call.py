@@ -58,7 +58,7 @@ def inserted(
     image: Given,
     lesions: int | Sequence[int] | Sequence[Site],
     seed: int,
-    texture: str | int,
+    texture: str | int | None,
     diameter_mm: float | Sequence[float] | None,
 ) -> Inserted:
     """See Painter.insert."""

@@ -46,7 +46,7 @@ def insert_infarct(
     tools: Tools,
     seed: int = 0,
     version: int = 1,
-    texture: str | int = "realistic",
+    texture: str | int | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> Inserted:
     """A heart with an infarct: under the lesion labels of its label map or, where that has none, drawn in its

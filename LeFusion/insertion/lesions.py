@@ -36,7 +36,7 @@ def insert_lesions(
     lesions: int | Sequence[int] | Sequence[Site] = 3,
     seed: int = 0,
     version: int = 1,
-    texture: str | int = "realistic",
+    texture: str | int | None = None,
     diameter_mm: float | Sequence[float] | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> Inserted:
@@ -46,8 +46,7 @@ def insert_lesions(
         lesions: how many to draw, or (fewest, most), or the sites of all of them.
         seed, version: of everything that is drawn; the same seed gives the same lesions in whatever order and
             format the scan is stored.
-        texture: realistic (a real lesion of like size), or the name or number of one; of sites that name
-            none.
+        texture: of lesions whose sites name none, see Tools.conditions.
         diameter_mm: longest axial diameter of those that are drawn: a number, (low, high) or None, as real.
         done: called after each lesion.
 

@@ -1,7 +1,7 @@
 """What lesions are made with: networks, textures and what the data type says."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from DiffMask.inference.masks import ShapeMaker, ShapeSettings
@@ -18,7 +18,7 @@ from LeFusion.runtime.commandline import choose_device, given_path, say_weights
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.settings import InsertSettings
 from LeFusion.textures.conditions import Conditions
-from LeFusion.textures.palette import Palette, realistic_palette
+from LeFusion.textures.palette import Palette, default_palette
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class Tools:
     painter: BoxPainter
     maker: ShapeMaker | None
     palette: Palette
+    default_texture: str
     layout: Layout
     window: Window
     unit: str
@@ -69,7 +70,8 @@ class Tools:
         return cls(
             painter,
             maker,
-            realistic_palette(settings),
+            default_palette(settings),
+            settings.default_texture,
             settings.layout,
             settings.window,
             settings.unit or "",
@@ -85,21 +87,30 @@ class Tools:
     def hearts(self) -> bool:
         return self.layout.myocardium_label is not None
 
-    def conditions(self, textures: Mapping[str, str | int], what: Mapping[str, str]) -> Conditions:
+    def conditions(self, textures: Mapping[str, str | int | None], what: Mapping[str, str]) -> Conditions:
         """Of the textures, one for each lesion.
 
-        textures: address of a lesion -> realistic (a real lesion of like size), the name or the number of
-        one. what: how messages call the lesion, "" for the setting. Raises UserError for an unknown one.
+        textures: address of a lesion -> realistic (a real lesion of like size), mixture, the name or the
+        number of one; None: default_texture. what: how messages call the lesion, "" for the setting. Raises
+        UserError for an unknown one.
         """
+        by_size = self.palette.table is not None
+        mixture = Conditions(self.palette, True, self.perturbation, self.bins, 0)
         chosen = {}
-        for address, name in textures.items():
-            if name == "realistic":
+        for address, given in textures.items():
+            name = self.default_texture if given is None else given
+            if by_size and name == "realistic":
                 continue
-            index = self.palette.index(name)
+            index = mixture.choose(address, 1) if name == "mixture" else self.palette.index(name)
             start = f"{what[address]}: " if what[address] else ""
-            if index is None:
+            if not self.palette.names:
                 raise UserError(
-                    f"{start}texture={name} must be realistic, or one of the textures: 1 to "
+                    f"{start}texture={name} needs textures; fit_textures.py finds those of a data set"
+                )
+            if index is None:
+                drawn = "realistic, mixture" if by_size else "mixture"
+                raise UserError(
+                    f"{start}texture={name} must be {drawn}, or one of the textures: 1 to "
                     f"{len(self.palette.names)}, {', '.join(self.palette.names)}"
                 )
             try:
@@ -107,8 +118,7 @@ class Tools:
             except UserError as error:
                 raise UserError(f"{start}{error}") from None
             chosen[address] = index
-        by_size = self.palette.table is not None
-        return Conditions(self.palette, True, self.perturbation, self.bins, 0, chosen, by_size)
+        return replace(mixture, of_case=chosen, by_size=by_size)
 
 
 def _refuse(settings: InsertSettings, image: Volume) -> None:

@@ -195,13 +195,14 @@ def _jobs(engine: Engine, queue: JobQueue, limits: Limits, token: str | None) ->
 
     @router.get("/textures")
     async def textures() -> list[str]:
-        """What `texture` may be, besides `mixture` (drawn, as common as they are)."""
+        """What `texture` may be: `realistic` (a real lesion of like size), `mixture` (drawn, as common as
+        they are), or a name. The first is painted where none is named."""
         return list(engine.textures)
 
     @router.post("/jobs", status_code=202, openapi_extra=npz)
     async def submit(
         request: Request,
-        texture: Annotated[str, Query(max_length=64)] = "mixture",
+        texture: Annotated[str, Query(max_length=64)] = engine.textures[0],
         seed: Annotated[int, Query(ge=0, lt=2**31)] = 0,
         diameter_mm: Annotated[float | None, Query(ge=LEAST_MM, le=MOST_MM)] = None,
     ) -> JobState:
@@ -211,8 +212,8 @@ def _jobs(engine: Engine, queue: JobQueue, limits: Limits, token: str | None) ->
         mm, and either `mask` (I, J, K), 1 in the lesion, or `centre`, the index (i, j, k) around which a mask
         of `diameter_mm` is made.
         """
-        if texture not in ("mixture", *engine.textures):
-            raise UserError(f"texture {texture!r} is unknown; give mixture or {', '.join(engine.textures)}")
+        if texture not in engine.textures:
+            raise UserError(f"texture {texture!r} is unknown; give one of {', '.join(engine.textures)}")
         with queue.reserve() as place:
             content = await read_body(request, limits)
             region = await run_in_threadpool(_region, content, diameter_mm, limits)

@@ -90,7 +90,8 @@ class Engine:
 
     @property
     def textures(self) -> tuple[str, ...]:
-        return self.painter.textures
+        """What a request may ask for, first what it gets where it names none."""
+        return tuple(dict.fromkeys((self.painter.default_texture, "mixture", *self.painter.textures)))
 
     @property
     def device(self) -> str:
@@ -99,7 +100,7 @@ class Engine:
     def paint(
         self,
         region: Region,
-        texture: str | int,
+        texture: str | int | None,
         seed: int,
         advance: Callable[[float], None],
         jump: tuple[int, int] | None = None,

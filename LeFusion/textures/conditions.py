@@ -258,8 +258,9 @@ def conditions_of(
 ) -> Conditions:
     """The same for `texture` in the place of the settings' condition, image `kind`, and seed 0.
 
-    Raises UserError that names the texture.
+    texture: None: the settings' `default_texture`. Raises UserError that names the texture.
     """
+    texture = settings.default_texture if texture is None else texture
     if isinstance(texture, Mapping):
         changes = {"condition": "realistic", **texture}
     else:
@@ -271,26 +272,14 @@ def conditions_of(
         given = InferenceSettings.of(dict(settings) | changes | {"types": kind, "seed": 0})
         return choose_conditions(given, know_sizes)
     except UserError as error:
-        raise UserError(f"texture={texture!r}: {error}") from None
+        said = str(error).replace("condition=", "texture=")  # which is what the key is called here
+        raise UserError(said if said.startswith("texture=") else f"texture={texture!r}: {said}") from None
 
 
 def _given_palette(settings: InferenceSettings, know_sizes: bool) -> Palette:
     """The textures that `condition` chooses among."""
-    default = settings.textures == settings.published_textures
-    path = settings.realistic_textures
-    if settings.condition == "realistic" or (
-        know_sizes and default and path and settings.condition != "published"
-    ):
-        if path is None:
-            raise UserError(
-                f"condition=realistic needs realistic_textures, a table of real lesions; data_type="
-                f"{settings.data_type} has none"
-            )
-        if settings.condition == "realistic" and settings.published_textures and not default:
-            raise UserError(
-                "condition=realistic draws from realistic_textures and would not look at textures; for these "
-                "give condition=textures or condition=mixture"
-            )
+    sized = know_sizes and settings.realistic_textures and not settings.own_textures
+    if settings.condition == "realistic" or (sized and settings.condition != "published"):
         return realistic_palette(settings)
     textures = settings.published_textures if settings.condition == "published" else settings.textures
     return load_palette(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from LeFusion.dataset.intensity import Window, same_units
 from LeFusion.errors import UserError
+from LeFusion.runtime.validation import text
 from LeFusion.settings import PaintingSettings
 from LeFusion.textures.fitted import read_textures
 from LeFusion.textures.histograms import condition_from_counts
@@ -98,18 +99,32 @@ def window_text(window: Window) -> str:
     return str([float(end) for end in window])
 
 
-def realistic_palette(settings: PaintingSettings) -> Palette:
-    """The data type's realistic textures with the scores asked for, or its `textures` where it has none.
+def default_palette(settings: PaintingSettings) -> Palette:
+    """What the settings' `default_texture` draws from: real lesions, or `textures`."""
+    if settings.default_texture == "realistic":
+        return realistic_palette(settings)
+    what = settings.data_type, settings.window
+    return load_palette(settings.textures, settings.cond_dim, settings.histogram_bins, *what)
 
-    Raises UserError, naming table and score, where no lesion has these.
+
+def realistic_palette(settings: PaintingSettings) -> Palette:
+    """The data type's real lesions with the scores asked for.
+
+    Raises UserError where the data type has none, where the settings have other textures and, naming table
+    and score, where no lesion has these.
     """
     what, asked = (settings.data_type, settings.window), settings.asked_scores
+    start = f"{asked}: " if asked else ""
     if settings.realistic_textures is None:
-        if asked:
-            raise UserError(
-                f"{asked}: lesions of realistic_textures have scores; data_type={settings.data_type} has none"
-            )
-        return load_palette(settings.textures, settings.cond_dim, settings.histogram_bins, *what)
+        raise UserError(
+            f"{start}realistic lesions need realistic_textures, a table of real ones; data_type="
+            f"{settings.data_type} has none"
+        )
+    if settings.own_textures and settings.published_textures:
+        raise UserError(
+            f"{start}realistic lesions come from realistic_textures and would not look at textures="
+            f"{text(settings.textures)}; leave these out, or ask for a mixture of them"
+        )
     path = Path(settings.realistic_textures).expanduser()
     table = load_lesion_table(path, *what, settings.histogram_bins, settings.classes)
     if table.classes and settings.layout.myocardium_label is None:

@@ -83,7 +83,7 @@ class LeFusionWidget(ScriptedLoadableModuleWidget):
         self.diameter.value, self.diameter.suffix = 12, " mm"
         self.diameter.setToolTip("of a lesion at a point; that of a box is its longest side")
         self.texture = qt.QComboBox()
-        self.texture.addItem("mixture")
+        self.texture.setToolTip("connect to see what there is; the first is the default")
         self.seed = qt.QSpinBox()
         self.seed.setRange(0, 2**31 - 1)
         self.seed.setToolTip("another number is another lesion")

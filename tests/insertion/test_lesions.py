@@ -10,6 +10,7 @@ from LeFusion.dataset.scans import read_volume, write_label_like
 from LeFusion.errors import UserError
 from LeFusion.insertion.lesions import insert_lesions
 from LeFusion.insertion.sites import Site
+from LeFusion.insertion.tools import Tools
 
 
 def dhw(volume, array, tools):
@@ -23,8 +24,22 @@ def site(i, j, k, **given):
 MIDDLE = (26, 24, 10)  # of the chest stored as LPS: column, row, slice
 
 
-def test_realistic_is_a_lesion_of_like_size_whatever_its_texture(tools):
-    assert tools.conditions({}, {}).by_size
+def test_by_default_any_real_lesion_of_like_size_is_drawn(tools):
+    named = {"A": None, "B": "realistic", "C": "solid", "D": 2, "E": "mixture"}
+    conditions = tools.conditions(named, dict.fromkeys(named, ""))
+    assert conditions.by_size and tools.default_texture == "realistic"
+    assert [conditions.choose(name, 1) for name in "ABCD"] == [None, None, 2, 1]
+    assert conditions.choose("E", 1) in (0, 1, 2)  # drawn before its size is known
+
+
+def test_textures_of_ones_own_are_mixed(settings):
+    own = [[0] * n + [1] + [0] * (15 - n) for n in (2, 12)]
+    tools = Tools.of(settings(textures=own))
+    names = [f"lesion {number}" for number in range(20)]
+    conditions = tools.conditions(dict.fromkeys(names), dict.fromkeys(names, ""))
+    assert {conditions.name(name, 1) for name in names} == {"type 1", "type 2"}
+    with pytest.raises(UserError, match="^here: texture=realistic must be mixture, or one of the textures"):
+        tools.conditions({"A": "realistic"}, {"A": "here"})
 
 
 def test_all_lesions_are_in_the_scan_and_nothing_else_changes(chest, tools):
@@ -107,7 +122,10 @@ def test_given_masks_are_the_labels(chest, tools, tmp_path):
     [
         ([site(2, 24, 10)], "site at 2, 24, 10: the site lies outside the lung"),
         ([site(99, 24, 10)], "site at 99, 24, 10 lies outside the scan"),
-        ([site(*MIDDLE, texture="fluffy")], "site at 26, 24, 10: texture=fluffy must be realistic, or one"),
+        (
+            [site(*MIDDLE, texture="fluffy")],
+            "site at 26, 24, 10: texture=fluffy must be realistic, mixture, or one",
+        ),
         ([site(*MIDDLE, diameter_mm=70.0)], "site at 26, 24, 10"),
         (40, "lesion [0-9]+ of 40: no place found for a sphere"),
     ],

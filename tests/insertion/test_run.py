@@ -154,7 +154,7 @@ def test_what_does_not_go_together_is_refused(chest, settings, tmp_path):
 
 def test_an_unknown_texture_is_refused_before_anything_is_made(chest, settings, tmp_path):
     path = chest()
-    with pytest.raises(UserError, match="^texture=soild must be realistic, or one of the textures"):
+    with pytest.raises(UserError, match="^texture=soild must be realistic, mixture, or one of the"):
         run(settings(input=path, texture="soild"))
     with pytest.raises(UserError, match="^texture_score=5 leaves no ground-glass lesion"):
         run(settings(input=path, texture="ground-glass", texture_score=5))

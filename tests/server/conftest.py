@@ -25,7 +25,7 @@ class Adder:
     """Instead of an Engine: adds 100 HU under the mask, in four steps. gate: painting waits while it is
     closed; painting: set while a job runs."""
 
-    textures, device = ("solid", "ground-glass"), "cpu"
+    textures, device = ("realistic", "mixture", "solid", "ground-glass"), "cpu"
 
     def __init__(self):
         self.gate, self.painting, self.calls = threading.Event(), threading.Event(), []

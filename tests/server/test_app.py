@@ -46,7 +46,7 @@ def test_a_point_and_a_diameter_instead_of_a_mask(serving, engine, pack, region)
         content = pack(**region, centre=np.array([4, 5.5, 6]))
         ended(client, client.post("/v1/jobs?diameter_mm=9", content=content).json())
     (call,) = engine.calls
-    assert call[0] == "mixture" and call[3].centre == (4, 5.5, 6) and call[3].diameter_mm == 9
+    assert call[0] == "realistic" and call[3].centre == (4, 5.5, 6) and call[3].diameter_mm == 9
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic eDp5", "Bearer Ä"])
@@ -66,7 +66,7 @@ def test_without_the_token_there_is_nothing_but_health(serving, header):
         assert health.status_code == 200 and health.json()["status"] == "ok"
     with serving(token=None) as client:
         del client.headers["authorization"]
-        assert client.get("/v1/textures").json() == ["solid", "ground-glass"]
+        assert client.get("/v1/textures").json() == ["realistic", "mixture", "solid", "ground-glass"]
 
 
 @pytest.mark.parametrize(

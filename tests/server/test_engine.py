@@ -67,6 +67,7 @@ def test_a_mask_of_the_client_is_painted_as_by_the_python_api(engine, region):
     made = engine.paint(region(mask=mask, centre=None, diameter_mm=None), "solid", 1, lambda share: None)
     direct = engine.painter.paint(region().image, mask, "solid", 1, affine=region().affine)
     np.testing.assert_array_equal(made["image"], direct)
+    assert engine.textures == ("realistic", "mixture", "ground-glass", "part-solid", "solid")
     np.testing.assert_array_equal(made["mask"], mask)
 
 

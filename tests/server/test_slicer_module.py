@@ -69,7 +69,8 @@ def test_a_lesion_is_painted_and_undone(library, listening, volume):
     point = (IJK_TO_RAS @ [80, 70, 30, 1])[:3]
     with listening() as (address, app):
         server = client.Client(address, TOKEN)
-        assert server.health()["status"] == "ok" and server.textures() == ["mixture", "solid", "ground-glass"]
+        assert server.health()["status"] == "ok"
+        assert server.textures() == ["realistic", "mixture", "solid", "ground-glass"]
         region = regions.Region(volume, IJK_TO_RAS, point, 12)
         painting = ended(client.Painting(server, region.arrays(), "solid", 5, region.diameter_mm))
         assert (painting.message, painting.progress) == ("done", 1.0)
@@ -264,7 +265,7 @@ def test_the_panel_paints_shows_and_undoes(panel, listening, engine, volume):
         panel.address.text = address
         panel.onConnect()
         assert panel.message.text.startswith("connected: version ")
-        panel.texture.addItems.assert_called_with(["mixture", "solid", "ground-glass"])
+        panel.texture.addItems.assert_called_with(["realistic", "mixture", "solid", "ground-glass"])
         for number in (1, 2):
             panel.onPaint()
             painted(panel)

@@ -230,7 +230,7 @@ def test_realistic_draws_textures_as_common_as_texture_shares_say(tmp_path):
 
 
 def test_realistic_without_a_table_or_with_another_window_is_refused(tmp_path):
-    with pytest.raises(UserError, match="condition=realistic needs realistic_textures"):
+    with pytest.raises(UserError, match="realistic lesions need realistic_textures"):
         choose(condition="realistic", realistic_textures=None)
     with pytest.raises(UserError, match=r"table.json: is for window=\[0.0, 99.0\]"):
         choose(condition="realistic", realistic_textures=table_in(tmp_path, (0.0, 99.0)), **SAME)
@@ -283,7 +283,7 @@ def test_nothing_is_said_about_scores_where_no_real_lesion_is_drawn(tmp_path):
         ({"texture_score": 5, "condition": "own"}, ["texture_score=5", "condition=own"]),
         ({"texture_score": 5, "condition": [1] * 16}, ["texture_score=5", "give condition=realistic"]),
         ({"texture_score": 5, "know_sizes": False, "condition": "textures"}, ["give condition=realistic"]),
-        ({"texture_score": 5, "realistic_textures": None}, ["needs realistic_textures"]),
+        ({"texture_score": 5, "realistic_textures": None}, ["need realistic_textures"]),
         ({"texture_score": 6}, ["texture_score=6 must be"]),
         ({"calcification": []}, ["calcification=[] must be"]),
     ],

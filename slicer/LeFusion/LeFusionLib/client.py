@@ -38,13 +38,16 @@ class Client:
         return self._json("GET", "/health")
 
     def textures(self) -> list[str]:
-        return ["mixture", *self._json("GET", "/v1/textures")]
+        """What there is to choose from; the first is the server's default."""
+        return self._json("GET", "/v1/textures")
 
     def submit(self, arrays: dict, texture: str, seed: int, diameter_mm: float | None) -> dict:
-        """Starts a job; its state."""
+        """Starts a job; its state. texture: "": the server's default."""
         body = io.BytesIO()
         np.savez_compressed(body, **arrays)
-        query = {"texture": texture, "seed": int(seed)}
+        query = {"seed": int(seed)}
+        if texture:
+            query["texture"] = texture
         if diameter_mm is not None:
             query["diameter_mm"] = float(diameter_mm)
         return self._json("POST", f"/v1/jobs?{urllib.parse.urlencode(query)}", body.getvalue())
