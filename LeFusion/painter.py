@@ -142,18 +142,10 @@ class Painter(BoxPainter):
             UserError: one line that names the argument: shapes, grids, labels and units that do not fit, NaN,
                 values that the image's type cannot hold, lesions larger than the network's box.
         """
-        return self.paint_named(image, mask, texture, seed, affine=affine, name=name, kind=kind)[0]
+        return self.paint_named(image, mask, texture, seed, affine, name, kind)[0]
 
     def paint_named(
-        self,
-        image: Any,
-        mask: Any,
-        texture: Texture | None = None,
-        seed: int = 0,
-        *,
-        affine: np.ndarray | None = None,
-        name: str = "image",
-        kind: int = 1,
+        self, image: Any, mask: Any, texture: Texture | None = None, seed=0, affine=None, name="image", kind=1
     ) -> tuple[Any, Any]:
         """The same, and the name of the texture that was painted, such as that of the real lesion drawn; a
         list of names for a list of images."""
