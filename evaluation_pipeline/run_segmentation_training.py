@@ -50,18 +50,7 @@ VALIDATIONS = 10  # of a training, unless --val_every says otherwise
 def run(arguments: argparse.Namespace) -> Path:
     """Trains as the command line says; returns the path of the best model."""
     arguments.output_model_dir = output_dir = arguments.output_model_dir or default_folder(arguments)
-    data = select_data(
-        arguments.real_data_dir,
-        synthetic_folders(arguments),
-        arguments.fold,
-        output_dir / SPLITS_FILE,
-        arguments.num_folds,
-        arguments.split_seed,
-        arguments.real_fraction,
-        arguments.synthetic_ratio,
-        arguments.seed,
-        arguments.real_count,
-    )
+    data = selected(arguments)
     (median_shape, spacing_mm, resample), data_sha256 = inspect(data)
     describe(data, arguments.fold)
     say(f"output_model_dir: {output_dir}")
@@ -111,6 +100,22 @@ def run(arguments: argparse.Namespace) -> Path:
     best = train(network, dataset, order, data.validation, segmenter, settings, output_dir, content)
     say(f"wrote {best}, last_model.pt, curves.csv, curves.png and tensorboard/ in {output_dir}")
     return best
+
+
+def selected(arguments: argparse.Namespace) -> TrainingData:
+    """The cases of this training; see select_data."""
+    return select_data(
+        arguments.real_data_dir,
+        synthetic_folders(arguments),
+        arguments.fold,
+        (arguments.output_model_dir or default_folder(arguments)) / SPLITS_FILE,
+        arguments.num_folds,
+        arguments.split_seed,
+        arguments.real_fraction,
+        arguments.synthetic_ratio,
+        arguments.seed,
+        arguments.real_count,
+    )
 
 
 def synthetic_folders(arguments: argparse.Namespace) -> list[Path]:

@@ -14,6 +14,21 @@ PROJECT = Path(__file__).resolve().parents[2]
 DEMO = PROJECT / "data/demo/LIDC/Normal"
 
 
+def test_a_baseline_that_is_no_arm_is_refused_at_once(tmp_path):
+    knobs = {
+        "PYTHON": sys.executable,
+        "REAL_DIR": "real",
+        "WORK_DIR": str(tmp_path / "work"),
+        "BASELINE": "real",
+    }
+    script = ["bash", str(PROJECT / "evaluation_pipeline/run_comparison.sh")]
+    ran = subprocess.run(
+        script, env=os.environ | knobs | {"ARMS": "P=none P+N'=n"}, capture_output=True, text=True
+    )
+    assert ran.returncode == 1 and ran.stderr == "error: BASELINE=real is none of the arms P P+N'\n"
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_process_state")
 def test_a_learning_curve(tmp_path):
