@@ -22,7 +22,13 @@ import numpy as np
 import pandas as pd
 
 from evaluation_pipeline.judging import results
-from evaluation_pipeline.judging.experiments import Experiment, by_count, compare, read_experiments
+from evaluation_pipeline.judging.experiments import (
+    Experiment,
+    by_count,
+    compare,
+    read_experiments,
+    unlike_runs,
+)
 from evaluation_pipeline.judging.figures import (
     PicturedCase,
     badness,
@@ -187,6 +193,8 @@ def write_comparison(experiments: Sequence[Experiment], arguments: argparse.Name
     )
     pictured = save_worst_cases(folder / "worst_cases.png", experiments, metric, arguments.num_worst)
     print(markdown)
+    for line in unlike_runs(experiments, baseline):
+        print(f"\nnote: {line}")
     written = [*texts, "comparison.csv", "comparison.png", *(["worst_cases.png"] if pictured else [])]
     if pictured < min(arguments.num_worst, len(experiments[0].cases)):
         print(

@@ -20,11 +20,13 @@ OVERVIEW = ("Dice", "HD95 mm", "NSD", "Lesion F1")  # means that a comparison sh
 
 @dataclass(frozen=True)
 class Experiment:
-    """One or several runs on the same cases. runs: for each, case -> its row of the table of cases."""
+    """One or several runs on the same cases. runs: for each, case -> its row of the table of cases.
+    endings: what the runs are told apart by, such as _seed0."""
 
     name: str
     model: str
     runs: list[dict[str, dict]]
+    endings: frozenset[str] = frozenset()
 
     @property
     def cases(self) -> list[str]:
@@ -78,7 +80,9 @@ def read_experiments(
         key=lambda item: (item[0][1], order.index(item[0][0])),
     ):
         runs = [_cases_of_class(results_csv, name, of_model, class_name) for name in names]
-        experiments.append(Experiment(group, of_model, runs))
+        cut = ([match[0] for match in re.finditer(run_endings or "$", name)] for name in names)
+        endings = frozenset(map("".join, cut)) - {""}
+        experiments.append(Experiment(group, of_model, runs, endings))
     _check_same_cases(experiments)
     return experiments
 
@@ -146,6 +150,20 @@ def compare(experiments: Sequence[Experiment], baseline: str | None, metric: str
             row |= dict(zip(names, (pair.difference, pair.low, pair.high, pair.p_value), strict=True))
         table.append(row)
     return table
+
+
+def unlike_runs(experiments: Sequence[Experiment], baseline: str | None) -> list[str]:
+    """A line for each experiment that was run with other seeds or folds than the baseline of its model."""
+    by_name = {(e.model, e.name): e for e in experiments}
+    lines = []
+    for experiment in experiments:
+        reference = by_name.get((experiment.model, baseline), experiment)
+        if experiment.endings != reference.endings:
+            of = [", ".join(sorted(e.endings)) or "one run" for e in (experiment, reference)]
+            lines.append(
+                f"{experiment.name} is the mean of {of[0]} but {baseline} of {of[1]}: the runs differ, too"
+            )
+    return lines
 
 
 def _cases_of_class(results_csv: Path, name: str, model: str, class_name: str) -> dict[str, dict]:

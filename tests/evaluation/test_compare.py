@@ -166,6 +166,8 @@ def test_runs_of_an_experiment_are_averaged_case_by_case(add, command, tmp_path)
     table = add("other", BASE)
     code, out, _ = command(table, "--group_by_prefix", "--baseline", "P")
     assert code == 0 and "SD of runs" in out and "| runs" in out
+    assert out.count("note: ") == 1
+    assert "note: other is the mean of one run but P of _seed0, _seed1, _seed2: the runs differ" in out
     p, q, other = read_csv(tmp_path / "results_comparison" / "comparison.csv")
     assert (p["runs"], q["runs"], other["runs"]) == ("3", "3", "1")
     # the noise of the seeds is gone, so that every case differs by 0.02
@@ -254,6 +256,7 @@ def test_learning_curves(add, command, tmp_path):
     add("P", BASE)  # of another study
     options = ("--group_by_prefix", "--by_count", "--experiments", "P+N'", "--baseline", "P")
     code, out, _ = command(table, *options, picture=True)
+    assert "note: " not in out
     assert code == 0 and out.index("8 real cases") < out.index("15 real cases") and "P+C" not in out
     folder = tmp_path / "results_comparison"
     assert sorted(path.name for path in folder.iterdir()) == ["learning_curves.png", "n15", "n8"]
