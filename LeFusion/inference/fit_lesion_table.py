@@ -65,7 +65,7 @@ def of_regions(cases: list[Case], scores: Path) -> LesionTable:
         texture=_classes(scores, given["texture"]),
         volume_mm3=np.array([one.lesion_mm3 for one in loaded]),
         layers=np.stack([_layers(one) for one in loaded]),
-        noise=np.array([_noise(one) for one in loaded]),
+        **_of_scans(loaded),
         depths_mm=DEPTHS_MM,
         scores=_scores(scores, given),
     )
@@ -145,10 +145,14 @@ def _is_cavity(layers: np.ndarray) -> bool:
     return (middles.max() - middles[-1]) * (WINDOW[1] - WINDOW[0]) / layers.shape[1] > CAVITY_HU
 
 
-def _noise(loaded: LoadedCase) -> float:
-    """In HU, 0 where it cannot be told; see LesionTable."""
-    around = look_around(loaded, loaded.all_lesions)
-    return around.noise * (WINDOW[1] - WINDOW[0]) / 2 if around else 0.0
+def _of_scans(loaded: list[LoadedCase]) -> dict[str, np.ndarray]:
+    """noise and lung, in HU, 0 where they cannot be told; see LesionTable."""
+    half = (WINDOW[1] - WINDOW[0]) / 2
+    found = [look_around(one, one.all_lesions) for one in loaded]
+    return {
+        "noise": np.array([around.noise * half if around else 0.0 for around in found]),
+        "lung": np.array([(around.lung + 1) * half + WINDOW[0] if around else 0.0 for around in found]),
+    }
 
 
 def _columns(path: Path, names: list[str]) -> pd.DataFrame:

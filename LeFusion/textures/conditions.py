@@ -165,7 +165,7 @@ class Conditions:
             return self._drawn_of_heart(table, mm3, generator, chosen, loaded, part, address)
         number = table.pick(mm3, generator, chosen)
         around = look_around(loaded, part) if table.depths_mm or table.noise is not None else None
-        layers = table.look(number, around and around.noise)
+        layers = table.look(number, around)
         if table.depths_mm:
             layers = without_bright_rim(layers)
             layers = no_darker_than(layers, around.darkest) if around else layers

@@ -23,6 +23,7 @@ LEAST_VOXELS = 500
 LEAST_PAIRS, MOST_BLUR = 100, 2.0
 RIM_MM, NEAR_MM = 2.0, 8.0  # from the lesion: where the tissue beside it begins and ends
 DARKEST = 0.05  # share of it; 0.7 % of the border voxels of 77 training nodules are darker
+LUNG = 0.5  # network intensities: how much brighter than that lung may be; vessels and walls are more
 LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narrow it
 
 
@@ -35,6 +36,7 @@ class Around:
     noise: float
     darkest: float
     blur: tuple[float, float, float]
+    lung: float
 
     @property
     def grain(self) -> tuple[float, ...]:
@@ -65,9 +67,11 @@ def look_around(loaded: LoadedCase, part: Part) -> Around | None:
     quiet = tissue & (local <= np.quantile(local[tissue], QUIETEST))
     noise = 1.4826 * np.median(np.abs(fine[quiet]))  # of normal noise: its sd
     near = (away > RIM_MM) & (away <= NEAR_MM) & (clamped < 0.5)
-    darkest = np.quantile(image[near if near.any() else tissue], DARKEST)
+    beside = image[near if near.any() else tissue]
+    darkest = np.quantile(beside, DARKEST)
+    lung = np.median(beside[beside <= darkest + LUNG])
     blur = [_blur(image.swapaxes(0, axis), quiet.swapaxes(0, axis)) for axis in range(3)]
-    return Around(float(noise), float(darkest), tuple(blur))
+    return Around(float(noise), float(darkest), tuple(blur), float(lung))
 
 
 def _blur(image: np.ndarray, tissue: np.ndarray) -> float:
@@ -109,6 +113,22 @@ def under_noise(layers: Tensor, of: float, wanted: float) -> Tensor:
             fine = _narrowed(fine, -variance)
         found[n] = folded(torch.from_numpy(fine), bins) * (total / fine.sum())
     return found
+
+
+def under_lung(layers: Tensor, of: float, wanted: float, water: float) -> Tensor:
+    """Histograms (layers, bins) over [-1, 1] of a nodule beside lung of this intensity as beside other lung;
+    same sums.
+
+    What is darker than water (0 HU) holds air as the lung does, at the border since voxels are shared with it:
+    its distance from water grows with the lung's. water: in network intensities.
+    """
+    factor = (wanted - water) / (of - water)
+    edges = np.linspace(-1, 1, layers.shape[-1] + 1)
+    origin = np.where(edges < water, water + (edges - water) / factor, edges)
+    below = np.pad(layers.double().numpy().cumsum(axis=1), ((0, 0), (1, 0)))
+    moved = np.stack([np.interp(origin, edges, row) for row in below])
+    moved[:, 0] = 0
+    return torch.from_numpy(np.diff(moved)).to(layers.dtype)
 
 
 def _narrowed(shares: np.ndarray, variance: float) -> np.ndarray:

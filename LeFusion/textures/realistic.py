@@ -19,12 +19,13 @@ from torch import Tensor
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.textures.histograms import folded
-from LeFusion.textures.noise import under_noise
+from LeFusion.textures.noise import Around, under_lung, under_noise
 
 NEIGHBOURS = 12  # lesions of like size that one is drawn from
 KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", "depths_mm", "lesions")
 OF_HEARTS = "classes"  # a key that tables of hearts have, too
-NOISE, LAYER_BINS, SCORES = "noise", "layer_bins", "scores"  # keys that a table may have
+LAYER_BINS, SCORES = "layer_bins", "scores"  # keys that a table may have
+OF_SCANS = ("noise", "lung")  # keys that it may have, too: a number for each lesion
 # Radiologists' scores of LIDC-IDRI, from 1 to this; calcification 6: absent
 HIGHEST_SCORES = {"texture_score": 5, "margin_score": 5, "spiculation": 5, "calcification": 6}
 
@@ -39,7 +40,7 @@ class LesionTable:
     ends; empty: lesions as a whole. classes: above 0, of hearts: `layers` are then the lesion labels, and
     window and bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue. The bins of
     `layers` may be finer, a multiple of `bins`. noise (N,): of each lesion's scan, sd in the window's units,
-    see textures.noise, 0 where it is not known; None: of no lesion. scores: what radiologists of LIDC-IDRI
+    see textures.noise, and lung (N,): HU of the lung beside it; 0 where it is not known; None: of no lesion. scores: what radiologists of LIDC-IDRI
     gave, by the names of HIGHEST_SCORES, (N,) each, 0 where it is not known.
     """
 
@@ -56,6 +57,7 @@ class LesionTable:
     depths_mm: tuple[float, ...] = ()
     classes: int = 0
     noise: np.ndarray | None = None
+    lung: np.ndarray | None = None
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -99,17 +101,21 @@ class LesionTable:
         nearest = usable[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
         return int(nearest[int(torch.randint(len(nearest), (), generator=generator))])
 
-    def look(self, number: int, noise: float | None = None) -> Tensor:
+    def look(self, number: int, around: Around | None = None) -> Tensor:
         """(layers, layer_bins) of sum 1 of a lesion, by its number.
 
-        noise: of the scan that it is for, sd in network intensities; None: not known, so the noise of the
-        lesion's own scan stays in its histogram.
+        around: of the scan that it is for, whose lung and noise it then has; None: not known, so it looks as
+        in its own scan.
         """
-        layers = self._looks[number]
-        if noise is None or self.noise is None or self.noise[number] == 0:
+        layers, half = self._looks[number], (self.window[1] - self.window[0]) / 2
+        if around is None:
             return layers
-        own = float(self.noise[number]) / ((self.window[1] - self.window[0]) / 2)
-        return under_noise(layers, own, noise)
+        if self.lung is not None and self.lung[number] != 0:
+            own = (float(self.lung[number]) - self.window[0]) / half - 1
+            layers = under_lung(layers, own, around.lung, -self.window[0] / half - 1)
+        if self.noise is not None and self.noise[number] != 0:
+            layers = under_noise(layers, float(self.noise[number]) / half, around.noise)
+        return layers
 
     def draw_whole(self, volume_mm3: float, generator: torch.Generator) -> Tensor:
         """(bins,): a histogram of any texture, without its layers."""
@@ -145,6 +151,7 @@ class LesionTable:
             volume_mm3=self.volume_mm3[chosen],
             layers=self.layers[chosen],
             noise=None if self.noise is None else self.noise[chosen],
+            lung=None if self.lung is None else self.lung[chosen],
             scores={name: values[chosen] for name, values in self.scores.items()},
         )
 
@@ -172,8 +179,9 @@ def write_lesion_table(path: str | PathLike, table: LesionTable) -> None:
         for kind, volume, row in zip(table.texture, table.volume_mm3, table.layers, strict=True)
     ]
     text = json.dumps(head, indent=2)[:-2]
-    if table.noise is not None:
-        text += f',\n  "{NOISE}": {json.dumps(np.round(table.noise, 1).tolist())}'
+    for name in OF_SCANS:
+        if (values := getattr(table, name)) is not None:
+            text += f',\n  "{name}": {json.dumps(np.round(values, 1).tolist())}'
     if table.scores:
         rounded = {name: values.astype(int).tolist() for name, values in table.scores.items()}
         lines = ",\n".join(f"    {json.dumps(name)}: {values}" for name, values in rounded.items())
@@ -192,7 +200,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict) or set(content) - {OF_HEARTS, NOISE, LAYER_BINS, SCORES} != set(KEYS):
+    if not isinstance(content, dict) or set(content) - {OF_HEARTS, *OF_SCANS, LAYER_BINS, SCORES} != set(KEYS):
         raise UserError(f"{path}: must have the keys {', '.join(KEYS)}")
     names, bins = content["textures"], content["bins"]
     fine = content.get(LAYER_BINS, bins)
@@ -200,11 +208,11 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         raise UserError(f"{path}: layer_bins={fine} must be a multiple of bins={bins}, whole numbers above 0")
     try:
         rows = np.array(content["lesions"], dtype=np.float64)
-        noise = np.array(content[NOISE], dtype=np.float64) if NOISE in content else None
+        scans = {name: np.array(content[name], dtype=np.float64) for name in OF_SCANS if name in content}
         window, depths = (tuple(float(v) for v in content[key]) for key in ("window", "depths_mm"))
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: lesions, window, noise and depths_mm must hold numbers ({error})"
+            f"{path}: lesions, window, {', '.join(OF_SCANS)} and depths_mm must hold numbers ({error})"
         ) from error
     if list(depths) != sorted(set(depths)) or not all(0 < depth < float("inf") for depth in depths):
         raise UserError(f"{path}: depths_mm={list(depths)} must rise, from above 0")
@@ -214,8 +222,11 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
     count = classes or len(depths) + 1
     if rows.ndim != 2 or rows.shape[1] != 2 + count * fine:
         raise UserError(f"{path}: each lesion needs a texture, a volume and {count} x {fine} bins")
-    if noise is not None and (noise.shape != (len(rows),) or not (np.isfinite(noise) & (noise >= 0)).all()):
-        raise UserError(f"{path}: noise must hold a number from 0 for each of the {len(rows)} lesions")
+    for name, values in scans.items():
+        right = values.shape == (len(rows),) and np.isfinite(values).all()
+        if not right or (name == "noise" and (values < 0).any()) or (name == "lung" and (values > 0).any()):
+            limit = "from 0" if name == "noise" else "up to 0"
+            raise UserError(f"{path}: {name} must hold a number {limit} for each of the {len(rows)} lesions")
     kind, volume, layers = rows[:, 0], rows[:, 1], rows[:, 2:].reshape(len(rows), count, -1)
     totals = layers.sum(axis=(1, 2), keepdims=True)
     if not (np.isfinite(rows).all() and (volume > 0).all() and (layers >= 0).all() and (totals > 0).all()):
@@ -235,8 +246,8 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         layers / totals,
         depths,
         classes,
-        noise,
-        scores,
+        scores=scores,
+        **scans,
     )
 
 
