@@ -199,7 +199,7 @@ class PaintingSettings(DataTypeSettings):
     compile: Flag
     overwrite: Flag
     sampler: choice(*SAMPLERS)
-    num_steps: NoCount
+    num_steps: either(Count, words=("auto", None))
     schedule_jump_params: JumpSettings
 
     @property

@@ -14,6 +14,9 @@ from LeFusion.runtime.commandline import PROJECT_ROOT, given_path
 from LeFusion.settings import InferenceSettings, PaintingSettings
 
 FOLDER = PROJECT_ROOT / "LeFusion" / "LeFusion_Model"
+DEFAULT_STEPS = (
+    10  # num_steps=auto with weights that do not say how many levels they need (docs/performance.md)
+)
 # Keys of the command that say which files it reads and writes, or that Painter.paint has arguments for
 OF_THE_COMMAND = ("model_path", "dataset_root_dir", "mask_dir", "test_txt_dir", "split", "target_img_path")
 OF_THE_COMMAND += ("target_label_path", "lesions_from", "donors_test_txt", "donor", "types", "condition")
@@ -67,11 +70,12 @@ def painter_settings(
 
 
 def sampler_settings(settings: PaintingSettings, metadata: dict) -> SamplerSettings:
-    """metadata: of the checkpoint, which may say how much intensity guidance its network needs, how long."""
-    guidance = settings.intensity_guidance
+    """metadata: of the checkpoint, which may say how many levels its network needs, and how much intensity
+    guidance, how long."""
+    guidance, steps = settings.intensity_guidance, settings.num_steps
     return SamplerSettings(
         settings.sampler,
-        settings.num_steps,
+        metadata.get("num_steps", DEFAULT_STEPS) if steps == "auto" else steps,
         settings.schedule_jump_params.jump_length,
         settings.schedule_jump_params.jump_n_sample,
         float(settings.guidance_scale),

@@ -139,7 +139,7 @@ def test_the_defaults_are_the_papers(composed):
         "max_weight": 1,
     }
     paint = composed("inference")
-    assert (paint["sampler"], paint["num_steps"], paint["guidance_scale"]) == ("ddim", 10, 1)  # measured
+    assert (paint["sampler"], paint["num_steps"], paint["guidance_scale"]) == ("ddim", "auto", 1)
     walk = composed("inference", "sampler=repaint")
     assert (walk["sampler"], walk["num_steps"]) == ("repaint", None)
     assert walk["schedule_jump_params"] == {"jump_length": 2, "jump_n_sample": 2}

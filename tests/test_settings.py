@@ -200,7 +200,7 @@ def test_fields_and_keys_are_the_same(command, model):
         ("inference", "compile", 5, "compile=5 must be true or false"),
         ("inference", "types", True, "types=true must be a whole number of at least 1"),
         ("inference", "shards", "abc", "shards=abc must be a whole number of at least 1"),
-        ("inference", "num_steps", True, "num_steps=true must be null or a whole number of at least 1"),
+        ("inference", "num_steps", True, "num_steps=true must be auto, null or a whole number of at least 1"),
         ("inference", "precision", [1], "precision=[1] must be one of no, bf16, fp16"),
         ("inference", "device", "meta", "device=meta must be auto, cpu, cuda, cuda:0, cuda:1, ... or mps"),
         ("inference", "device", None, "device=null must be auto, cpu, cuda, cuda:0, cuda:1, ... or mps"),

@@ -1,7 +1,7 @@
 """The histogram that an image is painted with: what `condition` in a configuration may be."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from LeFusion.textures.histograms import (
     condition_from_counts,
     folded,
     lesion_histogram,
+    mean_bin,
     perturb,
     shift_histogram,
 )
@@ -35,6 +36,8 @@ from LeFusion.textures.noise import look_around
 from LeFusion.textures.of_cases import textures_of_cases
 from LeFusion.textures.palette import Palette, load_palette, realistic_palette
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable
+
+MOST_DRAWS = 20  # of one lesion of each texture, until they are in order
 
 # A condition of the command: a name or number of a texture, mixture, own, ..., or bins; or scores of the real
 # lesions to draw from, such as {"texture_score": 5}
@@ -118,8 +121,10 @@ class Conditions:
         """
         part = loaded.all_lesions if part is None else part
         chosen = self.choose(loaded.case.name, kind)
-        address = (self.seed, "histogram", loaded.case.name, kind, *([number] if number else ()))
         table = self.palette.table
+        # images 1, 2, ... of one texture each: lesions that are drawn together
+        drawn = kind if chosen is None or table is None else kind - chosen
+        address = (self.seed, "histogram", loaded.case.name, drawn, *([number] if number else ()))
         if table is not None:
             look = self._drawn(table, loaded, part, chosen, address)
         elif chosen is None and own is None:
@@ -165,11 +170,21 @@ class Conditions:
             return self._drawn_of_heart(table, mm3, generator, chosen, loaded, part, address)
         number = table.pick(mm3, generator, chosen)
         around = look_around(loaded, part) if table.depths_mm or table.noise is not None else None
-        layers = table.look(number, around)
-        if table.depths_mm:
+        shares = layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm) if table.depths_mm else None
+
+        def look(number: int) -> Tensor:
+            layers = table.look(number, around)
+            if shares is None:
+                return layers
             layers = without_bright_rim(layers)
             layers = no_darker_than(layers, around.darkest) if around else layers
-            layers = with_shares(layers, layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm))
+            return with_shares(layers, shares)
+
+        if chosen is None or self.draw or self.of_case:
+            number = table.pick(mm3, generator, chosen)
+            layers = look(number)
+        else:
+            number, layers = _in_order(table, mm3, generator, look)[chosen]
         drawn = folded(layers.sum(dim=0), self.bins)
         wanted = perturb(drawn, self.perturbation, self.bins, address)
         if not table.depths_mm:
@@ -197,6 +212,20 @@ class Conditions:
             raise UserError(f"{loaded.case.mask_path}: {error}; choose another condition") from None
         wanted = in_heart(table.look(number), tissue, self.bins)
         return Wanted(perturb(wanted, self.perturbation, self.bins, address), drawn=number)
+
+
+def _in_order(
+    table: LesionTable, volume_mm3: float, generator: torch.Generator, look: Callable[[int], Tensor]
+) -> dict[int, tuple[int, Tensor]]:
+    """For each texture a lesion of it, by its number, and its look. They are drawn until the brightness of
+    their looks is in the order of that of their textures, MOST_DRAWS times."""
+    for _ in range(MOST_DRAWS):
+        drawn = {kind: table.pick(volume_mm3, generator, kind) for kind in table.from_dark}
+        looks = {kind: look(number) for kind, number in drawn.items()}
+        means = [mean_bin(layers.sum(dim=0)) for layers in looks.values()]
+        if means == sorted(means):
+            break
+    return {kind: (drawn[kind], looks[kind]) for kind in drawn}
 
 
 def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:

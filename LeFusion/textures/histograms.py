@@ -107,6 +107,11 @@ def lesion_histogram(image: Tensor, lesions: Tensor, bins: int = 16) -> Tensor:
     return (counts / lesions.flatten(1).sum(1, keepdim=True).clamp(min=1)).flatten()
 
 
+def mean_bin(histogram: Tensor) -> float:
+    """The mean index of (bins,), not all 0."""
+    return float((histogram * torch.arange(len(histogram), device=histogram.device)).sum() / histogram.sum())
+
+
 def refined(histogram: Tensor, parts: int = 8) -> Tensor:
     """Shares (bins,) -> (bins * parts,) float64: the same in each bin, but smooth across the bins.
 

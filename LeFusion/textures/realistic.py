@@ -18,7 +18,7 @@ from torch import Tensor
 
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.textures.histograms import folded
+from LeFusion.textures.histograms import folded, mean_bin
 from LeFusion.textures.noise import Around, under_lung, under_noise
 
 NEIGHBOURS = 12  # lesions of like size that one is drawn from
@@ -162,6 +162,13 @@ class LesionTable:
         return {None: np.arange(len(self.texture)), **numbers}
 
     @cached_property
+    def from_dark(self) -> tuple[int, ...]:
+        """The textures that have lesions, the darkest first."""
+        means = np.array([mean_bin(torch.from_numpy(row)) for row in self.histograms])
+        kinds = np.unique(self.texture).tolist()
+        return tuple(sorted(kinds, key=lambda kind: means[self.texture == kind].mean()))
+
+    @cached_property
     def _looks(self) -> Tensor:
         """(N, layers, layer_bins)"""
         return torch.from_numpy(self.layers.astype(np.float32))
@@ -200,7 +207,9 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict) or set(content) - {OF_HEARTS, *OF_SCANS, LAYER_BINS, SCORES} != set(KEYS):
+    if not isinstance(content, dict) or set(content) - {OF_HEARTS, *OF_SCANS, LAYER_BINS, SCORES} != set(
+        KEYS
+    ):
         raise UserError(f"{path}: must have the keys {', '.join(KEYS)}")
     names, bins = content["textures"], content["bins"]
     fine = content.get(LAYER_BINS, bins)

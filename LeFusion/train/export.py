@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from LeFusion.dataset.storage import atomic_file
-from LeFusion.diffusion import load_checkpoint, save_checkpoint
+from LeFusion.diffusion import NoiseSchedule, load_checkpoint, save_checkpoint
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, run_command
 from LeFusion.settings import LARGEST_MARGIN_MM
@@ -20,12 +20,13 @@ def export(
     intensity_guidance: float = 0.0,
     soft_edge_mm: float | None = None,
     guided_signal: float | None = None,
+    num_steps: int | None = None,
 ) -> None:
-    """intensity_guidance, soft_edge_mm: what inference uses with these weights unless told otherwise.
-    guided_signal: until when it guides, see SamplerSettings.
+    """intensity_guidance, soft_edge_mm, num_steps (of sampler=ddim): what inference uses with these weights
+    unless told otherwise. guided_signal: until when it guides, see SamplerSettings.
 
     Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average, or for a
-    guidance outside 0 to 1 or an edge outside 0 to LARGEST_MARGIN_MM."""
+    guidance outside 0 to 1, an edge outside 0 to LARGEST_MARGIN_MM or more steps than the training had."""
     if not 0 <= intensity_guidance <= 1:
         raise UserError(f"--intensity-guidance {intensity_guidance} must be a number from 0 to 1")
     checkpoint = load_checkpoint(source, "ema")
@@ -41,6 +42,11 @@ def export(
         if not 0 < guided_signal <= 1:
             raise UserError(f"--guided-signal {guided_signal} must be a number above 0, up to 1")
         metadata["guided_signal"] = guided_signal
+    if num_steps is not None:
+        most = NoiseSchedule.of(metadata["schedule"]).num_steps
+        if not 1 <= num_steps <= most:
+            raise UserError(f"--num-steps {num_steps} must be from 1 to {most}, the levels of the training")
+        metadata["num_steps"] = num_steps
     with atomic_file(target) as temporary:
         save_checkpoint(temporary, metadata, torch.float16, ema=checkpoint.network)
     size_mb = target.stat().st_size / 1e6
@@ -63,6 +69,7 @@ def main() -> None:
         type=float,
         help="share of signal in the variance until which it guides (default: as in the source)",
     )
+    parser.add_argument("--num-steps", type=int, help="of sampler=ddim (default: as in the source)")
     arguments = parser.parse_args()
     run_command(lambda: export(**vars(arguments)))
 

@@ -9,7 +9,7 @@ import torch
 from chosen import scan
 from scipy.ndimage import gaussian_filter
 
-from LeFusion.textures.noise import DARKEST, look_around, under_noise
+from LeFusion.textures.noise import DARKEST, look_around, under_lung, under_noise
 
 BINS = 64
 CENTRES = (np.arange(BINS) + 0.5) / BINS * 2 - 1
@@ -66,6 +66,14 @@ def test_the_darkest_is_that_of_the_tissue():
     assert darkest == pytest.approx(-0.3 - 0.1 * statistics.NormalDist().inv_cdf(1 - DARKEST), abs=0.02)
 
 
+def test_the_lung_is_what_is_beside_the_lesion_but_for_vessels_and_walls():
+    image = scan(0.1, lesion=-0.9)
+    values = image.volume.raw.copy()
+    values[:, :, ::4] = 0.7  # vessels
+    around = look_around(replace(image, volume=replace(image.volume, raw=values)), image.all_lesions)
+    assert around.lung == pytest.approx(-0.3, abs=0.02)
+
+
 def layers(sds=(0.1, 0.25), shares=(0.4, 0.6), bins=BINS):
     centres = (np.arange(bins) + 0.5) / bins * 2 - 1
     found = np.stack([np.exp(-((centres - 0.1) ** 2) / (2 * sd**2)) for sd in sds])
@@ -107,3 +115,28 @@ def test_noise_at_the_end_of_the_window_stays_within():
     given[0, -1] = 1
     found = under_noise(given, 0.0, 0.2)
     assert float(found.sum()) == pytest.approx(1) and float(found[0, -1]) == float(found.max())
+
+
+WATER = 3 / 7  # 0 HU in a window from -1000 to 400
+
+
+def spike(value):
+    found = torch.zeros(1, BINS)
+    found[0, int((value + 1) / 2 * BINS)] = 1
+    return found
+
+
+@pytest.mark.parametrize("of, wanted", [(-0.8, -0.45), (-0.45, -0.8)])
+def test_lung_becomes_the_other_lung_and_water_stays_water(of, wanted):
+    """And what is halfway between them is halfway still."""
+    for value, moved in ((of, wanted), ((of + WATER) / 2, (wanted + WATER) / 2), (0.6, 0.6)):
+        found = under_lung(spike(value), of, wanted, WATER)
+        assert moments(found[0])[0] == pytest.approx(moved, abs=1.5 / BINS)
+
+
+def test_other_lung_keeps_the_sums_and_the_same_lung_keeps_all():
+    given = torch.cat([layers(), torch.zeros(1, BINS)])
+    assert torch.allclose(under_lung(given, -0.8, -0.8, WATER), given, atol=1e-6)
+    for wanted in (-0.99, -0.5):
+        found = under_lung(given, -0.8, wanted, WATER)
+        assert torch.allclose(found.sum(dim=1), given.sum(dim=1), atol=1e-6) and bool((found >= 0).all())

@@ -96,6 +96,26 @@ def test_weights_that_know_sizes_get_real_lesions_of_like_size(tmp_path):
     assert torch.equal(conditions.histogram(small, 1), conditions.histogram(small, 1))
 
 
+def test_the_textures_of_a_lesion_are_in_order(tmp_path):
+    """Some dim lesions are brighter than some vivid ones; two that are drawn together are not."""
+    path, spread = table_in(tmp_path), np.random.default_rng(0).integers(-3, 4, 80)
+    table = read_lesion_table(path)
+    bins = 6 + 2 * table.texture + spread
+    write_lesion_table(path, replace(table, layers=np.eye(BINS)[bins][:, None]))
+    ours = {"realistic_textures": path, "types": 2, **SAME}
+    conditions = choose(**ours, know_sizes=True)
+    of_case = replace(conditions, of_case={f"case {n}": 0 for n in range(30)})
+    seen = []
+    for n in range(30):
+        one = loaded(f"case {n}")
+        dim, vivid = (int(conditions.histogram(one, kind).argmax()) for kind in (1, 2))
+        assert dim <= vivid
+        seen.append([dim, vivid, *(int(of_case.histogram(one, kind).argmax()) for kind in (1, 2))])
+    dim, vivid, first, second = np.array(seen).T
+    assert dim.max() > vivid.min() and len(set(dim)) > 3
+    assert (first != second).any()  # of one texture, but drawn anew for each image
+
+
 def test_layers_of_a_real_lesion_take_the_shares_of_the_lesion_to_paint(tmp_path):
     """Three voxels in a row at 1 mm are all in the layer at the border."""
     path = table_in(tmp_path, depths=(1.5,))

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from LeFusion.errors import UserError
-from LeFusion.textures.noise import under_noise
+from LeFusion.textures.histograms import mean_bin
+from LeFusion.textures.noise import Around, under_lung, under_noise
 from LeFusion.textures.realistic import (
     NEIGHBOURS,
     LesionTable,
@@ -32,9 +33,13 @@ def table_of(count=60, bins=16) -> LesionTable:
     )  # fmt: skip
 
 
-def draw(table, *wanted, noise=None):
+def draw(table, *wanted, around=None):
     """The look of a lesion that `pick` chooses."""
-    return table.look(table.pick(*wanted), noise)
+    return table.look(table.pick(*wanted), around)
+
+
+def around(noise=0.1, lung=-0.8) -> Around:
+    return Around(noise, -0.9, (0, 0, 0), lung)
 
 
 def test_a_drawn_histogram_is_of_a_lesion_of_like_size_and_texture():
@@ -170,21 +175,30 @@ def test_the_bundled_tables_get_brighter_with_size(name):
     assert by_texture == sorted(by_texture)
 
 
-def test_fine_layers_and_noise_are_read_as_they_were_written(tmp_path):
+def test_fine_layers_and_what_is_known_of_scans_are_read_as_they_were_written(tmp_path):
     table = table_of()
     fine = np.repeat(table.layers, 4, axis=2) / 4
-    noise = np.round(np.linspace(5, 80, 60), 1)
-    write_lesion_table(tmp_path / "t.json", replace(table, layers=fine, noise=noise))
+    noise, lung = np.round(np.linspace(5, 80, 60), 1), np.round(np.linspace(-900, -600, 60), 1)
+    write_lesion_table(tmp_path / "t.json", replace(table, layers=fine, noise=noise, lung=lung))
     back = read_lesion_table(tmp_path / "t.json")
     assert back.layer_bins == 64 and back.layers == pytest.approx(fine)
     assert back.histograms == pytest.approx(table.histograms)
-    assert back.noise.tolist() == noise.tolist() and back.only(1).noise.tolist() == noise[1::2].tolist()
+    for found, values in ((back.noise, noise), (back.lung, lung)):
+        assert found.tolist() == values.tolist()
+    assert back.only(1).noise.tolist() == noise[1::2].tolist()
+    assert back.only(1).lung.tolist() == lung[1::2].tolist()
 
 
 @pytest.mark.parametrize(
-    "change, words", [({"noise": [1, 2]}, "60 lesions"), ({"layer_bins": 24}, "multiple")]
+    "change, words",
+    [
+        ({"noise": [1, 2]}, "noise must hold a number from 0 for each of the 60 lesions"),
+        ({"noise": [-1] * 60}, "noise must hold"),
+        ({"lung": [40] * 60}, "lung must hold a number up to 0 for each of the 60 lesions"),
+        ({"layer_bins": 24}, "multiple"),
+    ],
 )
-def test_noise_and_finer_bins_that_do_not_fit_are_refused(tmp_path, change, words):
+def test_scans_and_finer_bins_that_do_not_fit_are_refused(tmp_path, change, words):
     path = tmp_path / "t.json"
     write_lesion_table(path, table_of())
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -198,14 +212,35 @@ def test_a_drawn_lesion_is_as_under_the_noise_of_the_scan():
     noisy = replace(table, noise=np.full(60, 70.0))
     for wanted in (0.05, 0.1, 0.2):
         plain, drawn = (
-            draw(one, lesion[0], torch.Generator().manual_seed(3), lesion[1], noise=wanted)
+            draw(one, lesion[0], torch.Generator().manual_seed(3), lesion[1], around=around(wanted))
             for one in (table, noisy)
         )
         assert torch.allclose(drawn, under_noise(plain, 0.1, wanted))
         assert torch.equal(drawn, plain) == (wanted <= 0.1)  # of one bin: not narrower
     unknown = replace(table, noise=np.zeros(60))
-    found = draw(unknown, 50.0, torch.Generator().manual_seed(3), 1, noise=0.2)
+    found = draw(unknown, 50.0, torch.Generator().manual_seed(3), 1, around=around(0.2))
     assert torch.equal(found, draw(table, 50.0, torch.Generator().manual_seed(3), 1))
+
+
+def test_a_drawn_lesion_is_as_beside_the_lung_of_the_scan():
+    """Lung of -860 HU is -0.8 of a window from -1000 to 400, water 3 / 7."""
+    table = table_of()
+    known, unknown = (replace(table, lung=np.full(60, hu)) for hu in (-860.0, 0.0))
+    plain = table.look(20)
+    for lung in (-0.9, -0.6):
+        found = known.look(20, around(lung=lung))
+        assert torch.allclose(found, under_lung(plain, -0.8, lung, 3 / 7))
+        assert (mean_bin(found[0]) > mean_bin(plain[0])) == (lung > -0.8)
+        assert torch.equal(unknown.look(20, around(lung=lung)), plain)
+    assert torch.allclose(known.look(20, around(lung=-0.8)), plain)
+
+
+def test_textures_are_known_from_dark_to_bright():
+    table = table_of()
+    assert table.from_dark == (0, 1)
+    turned = replace(table, texture=1 - table.texture)
+    assert turned.from_dark == (1, 0)
+    assert table.subset(table.texture == 1).from_dark == (1,)
 
 
 def scored() -> LesionTable:

@@ -100,10 +100,13 @@ def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, r
             export(path, exported, soft_edge_mm=edge)
     export(path, exported)
     soft = tmp_path / "soft.safetensors"
-    export(exported, soft, 1.0, 2.5, 0.99)
+    for steps in (0, 7):
+        with pytest.raises(UserError, match=f"--num-steps {steps} must be from 1 to 6, the levels of the"):
+            export(path, exported, num_steps=steps)
+    export(exported, soft, 1.0, 2.5, 0.99, 3)
     found = load_checkpoint(soft)
-    said = [found.metadata[key] for key in ("soft_edge_mm", "intensity_guidance", "guided_signal")]
-    assert said == [2.5, 1.0, 0.99]
+    keys = ("soft_edge_mm", "intensity_guidance", "guided_signal", "num_steps")
+    assert [found.metadata[key] for key in keys] == [2.5, 1.0, 0.99, 3]
     once = load_checkpoint(exported).network.state_dict()
     assert all(torch.equal(value, once[name]) for name, value in found.network.state_dict().items())
     assert exported.stat().st_size < path.stat().st_size / 3
