@@ -29,9 +29,10 @@ LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narro
 
 @dataclass(frozen=True)
 class Around:
-    """Of the tissue around a lesion, in network intensities: sd of the noise, and, within NEAR_MM, the
-    quantile of rank DARKEST. blur: along each axis, the sd in voxels of the Gaussian that would make white
-    noise as smooth as the scan's: it is far from 0 across slices that were thicker."""
+    """Of the tissue around a lesion, in network intensities: sd of the noise; within NEAR_MM the quantile of
+    rank DARKEST, and lung: the median of what is not brighter than that by more than LUNG. blur: along each
+    axis, the sd in voxels of the Gaussian that would make white noise as smooth as the scan's: it is far from
+    0 across slices that were thicker."""
 
     noise: float
     darkest: float
@@ -119,8 +120,10 @@ def under_lung(layers: Tensor, of: float, wanted: float, water: float) -> Tensor
     """Histograms (layers, bins) over [-1, 1] of a nodule beside lung of this intensity as beside other lung;
     same sums.
 
-    What is darker than water (0 HU) holds air as the lung does, at the border since voxels are shared with it:
-    its distance from water grows with the lung's. water: in network intensities.
+    What is darker than water (0 HU) holds air as the lung does, at the border because voxels are shared with
+    it: its distance from water grows with the lung's. (Medians of 97 nodules rise with the lung's, Theil-Sen,
+    by 1.6 [1.0, 2.2] in the first mm from the border, by 0.5 in the third, not in the core; air held in
+    proportion gives 0.7, 0.0, 0.0.) water: in network intensities.
     """
     factor = (wanted - water) / (of - water)
     edges = np.linspace(-1, 1, layers.shape[-1] + 1)

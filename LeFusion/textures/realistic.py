@@ -40,8 +40,9 @@ class LesionTable:
     ends; empty: lesions as a whole. classes: above 0, of hearts: `layers` are then the lesion labels, and
     window and bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue. The bins of
     `layers` may be finer, a multiple of `bins`. noise (N,): of each lesion's scan, sd in the window's units,
-    see textures.noise, and lung (N,): HU of the lung beside it; 0 where it is not known; None: of no lesion. scores: what radiologists of LIDC-IDRI
-    gave, by the names of HIGHEST_SCORES, (N,) each, 0 where it is not known.
+    and lung (N,): of the lung beside it, HU, see textures.noise; 0 where it is not known; None: of no lesion.
+    scores: what radiologists of LIDC-IDRI gave, by the names of HIGHEST_SCORES, (N,) each, 0 where it is not
+    known.
     """
 
     data_type: str
