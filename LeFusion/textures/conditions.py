@@ -168,7 +168,6 @@ class Conditions:
         mm3 = float(part.voxels.sum()) * math.prod(loaded.spacing_mm)
         if table.classes:
             return self._drawn_of_heart(table, mm3, generator, chosen, loaded, part, address)
-        number = table.pick(mm3, generator, chosen)
         around = look_around(loaded, part) if table.depths_mm or table.noise is not None else None
         shares = layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm) if table.depths_mm else None
 
