@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 
@@ -122,21 +122,22 @@ def memorisation(
 ) -> dict:
     """How like their nearest training lesion synthetic and unseen real lesions are; which are copies.
 
-    held_out: real lesions that no method was trained on. Without any, each training lesion is compared with
-    those of the other patients instead. A copy: a correlation above both COPY_CORRELATION and every one of
-    the real lesions. `compared` counts the lesions that have a training lesion of like size and shape at all.
+    held_out: real lesions that no method was trained on. Each training lesion, too, is compared with those of
+    the other patients; without held-out lesions these are the real ones. A copy: a correlation above both
+    COPY_CORRELATION and every one of the real lesions. `above` counts the lesions of each kind that are above
+    COPY_CORRELATION; `compared` the synthetic ones that have a training lesion of like size and shape at all.
     progress: wraps the loop, e.g. tqdm. Raises TooLittleData without two training lesions.
     """
     if len(training) < 2:
         raise TooLittleData(f"too few training lesions: {len(training)}; at least 2 are needed")
     known = TrainingLesions(training)
-    queries = [(lesion, None) for lesion in synthetic]
-    queries += [(lesion, None) for lesion in held_out]
-    if not held_out:
-        queries += [(lesion, lesion.patient) for lesion in training]
-    neighbours = [known.nearest(lesion, left_out) for lesion, left_out in progress(queries)]
-    of_synthetic, of_real = neighbours[: len(synthetic)], neighbours[len(synthetic) :]
-    real = [n.correlation for n in of_real if n.lesion]
+    queries = [(lesion, None) for lesion in (*synthetic, *held_out)]
+    queries += [(lesion, lesion.patient) for lesion in training]
+    neighbours = iter([known.nearest(lesion, left_out) for lesion, left_out in progress(queries)])
+    of_synthetic, of_held_out, of_training = (
+        list(islice(neighbours, len(lesions))) for lesions in (synthetic, held_out, training)
+    )
+    real = [n.correlation for n in (of_held_out or of_training) if n.lesion]
     threshold = max([COPY_CORRELATION, *real])
     rows = [
         {
@@ -154,12 +155,22 @@ def memorisation(
         "synthetic": _summary(found),
         "real": _summary(real),
         "threshold": threshold,
+        "above": {
+            "synthetic": _above(of_synthetic),
+            "held_out": _above(of_held_out),
+            "training": _above(of_training),
+        },
         "copies": sum(row["copy"] for row in rows),
         "lesions": len(rows),
         "compared": len(found),
         "correlations": {"synthetic": found, "real": real},
         "nearest": rows,
     }
+
+
+def _above(neighbours: Sequence[Neighbour]) -> dict[str, int]:
+    above = sum(near.correlation > COPY_CORRELATION for near in neighbours)
+    return {"above": above, "lesions": len(neighbours)}
 
 
 def _summary(values: Sequence[float]) -> dict | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from evaluation_pipeline.fidelity.memorisation import COPY_CORRELATION
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.tables import markdown_table
 
@@ -89,6 +90,11 @@ def summary_rows(report: dict) -> list[dict]:
         add("memorisation", "correlation with the nearest training lesion, median", *cells, "as real")
         cells = [f"{part[who]['max']:.3f}" if part[who] else "–" for who in ("synthetic", "real")]
         add("memorisation", "the same, highest", *cells, "as real")
+        of = part["above"]
+        real = [f"{_share(of['held_out'])} held out"] if of["held_out"]["lesions"] else []
+        real.append(f"{_share(of['training'])} training, with those of other patients")
+        measure = f"lesions above {COPY_CORRELATION} with a training lesion"
+        add("memorisation", measure, _share(of["synthetic"]), "; ".join(real), "as real")
         add(
             "memorisation",
             f"copies (above {part['threshold']:.3f})",
@@ -233,7 +239,8 @@ SECTIONS = (
         "Memorisation",
         "The highest normalised correlation with a training lesion, aligned by centroid, flips, turns by 90 "
         "degrees and shifts of a voxel, away from the border where the lesion is large enough. A copy lies "
-        "above every real lesion and above 0.95.",
+        "above every real lesion and above 0.95. How many real lesions are above 0.95 by chance: those held "
+        "out, and those of the training compared with other patients.",
     ),
     (
         "discriminator",
@@ -327,6 +334,11 @@ def _csv(rows: Sequence[dict]) -> str:
 
 def _spread(found: dict) -> str:
     return f"{found['mean']:.4g} [{found['low']:.3g}, {found['high']:.3g}]"
+
+
+def _share(counts: dict[str, int]) -> str:
+    above, lesions = counts["above"], counts["lesions"]
+    return f"{above} of {lesions} ({above / lesions:.1%})" if lesions else "–"
 
 
 def _number(value: float | None) -> str:

@@ -1,5 +1,7 @@
 """Copies are found however they are turned; new lesions are not called copies."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -16,6 +18,13 @@ def lesion(seed: int, name: str | None = None, kind: int = 0) -> Lesion:
     mask = radius + gaussian_filter(generator.standard_normal(radius.shape), 2) * 6 < 3.8
     image = gaussian_filter(generator.standard_normal(radius.shape), 1) * 200 - 100 * radius
     return make(image, mask, name or f"P{seed}", kind)
+
+
+def speckled(seed: int) -> Lesion:
+    """One that is not darker at its border, as which many lesions are alike."""
+    blob = lesion(seed)
+    image = gaussian_filter(np.random.default_rng(seed).standard_normal(blob.image.shape), 1) * 200
+    return make(image, blob.mask, blob.case)
 
 
 def make(image: np.ndarray, mask: np.ndarray, name: str, kind: int = 0) -> Lesion:
@@ -62,6 +71,18 @@ def test_real_lesions_that_are_as_like_set_the_threshold(training):
     found = memorisation([turned(training[2])], training, [turned(training[3], "twin")])
     assert found["threshold"] == pytest.approx(1)
     assert found["copies"] == 0
+    assert found["above"]["synthetic"] == found["above"]["held_out"] == {"above": 1, "lesions": 1}
+
+
+def test_training_lesions_that_are_alike_are_counted_but_not_those_of_one_patient():
+    """The floor: how many real lesions correlate above 0.95 with one of another patient."""
+    known = [speckled(seed) for seed in range(8)]
+    twin = turned(known[4], "twin")
+    for more, above in ((twin, 2), (replace(twin, patient="P4"), 0)):
+        found = memorisation([], [*known, more], [speckled(seed) for seed in range(20, 23)])
+        assert found["above"]["training"] == {"above": above, "lesions": 9}
+        assert found["above"]["held_out"] == {"above": 0, "lesions": 3}
+        assert found["real"]["max"] < 0.95  # of those held out
 
 
 def test_without_held_out_lesions_training_is_compared_with_other_patients(training):
