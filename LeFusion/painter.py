@@ -163,10 +163,7 @@ class Painter(BoxPainter):
             loaded.append(self._load(name, source.volume, labels.volume))
             conditions.append(self.conditions(texture, seed + number, kind))
         boxes = {number: self.boxes(case) for number, case in enumerate(loaded)}
-        looks = [
-            [chosen.wanted(case, kind, part=part, number=at) for at, part in enumerate(case.parts(self.size))]
-            for case, chosen in zip(loaded, conditions, strict=True)
-        ]
+        looks = [chosen.looks(case, kind, self.size) for case, chosen in zip(loaded, conditions, strict=True)]
 
         def task(number: int, part: int, earlier: Sequence[Patch]) -> Task:
             address = seed + number, name, kind

@@ -215,7 +215,7 @@ def _plan(
         try:
             canvas = job.canvas(case)
             boxes = job.painter.boxes(canvas.loaded)
-            requested = [job.condition(canvas, kind) for kind in range(1, types + 1)]
+            wanted = [job.looks(canvas, kind) for kind in range(1, types + 1)]
         except ValueError as error:
             reason = (
                 str(error)
@@ -228,12 +228,12 @@ def _plan(
             continue
         ending = _ending(case)
         label_name = output_mask_name(case.name + ending, job.layout)
-        for kind, histogram in enumerate(requested, start=1):
+        for kind, looks in enumerate(wanted, start=1):
             image_path = image_root / f"Image_{kind}" / (case.name + ending)
             label_path = label_root / f"Mask_{kind}" / label_name
-            made_from = manifest.made_from(canvas, histogram)
+            made_from = manifest.made_from(canvas, job.requested(canvas, looks))
             shape = canvas.loaded.volume.raw.shape
-            output = Output(case, kind, boxes, image_path, label_path, shape, made_from)
+            output = Output(case, kind, boxes, looks, image_path, label_path, shape, made_from)
             for key, target, source in (
                 ("target_img_path", image_path, case.image_path),
                 ("target_label_path", label_path, case.mask_path),
@@ -266,8 +266,7 @@ def _paint(outputs: Sequence[Output], job: Job, size: BatchSize, manifest: Manif
 def _task(job: Job, output: Output, part: int, earlier: Sequence[Patch]) -> Task:
     canvas = job.canvas(output.case)
     address = (job.seed, output.case.name, output.kind)
-    wanted = job.wanted(canvas, output.kind, part)
-    return Task(canvas.loaded, part, output.boxes, wanted, address, earlier)
+    return Task(canvas.loaded, part, output.boxes, output.looks[part], address, earlier)
 
 
 def _write(output: Output, patches: list[Patch], job: Job, manifest: Manifest, seconds: float) -> None:
@@ -293,7 +292,6 @@ def _record(
     """Measures a written image against what was asked for and what was there, on the stored grid."""
     case, layout = canvas.loaded, job.layout
     parts = case.parts(job.painter.size)
-    looks = [job.wanted(canvas, output.kind, number) for number in range(len(parts))]
     values, source = (
         np.concatenate([case.values_of(part, volume) for part in parts]) for volume in (written, case.volume)
     )
@@ -306,11 +304,11 @@ def _record(
     manifest.add(
         output.case.name,
         output.kind,
-        texture=job.conditions.name(output.case.name, output.kind, looks),
-        scores="; ".join(filter(None, map(job.conditions.scores, looks))),
+        texture=job.conditions.name(output.case.name, output.kind, output.looks),
+        scores="; ".join(filter(None, map(job.conditions.scores, output.looks))),
         donor=canvas.donor,
         made_from="" if seconds is None else output.made_from,  # of what was there already it is not known
-        requested=job.condition(canvas, output.kind),
+        requested=job.requested(canvas, output.looks),
         obtained=lesion_histogram(image, torch.from_numpy(lesions), job.bins),
         window=span,
         lesions=lesions,

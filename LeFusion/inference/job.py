@@ -1,6 +1,6 @@
 """The settings of a painting run, checked against each other, the data type and the checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +16,7 @@ from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
 from LeFusion.painter import Painter
 from LeFusion.runtime.commandline import given_path
 from LeFusion.settings import InferenceSettings
-from LeFusion.textures.conditions import Conditions, choose_conditions, own_histogram
+from LeFusion.textures.conditions import Conditions, choose_conditions, histogram_of, own_histogram
 from LeFusion.textures.histograms import shift_histogram
 from LeFusion.textures.layers import Wanted
 
@@ -47,14 +47,13 @@ class Job:
     save_edit_mask: bool
     canvas: Callable[[Case], Canvas]
 
-    def condition(self, canvas: Canvas, kind: int) -> torch.Tensor:
-        """The histogram asked for, (cond_dim,); zero for classes that the case lacks."""
-        return self.conditions.histogram(canvas.loaded, kind, canvas.own_histogram, self.painter.size)
+    def looks(self, canvas: Canvas, kind: int) -> tuple[Wanted, ...]:
+        """What the lesions of each part of a case are to look like."""
+        return self.conditions.looks(canvas.loaded, kind, self.painter.size, canvas.own_histogram)
 
-    def wanted(self, canvas: Canvas, kind: int, number: int) -> Wanted:
-        """What the lesions of part `number` (from 0) are to look like."""
-        part = canvas.loaded.parts(self.painter.size)[number]
-        return self.conditions.wanted(canvas.loaded, kind, canvas.own_histogram, part, number)
+    def requested(self, canvas: Canvas, looks: Sequence[Wanted]) -> torch.Tensor:
+        """The histogram asked for, (cond_dim,); zero for classes that the case lacks."""
+        return histogram_of(canvas.loaded, looks, self.painter.size)
 
 
 class Donors:

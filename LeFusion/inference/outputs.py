@@ -1,6 +1,6 @@
 """What a run of inference writes for a case and a texture type, and whether it is still what was written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from LeFusion.dataset.boxes import Box
@@ -8,6 +8,7 @@ from LeFusion.dataset.cases import Case
 from LeFusion.inference.job import Job
 from LeFusion.inference.report import Manifest
 from LeFusion.runtime.kept import is_whole
+from LeFusion.textures.layers import Wanted
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Output:
     case: Case
     kind: int
     boxes: tuple[Box, ...]  # one for each part, see LoadedCase.parts
+    looks: tuple[Wanted, ...] = field(compare=False)  # and what its lesions are to look like
     image_path: Path
     label_path: Path
     shape: tuple[int, ...]  # stored

@@ -88,22 +88,15 @@ class Conditions:
         drawn = [table.textures[table.texture[look.drawn]] for look in looks]
         return "; ".join(dict.fromkeys(drawn)) or "realistic"
 
-    def histogram(
-        self, loaded: LoadedCase, kind: int, own: Tensor | None = None, size: Sequence[int] | None = None
-    ) -> Tensor:
-        """(cond_dim,): what all lesions of a case are to look like together; see `wanted`.
+    def looks(
+        self, loaded: LoadedCase, kind: int, size: Sequence[int], own: Tensor | None = None
+    ) -> tuple[Wanted, ...]:
+        """What the lesions of each part of a case are to look like; see `wanted`.
 
-        size: of the boxes in which they are painted; None: all lesions are in one.
+        size: of the boxes in which they are painted.
         """
-        parts = [loaded.all_lesions] if size is None else loaded.parts(size)
-        shape = len(loaded.layout.lesion_labels), self.bins
-        voxels = torch.stack([part.voxels.flatten(1).sum(dim=1) for part in parts]).float()
-        wanted = torch.stack(
-            [self.wanted(loaded, kind, own, part, n).histogram.reshape(shape) for n, part in enumerate(parts)]
-        )
-        if len(parts) == 1:
-            return wanted.flatten()
-        return ((wanted * voxels[..., None]).sum(dim=0) / voxels.sum(dim=0)[:, None].clamp(min=1)).flatten()
+        parts = loaded.parts(size)
+        return tuple(self.wanted(loaded, kind, own, part, number) for number, part in enumerate(parts))
 
     def wanted(
         self,
@@ -225,6 +218,15 @@ def _in_order(
         if means == sorted(means):
             break
     return {kind: (drawn[kind], looks[kind]) for kind in drawn}
+
+
+def histogram_of(loaded: LoadedCase, looks: Sequence[Wanted], size: Sequence[int]) -> Tensor:
+    """(cond_dim,): what all lesions of a case are to look like together, from the looks of its parts."""
+    voxels = torch.stack([part.voxels.flatten(1).sum(dim=1) for part in loaded.parts(size)]).float()
+    wanted = torch.stack([look.histogram.reshape(len(voxels[0]), -1) for look in looks])
+    if len(looks) == 1:
+        return wanted.flatten()
+    return ((wanted * voxels[..., None]).sum(dim=0) / voxels.sum(dim=0)[:, None].clamp(min=1)).flatten()
 
 
 def own_histogram(loaded: LoadedCase, bins: int) -> Tensor:

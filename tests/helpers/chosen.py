@@ -13,7 +13,7 @@ from LeFusion.dataset.loading import LoadedCase
 from LeFusion.dataset.volume import Volume
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.settings import InferenceSettings
-from LeFusion.textures.conditions import choose_conditions
+from LeFusion.textures.conditions import choose_conditions, histogram_of
 from LeFusion.textures.realistic import LesionTable, write_lesion_table
 
 FITTED = PROJECT_ROOT / "configs" / "fitted_textures"
@@ -72,6 +72,11 @@ def histogram(shares):
     for number, share in shares.items():
         values[number] = share
     return values
+
+
+def asked(conditions, case, kind, own=None, size=(9, 9, 9)):
+    """(cond_dim,): the histogram that an output of a case is to have."""
+    return histogram_of(case, conditions.looks(case, kind, size, own), size)
 
 
 def choose(layout=LAYOUT, know_sizes=False, **changes):

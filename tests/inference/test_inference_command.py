@@ -19,6 +19,7 @@ import LeFusion.inference.inference as inference
 import LeFusion.inference.report as report
 from LeFusion.dataset import loading
 from LeFusion.runtime.commandline import PROJECT_ROOT
+from LeFusion.textures.conditions import Conditions
 
 SCRIPT = PROJECT_ROOT / "LeFusion" / "inference" / "inference.py"
 REGION = ["diffusion_depth_size=8", "diffusion_img_size=16", "device=cpu", "preview_cases=1"]
@@ -67,6 +68,19 @@ def assert_refused(result, *texts):
     assert error.rstrip().endswith(lines[0]), error
     for text in texts:
         assert str(text) in lines[0], lines[0]
+
+
+def test_what_a_lesion_is_to_look_like_is_worked_out_once(paint, monkeypatch):
+    asked, wanted = Counter(), Conditions.wanted
+
+    def counted(self, loaded, kind, *rest):
+        asked[loaded.case.name, kind] += 1
+        return wanted(self, loaded, kind, *rest)
+
+    monkeypatch.setattr(Conditions, "wanted", counted)
+    code, _, error = paint("condition=realistic", "types=2")
+    assert code == 0, error
+    assert len(asked) == 6 and set(asked.values()) == {1}
 
 
 def test_what_is_written(paint, lidc, tmp_path, files):

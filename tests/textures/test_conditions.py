@@ -17,6 +17,7 @@ from chosen import (
     SECOND,
     THIRD,
     TWO_CLASSES,
+    asked,
     choose,
     histogram,
     loaded,
@@ -31,7 +32,7 @@ from LeFusion.textures.histograms import lesion_histogram, shift_histogram
 def test_textures_go_to_the_outputs_in_order():
     conditions = choose()
     for kind, expected in ((1, FIRST), (2, SECOND), (3, THIRD)):
-        assert torch.allclose(conditions.histogram(loaded(), kind), expected)
+        assert torch.allclose(asked(conditions, loaded(), kind), expected)
         assert conditions.name("A", kind) == conditions.name("B", kind) == f"type {kind}"
 
 
@@ -39,7 +40,7 @@ def test_textures_go_to_the_outputs_in_order():
 def test_one_texture_by_number_or_name_for_every_output(condition):
     conditions = choose(condition=condition, types=7)
     for kind in range(1, 8):
-        assert torch.allclose(conditions.histogram(loaded(), kind), SECOND)
+        assert torch.allclose(asked(conditions, loaded(), kind), SECOND)
         assert conditions.name("A", kind) == "type 2"
 
 
@@ -48,7 +49,7 @@ def test_cases_may_have_a_texture_of_their_own(condition):
     conditions = choose(condition=condition, textures_of={"A": 3, "B": "type 2"})
     assert [conditions.choose("A", kind) for kind in (1, 2, 3)] == [2, 2, 2]
     assert [conditions.name("B", kind) for kind in (1, 2)] == ["type 2"] * 2
-    assert torch.equal(conditions.histogram(loaded("A"), 1), THIRD)
+    assert torch.equal(asked(conditions, loaded("A"), 1), THIRD)
     without = choose(condition=condition)
     assert [conditions.choose("C", kind) for kind in range(1, 9)] == [
         without.choose("C", kind) for kind in range(1, 9)
@@ -76,25 +77,25 @@ def test_fitted_textures_are_chosen_by_name_and_keep_their_reference():
 def test_own_is_the_histogram_of_the_lesion_unperturbed():
     conditions = choose(condition="own", textures=None, types=5, histogram_perturbation=0.5)
     for kind in (1, 5):
-        assert torch.allclose(conditions.histogram(loaded(), kind), OWN)
+        assert torch.allclose(asked(conditions, loaded(), kind), OWN)
         assert conditions.name("A", kind) == "own"
     donated = histogram({4: 1.0})
-    assert torch.equal(conditions.histogram(loaded(), 1, own=donated), donated)
+    assert torch.equal(asked(conditions, loaded(), 1, own=donated), donated)
     textures = choose(condition=2)
-    assert torch.allclose(textures.histogram(loaded(), 1, own=donated), SECOND)  # not asked for
+    assert torch.allclose(asked(textures, loaded(), 1, own=donated), SECOND)  # not asked for
 
 
 def test_a_list_of_counts():
     conditions = choose(condition=[0, 1, 3] + [0] * 13, textures=None, types=2)
     for kind in (1, 2):
-        assert torch.allclose(conditions.histogram(loaded(), kind), histogram({1: 0.25, 2: 0.75}))
+        assert torch.allclose(asked(conditions, loaded(), kind), histogram({1: 0.25, 2: 0.75}))
     assert conditions.name("A", 1) == "given"
 
 
 def test_a_list_for_two_classes_is_normalised_by_class():
     counts = [4] + [0] * 15 + [0] * 15 + [9]
     conditions = choose(TWO_CLASSES, condition=counts, textures=None, cond_dim=32)
-    found = conditions.histogram(loaded(lesions=((100,), (50,))), 1)
+    found = asked(conditions, loaded(lesions=((100,), (50,))), 1)
     assert torch.allclose(found, torch.cat([histogram({0: 1}), histogram({15: 1})]))
 
 
@@ -117,7 +118,7 @@ def save_reference(folder, lesion=85, healthy=None):
 def test_the_histogram_of_a_reference_lesion(tmp_path):
     conditions = choose(**save_reference(tmp_path), types=4)
     for kind in (1, 4):
-        assert torch.equal(conditions.histogram(loaded(), kind), histogram({8: 1.0}))
+        assert torch.equal(asked(conditions, loaded(), kind), histogram({8: 1.0}))
     assert conditions.name("A", 1) == "of look.nii.gz"
 
 
@@ -127,10 +128,10 @@ def test_a_reference_lesion_is_seen_relative_to_healthy_tissue(tmp_path):
         lesions=((100,), ()), reference_mean=65 / 80 - 1
     )  # two bins above the reference's tissue
     assert torch.allclose(
-        conditions.histogram(brighter, 1), torch.cat([histogram({10: 1.0}), torch.zeros(16)]), atol=1e-5
+        asked(conditions, brighter, 1), torch.cat([histogram({10: 1.0}), torch.zeros(16)]), atol=1e-5
     )
     with pytest.raises(ValueError, match=r"/labels/A\.nii\.gz.*class 2.*'of look\.nii\.gz'"):
-        conditions.histogram(loaded(lesions=((100,), (90,)), reference_mean=0.0), 1)
+        asked(conditions, loaded(lesions=((100,), (90,)), reference_mean=0.0), 1)
 
 
 def test_references_that_are_missing_are_named(tmp_path):
@@ -151,11 +152,11 @@ def test_textures_move_with_the_healthy_tissue_of_the_case():
     for mean in (palette.reference_mean, -0.5, 0.1):
         case = loaded(lesions=((100,), (50,)), reference_mean=mean)
         expected = shift_histogram(palette.histograms[0], mean - palette.reference_mean, BINS)
-        assert torch.allclose(conditions.histogram(case, 1), expected, atol=1e-5)
+        assert torch.allclose(asked(conditions, case, 1), expected, atol=1e-5)
     absolute = loaded(lesions=((100,), (50,)))  # a case without reference: as the palette says
-    assert torch.allclose(conditions.histogram(absolute, 1), palette.histograms[0], atol=1e-6)
+    assert torch.allclose(asked(conditions, absolute, 1), palette.histograms[0], atol=1e-6)
     still = loaded(reference_mean=0.5)  # and textures without reference stay for any case
-    assert torch.allclose(choose(condition=2).histogram(still, 1), SECOND)
+    assert torch.allclose(asked(choose(condition=2), still, 1), SECOND)
 
 
 def test_a_class_that_the_case_lacks_gets_zeros():
@@ -163,40 +164,38 @@ def test_a_class_that_the_case_lacks_gets_zeros():
         TWO_CLASSES, textures=str(FITTED / "emidec_fitted.json"), cond_dim=32, histogram_perturbation=0.1
     )
     for kind in (1, 2, 3):
-        without = conditions.histogram(loaded(lesions=((100,), ())), kind)
-        both = conditions.histogram(loaded(lesions=((100,), (50,))), kind)
+        without = asked(conditions, loaded(lesions=((100,), ())), kind)
+        both = asked(conditions, loaded(lesions=((100,), (50,))), kind)
         assert torch.equal(without[:16], both[:16]) and not bool(without[16:].any()) and bool(both[16:].any())
     own = choose(TWO_CLASSES, condition="own", cond_dim=32, textures=None)
     case = loaded(lesions=((), (50, 55)))
-    assert torch.equal(own.histogram(case, 1), torch.cat([torch.zeros(16), histogram({5: 1.0})]))
-    assert torch.equal(own.histogram(case, 1), lesion_histogram(case.image_dhw[None], case.lesions_dhw))
+    assert torch.equal(asked(own, case, 1), torch.cat([torch.zeros(16), histogram({5: 1.0})]))
+    assert torch.equal(asked(own, case, 1), lesion_histogram(case.image_dhw[None], case.lesions_dhw))
 
 
 def test_a_class_without_histogram_is_refused_by_file():
     textures = [[1] + [0] * 31, [1] * 32]
     conditions = choose(TWO_CLASSES, textures=textures, types=2, cond_dim=32)
     case = loaded("P7", lesions=((100,), (50,)))
-    assert bool(conditions.histogram(case, 2)[16:].any())
+    assert bool(asked(conditions, case, 2)[16:].any())
     with pytest.raises(ValueError, match=r"/labels/P7\.nii\.gz.*class 2.*'type 1' has no histogram"):
-        conditions.histogram(case, 1)
-    assert torch.equal(conditions.histogram(loaded(lesions=((100,), ())), 1)[:16], histogram({0: 1.0}))
+        asked(conditions, case, 1)
+    assert torch.equal(asked(conditions, loaded(lesions=((100,), ())), 1)[:16], histogram({0: 1.0}))
     with pytest.raises(ValueError, match=r"/labels/P7\.nii\.gz"):  # also where the lesion is another's
-        choose(TWO_CLASSES, condition="own", cond_dim=32, textures=None).histogram(
-            case, 1, own=torch.eye(32)[3]
-        )
+        asked(choose(TWO_CLASSES, condition="own", cond_dim=32, textures=None), case, 1, own=torch.eye(32)[3])
 
 
 def test_perturbed_histograms_are_drawn_for_each_output():
     conditions = choose(condition=2, histogram_perturbation=0.2)
     addresses = [(name, kind) for name in "AB" for kind in (1, 2)]
-    found = {address: conditions.histogram(loaded(address[0]), address[1]) for address in addresses}
+    found = {address: asked(conditions, loaded(address[0]), address[1]) for address in addresses}
     assert len({tuple(h.tolist()) for h in found.values()}) == 4
     for (name, kind), drawn in found.items():
         assert float(drawn.sum()) == pytest.approx(1) and torch.equal(drawn > 0, SECOND > 0)
         assert 0 < float((drawn - SECOND).abs().max()) < 0.2
-        again = choose(condition=2, histogram_perturbation=0.2).histogram(loaded(name), kind)
+        again = asked(choose(condition=2, histogram_perturbation=0.2), loaded(name), kind)
         assert torch.equal(again, drawn)
-    other = choose(condition=2, histogram_perturbation=0.2, seed=1).histogram(loaded("A"), 1)
+    other = asked(choose(condition=2, histogram_perturbation=0.2, seed=1), loaded("A"), 1)
     assert not torch.equal(other, found["A", 1])
 
 
@@ -218,7 +217,7 @@ def test_a_mixture_is_addressed():
     for name in names[:5]:  # and the histogram is that of the name
         number = conditions.choose(name, 2)
         assert conditions.name(name, 2) == f"type {number + 1}"
-        assert torch.allclose(conditions.histogram(loaded(name), 2), (FIRST, SECOND, THIRD)[number])
+        assert torch.allclose(asked(conditions, loaded(name), 2), (FIRST, SECOND, THIRD)[number])
 
 
 @pytest.mark.parametrize(
@@ -294,7 +293,7 @@ def test_lists_that_are_no_histogram_are_refused(counts):
 
 def test_a_perturbation_beyond_1_is_refused():
     with pytest.raises(ValueError, match="histogram_perturbation=1.5"):
-        choose(histogram_perturbation=1.5).histogram(loaded(), 1)
+        asked(choose(histogram_perturbation=1.5), loaded(), 1)
 
 
 def test_the_shipped_configurations_give_conditions(composed):

@@ -17,6 +17,7 @@ from chosen import (
     SECOND,
     THIRD,
     WINDOW,
+    asked,
     choose,
     defaults,
     histogram,
@@ -91,9 +92,9 @@ def test_weights_that_know_sizes_get_real_lesions_of_like_size(tmp_path):
     conditions = choose(realistic_textures=table_in(tmp_path), types=2, **SAME, know_sizes=True)
     assert conditions.palette.names == ("dim", "vivid")
     small, large = loaded(), loaded("B", lesions=(tuple(range(8)),), mm=7.1)
-    found = [[int(conditions.histogram(one, kind).argmax()) for kind in (1, 2)] for one in (small, large)]
+    found = [[int(asked(conditions, one, kind).argmax()) for kind in (1, 2)] for one in (small, large)]
     assert found == [[2, 10], [6, 14]]
-    assert torch.equal(conditions.histogram(small, 1), conditions.histogram(small, 1))
+    assert torch.equal(asked(conditions, small, 1), asked(conditions, small, 1))
 
 
 def test_the_textures_of_a_lesion_are_in_order(tmp_path):
@@ -187,7 +188,7 @@ def test_each_part_of_a_case_has_what_it_wants_and_the_case_their_mean():
     parts = case.parts(size)
     found = [conditions.wanted(case, 1, None, part, n).histogram for n, part in enumerate(parts)]
     assert [int(h.argmax()) for h in found] == [2, 13]
-    assert torch.allclose(conditions.histogram(case, 1, size=size), histogram({2: 0.25, 13: 0.75}))
+    assert torch.allclose(asked(conditions, case, 1, size=size), histogram({2: 0.25, 13: 0.75}))
 
 
 def test_parts_draw_apart_from_each_other(tmp_path):
@@ -206,7 +207,7 @@ def test_other_weights_and_published_get_the_published_textures(tmp_path):
     for options in ({}, {"condition": "published", "know_sizes": True}):
         conditions = choose(realistic_textures=path, **SAME, **options)
         assert conditions.palette.table is None and len(conditions.palette.histograms) == 3
-        assert torch.equal(conditions.histogram(loaded(), 2), histogram({8: 0.25, 9: 0.75}))
+        assert torch.equal(asked(conditions, loaded(), 2), histogram({8: 0.25, 9: 0.75}))
 
 
 def test_textures_of_one_s_own_come_before_the_table(tmp_path):
@@ -246,7 +247,7 @@ def test_realistic_draws_textures_as_common_as_texture_shares_say(tmp_path):
     assert set(names) == {"dim", "vivid"} and min(names.values()) > 25
     only = choose(realistic_textures=table_in(tmp_path), condition="vivid", **SAME, know_sizes=True)
     assert {only.name(f"case {number}", 1) for number in range(5)} == {"vivid"}
-    assert int(only.histogram(loaded(), 1).argmax()) == 10
+    assert int(asked(only, loaded(), 1).argmax()) == 10
 
 
 def test_realistic_without_a_table_or_with_another_window_is_refused(tmp_path):
