@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
 import torch
@@ -70,8 +70,9 @@ def serve(
         tells.send({"error": str(error)})
         return
     requests: queue.Queue[Request] = queue.Queue()
-    with Listener(backlog=BACKLOG, authkey=key) as listener:
-        threading.Thread(target=_accept, args=(listener, Shelf(keep_bytes), requests), daemon=True).start()
+    with Listener(backlog=BACKLOG) as listener:
+        arguments = listener, key, Shelf(keep_bytes), requests
+        threading.Thread(target=_accept, args=arguments, daemon=True).start()
         tells.send({"place": listener.address, "device": str(painter.device)})
         tells.close()
         size = BatchSize(LARGEST_BATCH, "try precision=bf16, or smaller lesions")
@@ -82,7 +83,11 @@ def serve(
                 continue
             while not requests.empty():
                 waiting.append(requests.get())
-            paint_all(painter, size, waiting)
+            try:
+                paint_all(painter, size, waiting)
+            except Exception as error:  # of none of them alone; nobody may wait for ever
+                for connection, _ in waiting:
+                    _reply(connection, _failure(error))
 
 
 class Shelf:
@@ -154,27 +159,34 @@ def _failure(error: Exception) -> dict[str, Any]:
     return {"error": str(error) if mistake else f"in the painter's process: {error!r}", "mistake": mistake}
 
 
-def _accept(listener: Listener, shelf: Shelf, requests: "queue.Queue[Request]") -> None:
+def _accept(listener: Listener, key: bytes, shelf: Shelf, requests: "queue.Queue[Request]") -> None:
+    """Without an end: where nobody accepts, all who ask wait for ever."""
     while True:
+        connection = None
         try:
             connection = listener.accept()
-        except BROKEN:  # one that gave up, or has another key
+            threading.Thread(target=_receive, args=(connection, key, shelf, requests), daemon=True).start()
+        except Exception:  # one that gave up, or too many files or threads for now
+            if connection is not None:
+                connection.close()
             time.sleep(0.01)
-            continue
-        threading.Thread(target=_receive, args=(connection, shelf, requests), daemon=True).start()
 
 
-def _receive(connection: Connection, shelf: Shelf, requests: "queue.Queue[Request]") -> None:
-    """In a thread of its own, so that a process that stops in the middle holds nobody up."""
+def _receive(connection: Connection, key: bytes, shelf: Shelf, requests: "queue.Queue[Request]") -> None:
+    """In a thread of its own, so that a process that stops in the middle, even of its greeting, holds nobody
+    up."""
     try:
+        deliver_challenge(connection, key)
+        answer_challenge(connection, key)
         request = _unpacked(connection.recv_bytes())
-    except BROKEN:
+        if request["what"] == "paint":
+            requests.put((connection, request))
+        else:
+            _reply(connection, shelf.answer(request))
+    except BROKEN:  # one that gave up, or has another key
         connection.close()
-        return
-    if request["what"] == "paint":
-        requests.put((connection, request))
-    else:
-        _reply(connection, shelf.answer(request))
+    except Exception as error:
+        _reply(connection, _failure(error))
 
 
 def _reply(connection: Connection, answer: Mapping[str, Any]) -> None:

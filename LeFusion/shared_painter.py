@@ -5,6 +5,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -79,13 +80,15 @@ class SharedPainter(Painter):
         )
         process.start()
         tells.close()  # so that the end of the process is the end of the pipe
+        # The end of the pipe alone would not do: a process that was forked meanwhile may hold it open
+        wait([ready, process.sentinel])
         try:
-            started = ready.recv()
+            started = ready.recv() if ready.poll() else None
         except EOFError:
+            started = None
+        if started is None:
             process.join()
-            raise UserError(
-                "the painter's process ended before it was ready; see its messages above"
-            ) from None
+            raise UserError("the painter's process ended before it was ready; see its messages above")
         if "error" in started:
             process.join()
             raise UserError(started["error"])
@@ -96,7 +99,7 @@ class SharedPainter(Painter):
             every=checked["every"],
             seed=checked["seed"],
         )
-        painter.__dict__["_end"] = weakref.finalize(painter, _end, process)
+        painter.__dict__["_end"] = weakref.finalize(painter, _end, process, os.getpid())
         return painter
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,7 +154,9 @@ class SharedPainter(Painter):
         return ask(self.address, what, request)
 
 
-def _end(process: Any) -> None:
+def _end(process: Any, owner: int) -> None:
+    if os.getpid() != owner:  # a forked worker, which gives up its copy of the painter
+        return
     process.terminate()
     process.join(ENDS_WITHIN_S)
     if process.is_alive():

@@ -1,12 +1,15 @@
 """The process of a SharedPainter from within: who may ask, what is kept, whose mistake is whose."""
 
+import socket
 import threading
+from contextlib import contextmanager
 from multiprocessing import AuthenticationError, Pipe
 from multiprocessing.connection import Client, Listener
 from queue import Queue
 
 import pytest
 import torch
+from waiting import in_time
 
 from LeFusion.box_painter import Prepared
 from LeFusion.errors import UserError
@@ -81,10 +84,49 @@ def test_the_shelf_holds_no_more_than_it_may():
     assert shelf.used == 2 * size
 
 
-def test_only_who_has_the_key_may_ask():
-    with Listener(authkey=b"key") as listener:
-        arguments = (listener, Shelf(0), Queue())
+@contextmanager
+def listening(requests=None):
+    """A listener whose requests are accepted."""
+    with Listener() as listener:
+        arguments = (listener, b"key", Shelf(0), requests or Queue())
         threading.Thread(target=_accept, args=arguments, daemon=True).start()
+        yield listener
+
+
+def test_who_stops_in_the_middle_of_a_greeting_holds_nobody_up():
+    with listening() as listener, socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(listener.address)
+        assert (
+            in_time(lambda: ask(Address(listener.address, b"key"), "set_epoch", {"epoch": 4}))["epoch"] == 4
+        )
+
+
+def test_accepting_goes_on_where_there_is_no_thread_left(monkeypatch):
+    class Refused(threading.Thread):
+        failed = 0
+
+        def start(self):
+            if self._target.__name__ == "_receive" and Refused.failed < 2:
+                Refused.failed += 1
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Refused)
+    with listening() as listener:
+        address = Address(listener.address, b"key")
+        for _ in range(2):
+            with pytest.raises(UserError, match="process has ended"):
+                in_time(lambda: ask(address, "epoch", {}))
+        assert in_time(lambda: ask(address, "epoch", {})) == {"epoch": None}
+
+
+def test_who_asks_something_odd_is_told():
+    with listening() as listener, pytest.raises(RuntimeError, match="in the painter's process: KeyError"):
+        ask(Address(listener.address, b"key"), "keep", {})
+
+
+def test_only_who_has_the_key_may_ask():
+    with listening() as listener:
         with pytest.raises(AuthenticationError):
             Client(listener.address, authkey=b"other")
         Client(listener.address, authkey=b"key").close()  # asks nothing

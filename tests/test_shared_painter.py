@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader, Dataset
+from waiting import in_time
 
-from LeFusion import Painter, RandPaintLesiond, SharedPainter, UserError
+from LeFusion import Painter, RandPaintLesiond, SharedPainter, UserError, shared_painter
 from LeFusion.runtime.commandline import PROJECT_ROOT
 
 NETWORK = "lidc_small"
@@ -157,6 +158,34 @@ def test_an_epoch_that_is_not_said_a_killed_process_and_closing():
     assert process.exitcode == 0 and not place.exists()
     with pytest.raises(UserError, match="process has ended"):
         painter.set_epoch(1)
+
+
+def test_one_that_ends_while_it_starts_is_noticed_though_a_fork_holds_its_pipe(monkeypatch):
+    """A loader's worker that was forked meanwhile has all open that its parent had."""
+    held, pipe = [], multiprocessing.Pipe
+
+    def shared_pipe(_context, duplex=True):
+        ends = pipe(duplex)
+        held.append(os.dup(ends[1].fileno()))
+        return ends
+
+    monkeypatch.setattr(type(multiprocessing.get_context("spawn")), "Pipe", shared_pipe)
+    monkeypatch.setattr(shared_painter, "serve", os.getpid)  # which refuses its arguments
+    with pytest.raises(UserError, match="ended before it was ready"):
+        in_time(lambda: SharedPainter.load(NETWORK, **SIZES))
+    os.close(*held)
+
+
+def test_a_forked_worker_that_drops_its_painter_does_not_end_it(shared):
+    worker = os.fork()
+    if worker == 0:
+        try:
+            shared.close()
+        finally:
+            os._exit(0)
+    os.waitpid(worker, 0)
+    item = region(0)
+    assert shared.paint(item["image"], item["lesion"]).shape == item["image"].shape
 
 
 PARENT = """
