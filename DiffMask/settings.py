@@ -25,6 +25,8 @@ from LeFusion.runtime.validation import (
     whole,
 )
 from LeFusion.settings import (
+    LIDC,
+    REGIONS,
     BatchSize,
     DataTypeSettings,
     Device,
@@ -81,7 +83,7 @@ class MaskInferenceSettings(DataTypeSettings):
     masks_from: NoPath
     organ_masks: NoPath
     lesion_masks: NoPath
-    diameter_mm: Given
+    diameter_mm: either(number("a number"), Range, words=(REGIONS, LIDC))
     border_mm: Given
     inside_share: Share
     vessel_share: Share

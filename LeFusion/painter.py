@@ -186,7 +186,7 @@ class Painter(BoxPainter):
         seed: int = 0,
         *,
         texture: str | int | None = None,
-        diameter_mm: float | Sequence[float] | None = None,
+        diameter_mm: float | Sequence[float] | str = "regions",
         affine: np.ndarray | None = None,
     ) -> "Inserted[Image]":
         """Inserts lesions into a whole chest CT, as `lefusion insert` does.
@@ -200,7 +200,9 @@ class Painter(BoxPainter):
             seed: of everything that is drawn.
             texture: "realistic" (a real lesion of like size), "mixture", or the name or number of one; of
                 lesions whose sites name none. None: `default_texture`.
-            diameter_mm: longest axial diameter: a number, (low, high), or None: as real nodules.
+            diameter_mm: longest axial diameter of lesions whose sites name none: a number, (low, high), or
+                drawn from real nodules: "regions" (of the training regions) or "lidc" (of all LIDC-IDRI, of
+                which most are small).
             affine: (4, 4), voxel index to mm (RAS), of arrays without one; None: voxels of 1 mm whose axes
                 run to the right, front and top.
 

@@ -268,10 +268,12 @@ class InferenceSettings(PaintingSettings):
 
 
 Counts = kind(list[int], "[fewest, most]", lambda ends: len(ends) == 2 and 1 <= ends[0] <= ends[1] <= LARGEST)
+# Whose diameters are drawn, see DiffMask.placement.spheres.draw_diameter
+REGIONS, LIDC = "regions", "lidc"
 Millimetres = either(
     number("a number above 0", lambda mm: mm > 0),
     numbers(2, "[low, high], above 0", lambda ends: 0 < ends[0] <= ends[1]),
-    words=(None,),
+    words=(REGIONS, LIDC),
 )
 
 

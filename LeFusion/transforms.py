@@ -194,7 +194,7 @@ class RandInsertLesiond(_RandLesiond):
         painter: Painter,
         lesions: int | Sequence[int] = (1, 3),
         texture: str | int | None = None,
-        diameter_mm: float | Sequence[float] | None = None,
+        diameter_mm: float | Sequence[float] | str = "regions",
         label_key: Hashable | None = None,
         prob: float = 0.5,
         allow_missing_keys: bool = False,

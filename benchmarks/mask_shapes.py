@@ -31,6 +31,7 @@ from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.diffusion import address_seed
 from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser, plain
+from LeFusion.settings import LIDC
 
 SIDE = 72  # voxels of 1 mm, room for the largest
 MM = (1.0, 1.0, 1.0)
@@ -44,7 +45,7 @@ def generate(count: int, settings: MaskInferenceSettings) -> list[np.ndarray]:
     drafts = []
     for number in range(1, count + 1):
         generator = torch.Generator().manual_seed(address_seed(settings.seed, "diameter", number))
-        diameter = draw_diameter(generator)
+        diameter = draw_diameter(generator, LIDC)
         grid = MaskGrid.around(middle, diameter, MM, maker.size, maker.spacing_mm)
         placement = Placement(middle, diameter, float("inf"), 1.0)
         scan = Scan("shapes", Path("shapes"))

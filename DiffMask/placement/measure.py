@@ -86,6 +86,11 @@ def measure_lidc(nodules_dir: Path, regions_dir: Path) -> dict:
             "count": len(spheres),
             "quantiles": evenly(np.maximum(spheres, 2), 51),
         },
+        "region_sphere_diameter_mm": {
+            "of": "the same of the lesions in the training regions of LIDC/Pathological",
+            "count": len(radii),
+            "quantiles": evenly(2 * radii, 51),
+        },
         "border": {
             "of": "the sphere around a lesion to the border of the lung",
             "count": int((at_border | clear).sum()),

@@ -17,9 +17,13 @@ import torch
 from DiffMask.placement.lungs import depth_mm, lung_mask, vessel_mask
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
+from LeFusion.settings import LIDC, REGIONS
 
 STATISTICS = Path(__file__).parent / "statistics"
 Given = float | Sequence[float] | None  # a number, a range (low, high), or None: as in real lesions
+# Of the nodules of the training regions, or of all of LIDC-IDRI, of which most are small
+DIAMETERS = {REGIONS: "region_sphere_diameter_mm", LIDC: "sphere_diameter_mm"}
+Diameter = float | Sequence[float] | str  # a number, a range (low, high), or one of DIAMETERS
 
 TRIES = 45  # distances drawn for one lesion
 KEPT_DIAMETER = 15  # tries with one diameter, then another is drawn, so that large ones are not at a loss
@@ -121,7 +125,7 @@ class LungScene:
 def place_in_lung(
     scene: LungScene,
     generator: torch.Generator,
-    diameter_mm: Given = None,
+    diameter_mm: Diameter = REGIONS,
     border_mm: Given = None,
     inside_share: float = 0.9,
     vessel_share: float = 0.03,
@@ -130,9 +134,9 @@ def place_in_lung(
 ) -> Placement:
     """Draw a sphere in the lung and in the volume, at least `gap_mm` from other lesions.
 
-    diameter_mm: of the sphere, see Placement.
+    diameter_mm: of the sphere, see Placement and draw_diameter; a drawn one fits into the volume.
     border_mm: from the sphere to the lung's border, below 0 for one that reaches out of it; kept to 1 mm.
-        Both may be a number, a range (low, high) or None: as in real lesions.
+        A number, a range (low, high) or None: as in real lesions.
     inside_share: at least so much of the sphere is lung.
     vessel_share: at most so much of it is large vessels and airways. Of the spheres around 77 real lesions,
         90 % hold less than 3 %.
@@ -141,12 +145,13 @@ def place_in_lung(
     Raises ValueError, in one line, when no place is found.
     """
     shape, spacing = scene.lung.shape, scene.spacing_mm
+    room = min(n * s for n, s in zip(shape, spacing, strict=True))
     refusals: dict[str, int] = {}
     for attempt in range(TRIES):
         if attempt % KEPT_DIAMETER == 0:
-            diameter = draw_diameter(generator, diameter_mm)
+            diameter = draw_diameter(generator, diameter_mm, room)
         radius = diameter / 2
-        if any(diameter > n * s for n, s in zip(shape, spacing, strict=True)):
+        if diameter > room:
             extent = " x ".join(f"{n * s:g}" for n, s in zip(shape, spacing, strict=True))
             _count(refusals, f"it is larger than the volume of {extent} mm")
             continue
@@ -182,10 +187,18 @@ def place_lesions(
     return placements
 
 
-def draw_diameter(generator: torch.Generator, given: Given = None) -> float:
-    """A diameter in mm: the number given, uniform in a range, or that of a sphere around a LIDC nodule."""
-    if given is None:
-        return _quantile(load_statistics("lidc")["sphere_diameter_mm"]["quantiles"], uniform(generator))
+def draw_diameter(
+    generator: torch.Generator, given: Diameter = REGIONS, most_mm: float = float("inf")
+) -> float:
+    """A diameter in mm: the number given, uniform in a range, or that of the sphere around a real nodule.
+
+    given: of nodules a key of DIAMETERS. most_mm: larger nodules are not drawn; where all are larger, it is
+    the diameter.
+    """
+    if isinstance(given, str):
+        quantiles = load_statistics("lidc")[DIAMETERS[given]]["quantiles"]
+        share = float(np.interp(most_mm, quantiles, np.linspace(0, 1, len(quantiles))))
+        return min(_quantile(quantiles, share * uniform(generator)), most_mm)
     low, high = bounds(given, "diameter_mm")
     if low <= 0:
         raise UserError(f"diameter_mm {given} must be above 0")

@@ -59,7 +59,7 @@ def inserted(
     lesions: int | Sequence[int] | Sequence[Site],
     seed: int,
     texture: str | int | None,
-    diameter_mm: float | Sequence[float] | None,
+    diameter_mm: float | Sequence[float] | str,
 ) -> Inserted:
     """See Painter.insert."""
     asked = {"texture": plain_value(texture), "diameter_mm": plain_value(diameter_mm)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from DiffMask.placement.spheres import Placement, draw_diameter
+from DiffMask.placement.spheres import Diameter, Placement, draw_diameter
 from DiffMask.shapes.features import longest_axial_diameter_mm
 from LeFusion.box_painter import paint_case
 from LeFusion.dataset.axes import Axes
@@ -24,6 +24,7 @@ from LeFusion.insertion.result import Inserted, Lesion, mean_of, measured
 from LeFusion.insertion.shapes import Shape, Wanted, make_shapes
 from LeFusion.insertion.sites import Site
 from LeFusion.insertion.tools import Tools
+from LeFusion.settings import REGIONS
 from LeFusion.textures.conditions import Conditions
 
 DIAMETERS = 5  # drawn for one lesion, where no place is found
@@ -37,7 +38,7 @@ def insert_lesions(
     seed: int = 0,
     version: int = 1,
     texture: str | int | None = None,
-    diameter_mm: float | Sequence[float] | None = None,
+    diameter_mm: Diameter = REGIONS,
     done: Callable[[], None] = lambda: None,
 ) -> Inserted:
     """A CT with lesions in it.
@@ -47,7 +48,8 @@ def insert_lesions(
         seed, version: of everything that is drawn; the same seed gives the same lesions in whatever order and
             format the scan is stored.
         texture: of lesions whose sites name none, see Tools.conditions.
-        diameter_mm: longest axial diameter of those that are drawn: a number, (low, high) or None, as real.
+        diameter_mm: longest axial diameter of lesions whose sites name none: a number, (low, high), or whose
+            are drawn, see DiffMask.placement.spheres.DIAMETERS.
         done: called after each lesion.
 
     Raises UserError, naming the file and the site, for a scan that is no CT in HU, sites outside the lung,
@@ -62,7 +64,7 @@ def insert_lesions(
         wanted = _drawn(canvas, lung, lesions, address, diameter_mm)
         shapes = make_shapes(wanted, tools.maker, lung, canvas.spacing_mm, tools.redraws + 1, canvas.size)
     else:
-        wanted, shapes = _given(canvas, lesions, address, tools)
+        wanted, shapes = _given(canvas, lesions, address, tools, diameter_mm)
     textures = {_name(lesion): lesion.texture or texture for lesion in wanted}
     conditions = tools.conditions(textures, {_name(lesion): lesion.what for lesion in wanted})
     made, edit = [], np.zeros(volume.raw.shape, bool)
@@ -92,14 +94,14 @@ def _lung(canvas: Canvas) -> Lung:
         raise UserError(f"{canvas.source.path}: {error}") from None
 
 
-def _drawn(canvas: Canvas, lung: Lung, count: int, address: str, diameter_mm) -> list[Wanted]:
+def _drawn(canvas: Canvas, lung: Lung, count: int, address: str, diameter_mm: Diameter) -> list[Wanted]:
     wanted, taken = [], []
     for number in range(1, count + 1):
         generator = torch.Generator().manual_seed(address_seed("placement", address, number))
         taken.append(_place(canvas, lung, generator, diameter_mm, taken, f"lesion {number} of {count}"))
         placement = taken[-1]
         centre, sphere = lung.centre(placement), placement.diameter_mm
-        asked = None if diameter_mm is None else sphere
+        asked = None if isinstance(diameter_mm, str) else sphere
         what = f"{canvas.source.path}: lesion {number}"
         patch = canvas.patch(centre, centre)
         wanted.append(Wanted(what, address, number, centre, sphere, asked, None, patch))
@@ -107,7 +109,12 @@ def _drawn(canvas: Canvas, lung: Lung, count: int, address: str, diameter_mm) ->
 
 
 def _place(
-    canvas: Canvas, lung: Lung, generator: torch.Generator, diameter_mm, taken: list[Placement], what: str
+    canvas: Canvas,
+    lung: Lung,
+    generator: torch.Generator,
+    diameter_mm: Diameter,
+    taken: list[Placement],
+    what: str,
 ) -> Placement:
     """A sphere in the lung; where no place is found for its diameter, another is drawn."""
     reason = None
@@ -119,17 +126,14 @@ def _place(
     raise UserError(f"{canvas.source.path}: {what}: {reason}; ask for fewer or smaller lesions")
 
 
-def _diameter(canvas: Canvas, generator: torch.Generator, diameter_mm) -> float:
+def _diameter(canvas: Canvas, generator: torch.Generator, diameter_mm: Diameter) -> float:
     """Drawn; of those of real nodules one that the network's box holds."""
     room = min(n * mm for n, mm in zip(canvas.size, canvas.network_mm, strict=True)) - ROOM_MM
-    drawn = draw_diameter(generator, diameter_mm)
-    while diameter_mm is None and drawn > room:
-        drawn = draw_diameter(generator)
-    return drawn
+    return draw_diameter(generator, diameter_mm, room)
 
 
 def _given(
-    canvas: Canvas, sites: Sequence[Site], address: str, tools: Tools
+    canvas: Canvas, sites: Sequence[Site], address: str, tools: Tools, diameter_mm: Diameter
 ) -> tuple[list[Wanted], list[Shape]]:
     """The lesions of sites, in their order; those without a mask get a shape made."""
     if len(sites) > MOST_LESIONS:
@@ -148,11 +152,11 @@ def _given(
         lung = lung or _lung(canvas)
         in_lung(lung, centre, f"{site.what}: the site")
         generator = torch.Generator().manual_seed(address_seed("diameter", address, number))
-        sphere = _diameter(canvas, generator, site.diameter_mm)
+        given = diameter_mm if site.diameter_mm is None else site.diameter_mm
+        sphere = _diameter(canvas, generator, given)
+        asked = None if isinstance(given, str) else sphere
         patch = canvas.patch(centre, centre)
-        wanted.append(
-            Wanted(site.what, address, number, centre, sphere, site.diameter_mm, site.texture, patch)
-        )
+        wanted.append(Wanted(site.what, address, number, centre, sphere, asked, site.texture, patch))
     to_make = [lesion for lesion in wanted if lesion.number not in shapes]
     if to_make:
         made = make_shapes(to_make, tools.maker, lung, canvas.spacing_mm, tools.redraws + 1, canvas.size)

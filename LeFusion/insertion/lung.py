@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from DiffMask.placement.lungs import block_mean
-from DiffMask.placement.spheres import Given, LungScene, Placement, place_in_lung
+from DiffMask.placement.spheres import Diameter, LungScene, Placement, place_in_lung
 from LeFusion.dataset.boxes import Box
 from LeFusion.errors import UserError
 from LeFusion.insertion.canvas import Canvas, Patch
@@ -36,7 +36,9 @@ class Lung:
         self.spacing_mm = tuple(mm * n for mm, n in zip(canvas.spacing_mm, self.factors, strict=True))
         self.scene = LungScene(np.concatenate(slabs), self.spacing_mm)
 
-    def place(self, generator: torch.Generator, diameter_mm: Given, taken: Sequence[Placement]) -> Placement:
+    def place(
+        self, generator: torch.Generator, diameter_mm: Diameter, taken: Sequence[Placement]
+    ) -> Placement:
         """A sphere drawn in the lung, clear of those taken; see `place_in_lung`. Its centre is a voxel of the
         coarse grid: see `centre`."""
         return place_in_lung(self.scene, generator, diameter_mm, taken=taken)

@@ -25,7 +25,7 @@ from LeFusion.insertion.sites import Site, read_sites
 from LeFusion.insertion.tools import Tools
 from LeFusion.runtime.commandline import choose_device, git_commit, given_path, output_folder, say
 from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
-from LeFusion.settings import InsertSettings
+from LeFusion.settings import REGIONS, InsertSettings
 from LeFusion.viewer.files import Files, read_scan
 from LeFusion.viewer.page import Page, write_page
 
@@ -96,7 +96,7 @@ def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> int |
     """What a scan is to get: a count, or its sites."""
     if settings.layout.myocardium_label is not None:
         for key in ("lesions", "sites", "masks", "diameter_mm"):
-            if getattr(settings, key) not in (None, 1):
+            if getattr(settings, key) not in (None, 1, REGIONS):
                 raise UserError(
                     f"{key}={getattr(settings, key)} is for lungs; a heart gets one infarct, in its wall or "
                     "under the lesion labels of its label map"

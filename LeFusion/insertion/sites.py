@@ -48,7 +48,7 @@ class Site:
         what: how messages call it.
         world: (x, y, z) of its centre in mm, RAS as in NIfTI.
         voxel: (i, j, k) of its centre, an index of the stored array.
-        diameter_mm: its longest axial diameter; None: as real nodules.
+        diameter_mm: its longest axial diameter; None: as of lesions that are drawn.
         texture: name or number; None: that of the run.
         mask: a file with the lesion itself.
         label: its number in `mask`; None: all voxels above 0.

@@ -146,7 +146,7 @@ class Engine:
         """As real nodules, but no larger than the region has room for."""
         generator = torch.Generator().manual_seed(address_seed(seed, "diameter"))
         room = 0.6 * min(n * mm for n, mm in zip(shape, spacing_mm, strict=True))
-        return min(max(draw_diameter(generator), LEAST_MM), MOST_MM, max(room, LEAST_MM))
+        return draw_diameter(generator, most_mm=min(MOST_MM, max(room, LEAST_MM)))
 
 
 class Everywhere:

@@ -132,9 +132,7 @@ def test_given_masks_are_the_labels(chest, tools, tmp_path):
 )
 def test_what_cannot_be_is_an_error_that_names_the_lesion(chest, tools, lesions, line):
     with pytest.raises(UserError, match=line) as refused:
-        insert_lesions(
-            read_volume(chest()), tools, lesions, diameter_mm=None if isinstance(lesions, list) else 9
-        )
+        insert_lesions(read_volume(chest()), tools, lesions, diameter_mm=9)
     assert "\n" not in str(refused.value)
 
 
@@ -159,6 +157,14 @@ def test_a_scan_that_is_not_in_hu_is_refused(chest, tools):
     volume = read_volume(chest())
     with pytest.raises(UserError, match="are not in HU"):
         insert_lesions(replace(volume, raw=(volume.raw.astype(np.int32) + 3000)), tools, 1)
+
+
+def test_a_site_without_a_diameter_has_that_of_the_run(chest, tools):
+    sites = [site(*MIDDLE, diameter_mm=None), site(26, 36, 10, diameter_mm=5.0)]
+    found = insert_lesions(read_volume(chest()), tools, sites, diameter_mm=6.0)
+    assert [lesion.asked_mm for lesion in found.lesions] == [6, 5]
+    found = insert_lesions(read_volume(chest()), tools, sites[:1])
+    assert found.lesions[0].asked_mm is None  # drawn
 
 
 def test_what_was_not_met_is_noted(chest, tools):

@@ -9,6 +9,7 @@ import torch
 from scipy import ndimage
 
 from DiffMask.placement.spheres import (
+    DIAMETERS,
     LungScene,
     draw_border,
     draw_diameter,
@@ -150,13 +151,22 @@ def test_a_given_sphere_must_lie_in_the_volume():
         require_fit((16, 30, 30), 33, SHAPE, ONE_MM)
 
 
+def test_diameters_for_which_there_is_no_room_are_not_drawn():
+    generator = seeded()
+    drawn = [draw_diameter(generator, "regions", 20) for _ in range(500)]
+    assert max(drawn) <= 20 and np.mean(np.array(drawn) > 19) < 0.1  # not heaped at the largest
+    assert draw_diameter(generator, "regions", 5) == 5  # all real ones are larger
+
+
 def test_drawn_sizes_and_distances_are_those_of_real_lesions():
     statistics = load_statistics("lidc")
     generator = seeded()
-    diameters = [draw_diameter(generator) for _ in range(2000)]
-    quantiles = statistics["sphere_diameter_mm"]["quantiles"]
-    assert np.median(diameters) == pytest.approx(np.median(quantiles), rel=0.06)
-    assert statistics["sphere_diameter_mm"]["count"] > 2000 and 7 < np.median(quantiles) < 11
+    for given, count, low, high in (((), 77, 14, 16), (("lidc",), 2288, 8, 9)):
+        measured = statistics[DIAMETERS[given[0] if given else "regions"]]
+        diameters = [draw_diameter(generator, *given) for _ in range(2000)]
+        found = np.quantile(diameters, (0.25, 0.5, 0.75))
+        assert found == pytest.approx(np.quantile(measured["quantiles"], (0.25, 0.5, 0.75)), rel=0.08)
+        assert measured["count"] == count and low < found[1] < high
     lows = np.array([draw_border(generator, 5.0) for _ in range(2000)])
     at_border = lows.mean(axis=1) < -1e-9
     assert at_border.mean() == pytest.approx(statistics["border"]["share_at_border"], abs=0.04)
