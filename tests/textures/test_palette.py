@@ -109,9 +109,9 @@ def test_the_textures_of_a_lesion_are_in_order(tmp_path):
     seen = []
     for n in range(30):
         one = loaded(f"case {n}")
-        dim, vivid = (int(conditions.histogram(one, kind).argmax()) for kind in (1, 2))
+        dim, vivid = (int(asked(conditions, one, kind).argmax()) for kind in (1, 2))
         assert dim <= vivid
-        seen.append([dim, vivid, *(int(of_case.histogram(one, kind).argmax()) for kind in (1, 2))])
+        seen.append([dim, vivid, *(int(asked(of_case, one, kind).argmax()) for kind in (1, 2))])
     dim, vivid, first, second = np.array(seen).T
     assert dim.max() > vivid.min() and len(set(dim)) > 3
     assert (first != second).any()  # of one texture, but drawn anew for each image
