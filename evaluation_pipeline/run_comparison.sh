@@ -64,9 +64,9 @@ done
 "$PYTHON" "$here/check_comparison.py" "${all[@]}"
 
 mkdir -p "$WORK_DIR/logs"
-for run in "${runs[@]}"; do
-  options_of "$run"
-  echo "== $model, $name"
+for i in "${!runs[@]}"; do
+  options_of "${runs[i]}"
+  echo "== run $((i + 1)) of ${#runs[@]}: $model, $name (log: $log)"
   lefusion_launch "$here/run_segmentation_training.py" "${training[@]}" 2>&1 | tee "$log" | tail -n 1
   "$PYTHON" "$here/run_segmentation_evaluation.py" "${evaluation[@]}" 2>&1 | tee -a "$log" | tail -n 1
 done

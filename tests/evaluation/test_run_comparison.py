@@ -56,7 +56,9 @@ def test_a_learning_curve(tmp_path):
     with open(tmp_path / "work/results.csv", newline="") as file:
         assert [row["Experiment Name"] for row in csv.DictReader(file)] == ["P_n1_seed0", "P_n2_seed0"]
     for count in (1, 2):
-        log = (tmp_path / f"work/logs/UNet_P_n{count}_seed0.log").read_text()
+        log_path = tmp_path / f"work/logs/UNet_P_n{count}_seed0.log"
+        assert f"== run {count} of 2: UNet, P_n{count}_seed0 (log: {log_path})" in ran.stdout
+        log = log_path.read_text()
         assert f"{count} real and 0 synthetic training cases" in log
         assert (tmp_path / f"work/tables/n{count}/comparison.csv").exists()
     assert (tmp_path / "work/tables/learning_curves.png").exists()
