@@ -17,11 +17,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from LeFusion.errors import UserError
 
 RAYS = 360  # a step of one degree is half a voxel at the epicardium of a large heart
 RAY_STEP = 0.25  # voxels
+# What the steps of two voxel grids would tear in a lesion that is moved is smoothed: radii along the wall, and
+# the source's labels before they are looked up between its voxels
+WALL_DEG, LABEL_BLUR = 10, 0.7  # degrees; sd in voxels
 
 # Settings of septal_angle. Radii are counted in epicardial radii, outwards from the epicardium.
 APICAL_SHARE = 0.25  # the share of the slices, at the apex, where there may be no right ventricle
@@ -109,10 +113,10 @@ def transfer_lesions(
 ) -> np.ndarray:
     """The target's labels with the source's lesions in its wall.
 
-    Each voxel of the target's wall takes the lesion label, if any, of the source's wall voxel that is nearest
-    to the same address (see the top of this file). The rest of the wall is myocardium, also where the target
-    had a lesion of its own. So no label leaves the target's wall, and what lies inside a lesion stays inside
-    it. Where the source's wall has a gap (an open ring at the base), there is no lesion. A lesion in few
+    A voxel of the target's wall is lesion where, at the same address (see the top of this file), more of the
+    source's wall is lesion than myocardium, and it takes the label of which there is most; the source's labels
+    are a little blurred. The rest of the wall is myocardium, also where the target had a lesion of its own. So
+    no label leaves the target's wall, and what lies inside a lesion stays inside it. Where the source's wall has a gap (an open ring at the base), there is no lesion. A lesion in few
     slices may be lost in a heart that has fewer.
 
     source_labels: (D, H, W). target_labels: (D', H', W'); the result has its shape and type, nothing is
@@ -139,9 +143,9 @@ def transfer_lesions(
         positions = _positions(angle - turn_rad, depth, source_wall)
         found = np.isfinite(positions).all(axis=1)
         voxels, positions = voxels[found], positions[found]
-        nearest = _nearest(positions, np.argwhere(source_walls[source_z]))
-        labels = source_labels[source_z][tuple(nearest.T)]
-        lesion = np.isin(labels, lesion_labels)
+        held = [_share(source_labels[source_z] == label, positions) for label in lesion_labels]
+        lesion = np.sum(held, axis=0) > _share(source_labels[source_z] == anatomy.myocardium, positions)
+        labels = np.asarray(lesion_labels)[np.argmax(held, axis=0)]
         result[z][tuple(voxels[lesion].T)] = labels[lesion]
     if not np.isin(result, lesion_labels).any():
         target_order = _apex_to_base(target_walls, target_labels == anatomy.cavity)
@@ -186,6 +190,8 @@ def _measure(cavity: np.ndarray, wall: np.ndarray) -> _Wall:
     inner = radii[on_wall.argmax(axis=0)]
     outer = radii[len(radii) - 1 - on_wall[::-1].argmax(axis=0)] + RAY_STEP
     has_wall = on_wall.any(axis=0)
+    near = np.maximum(_circular_mean(has_wall, WALL_DEG), 1 / RAYS)
+    inner, outer = (_circular_mean(np.where(has_wall, radii, 0), WALL_DEG) / near for radii in (inner, outer))
     return _Wall(centre, np.where(has_wall, inner, np.nan), np.where(has_wall, outer, np.nan))
 
 
@@ -215,10 +221,11 @@ def _positions(angle: np.ndarray, depth: np.ndarray, wall: _Wall) -> np.ndarray:
     return wall.centre + radius[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
 
 
-def _nearest(positions: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-    """The nearest of the voxels (M, 2) to each position (N, 2) -> (N, 2)."""
-    distance = ((positions[:, None] - voxels[None]) ** 2).sum(axis=-1)
-    return voxels[distance.argmin(axis=1)]
+def _share(mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """How much of a mask (H, W) is at each position (N, 2) -> (N,) in [0, 1]."""
+    return ndimage.map_coordinates(
+        ndimage.gaussian_filter(mask.astype(float), LABEL_BLUR), positions.T, order=1
+    )
 
 
 def _blood_score(image: np.ndarray, cavity: np.ndarray, wall: np.ndarray) -> np.ndarray:
