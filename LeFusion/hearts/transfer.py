@@ -23,8 +23,8 @@ from LeFusion.errors import UserError
 
 RAYS = 360  # a step of one degree is half a voxel at the epicardium of a large heart
 RAY_STEP = 0.25  # voxels
-# What the steps of two voxel grids would tear in a lesion that is moved is smoothed: radii along the wall, and
-# the source's labels before they are looked up between its voxels
+# The steps of two voxel grids would tear a lesion that is moved. So the wall's radii are smoothed along it,
+# and the source's labels before they are looked up between its voxels
 WALL_DEG, LABEL_BLUR = 10, 0.7  # degrees; sd in voxels
 
 # Settings of septal_angle. Radii are counted in epicardial radii, outwards from the epicardium.
@@ -114,10 +114,11 @@ def transfer_lesions(
     """The target's labels with the source's lesions in its wall.
 
     A voxel of the target's wall is lesion where, at the same address (see the top of this file), more of the
-    source's wall is lesion than myocardium, and it takes the label of which there is most; the source's labels
-    are a little blurred. The rest of the wall is myocardium, also where the target had a lesion of its own. So
-    no label leaves the target's wall, and what lies inside a lesion stays inside it. Where the source's wall has a gap (an open ring at the base), there is no lesion. A lesion in few
-    slices may be lost in a heart that has fewer.
+    source's wall is lesion than myocardium, and it takes the label of which there is most; the source's
+    labels are a little blurred. The rest of the wall is myocardium, also where the target had a lesion of its
+    own. So no label leaves the target's wall, and what lies inside a lesion stays inside it. Where the
+    source's wall has a gap (an open ring at the base), there is no lesion. A lesion in few slices may be lost
+    in a heart that has fewer.
 
     source_labels: (D, H, W). target_labels: (D', H', W'); the result has its shape and type, nothing is
     changed in place. turn_rad: septal angle of the target minus that of the source. Raises ValueError when
