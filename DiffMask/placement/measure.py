@@ -11,10 +11,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from DiffMask.placement.lungs import depth_mm, lung_mask
 from DiffMask.placement.sectors import DEEPEST
 from DiffMask.placement.spheres import sphere_around
+from DiffMask.placement.surroundings import tissue_share
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.cases import Layout, find_cases
@@ -57,7 +59,7 @@ def measure_lidc(nodules_dir: Path, regions_dir: Path) -> dict:
         mask = read_volume(case.mask_path).labels > 0
         diameters.append((6 * mask.sum() / np.pi) ** (1 / 3))
         spheres.append(sphere_around(mask, ISOTROPIC).diameter_mm)
-    radii, depths, reach = [], [], []
+    radii, depths, reach, tissues = [], [], [], []
     for case in find_cases(regions_dir, Layout(), regions_dir / "test.txt", "train"):
         hu, lesion = read_volume(case.image_path).values, read_volume(case.mask_path).labels > 0
         lung = lung_mask(hu, ISOTROPIC, lesion)
@@ -66,7 +68,8 @@ def measure_lidc(nodules_dir: Path, regions_dir: Path) -> dict:
         depths.append(depth_mm(lung, ISOTROPIC)[tuple(np.rint(sphere.centre_dhw).astype(int))])
         # How far one can see: up to the first and last slice
         reach.append(min(sphere.centre_dhw[0] + 0.5, lesion.shape[0] - 0.5 - sphere.centre_dhw[0]))
-    radii, depths, reach = map(np.array, (radii, depths, reach))
+        tissues.append(tissue_share(hu, lung, ndimage.distance_transform_edt(~lesion) - 0.5))
+    radii, depths, reach, tissues = map(np.array, (radii, depths, reach, tissues))
     seen = depths <= reach
     at_border = seen & (depths <= radii)
     clear = ~at_border & (reach > radii)
@@ -107,6 +110,15 @@ def measure_lidc(nodules_dir: Path, regions_dir: Path) -> dict:
                 "count": int(clear.sum()),
                 "quantiles": quantiles,
             },
+        },
+        "surroundings": {
+            "of": "each of the training regions: diameter in mm of the sphere around the lesion, 1 where the "
+            "sphere reaches the border of the lung, and DiffMask.placement.surroundings.tissue_share",
+            "count": len(radii),
+            "nodules": sorted(
+                [round(2 * float(radius), 1), int(depth <= radius), round(float(tissue), 3)]
+                for radius, depth, tissue in zip(radii, depths, tissues, strict=True)
+            ),
         },
     }
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from DiffMask.placement.lungs import depth_mm, lung_mask, vessel_mask
+from DiffMask.placement.lungs import AERATED_HU, depth_mm, lung_mask, vessel_mask
+from DiffMask.placement.surroundings import FILLED, LUNG_MM, SHELL_MM, draw_tissue, tissue_share
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
 from LeFusion.settings import LIDC, REGIONS
@@ -27,7 +28,7 @@ Diameter = float | Sequence[float] | str  # a number, a range (low, high), or on
 
 TRIES = 45  # distances drawn for one lesion
 KEPT_DIAMETER = 15  # tries with one diameter, then another is drawn, so that large ones are not at a loss
-DRAWN, PICKS = 300, 20  # centres drawn at one distance, and how many of those that fit the volume are tried
+DRAWN, PICKS = 500, 100  # centres drawn at one distance, and how many of those that fit the volume are tried
 TOLERANCE_MM = 1.0  # of the distance to the border
 
 
@@ -84,6 +85,8 @@ class LungScene:
             raise UserError("no lung found: the lung mask is empty")
         self.lesions = np.zeros(self.lung.shape, bool) if lesions is None else np.asarray(lesions, bool)
         self.vessels = vessel_mask(hu_dhw, self.lung, spacing_mm) & ~self.lesions
+        self._hu = hu_dhw
+        self.aerated = float(np.median(hu_dhw[self.lung])) < AERATED_HU  # else it is another organ
         depth = depth_mm(self.lung, spacing_mm)
         voxels = np.flatnonzero(self.lung)
         order = np.argsort(depth.ravel()[voxels], kind="stable")
@@ -103,6 +106,14 @@ class LungScene:
         depth = float(self._depths[self._voxels == voxel].sum())  # 0 outside the lung
         share = float(self.lung[box][ball].mean()) if ball.any() else 0.0
         return Placement(tuple(float(c) for c in centre_dhw), diameter_mm, depth - diameter_mm / 2, share)
+
+    def tissue_around(self, placement: Placement) -> float:
+        """The tissue_share around a lesion that fills a sphere as real ones do."""
+        radius = FILLED * placement.diameter_mm / 2
+        reach = radius + SHELL_MM[1] + LUNG_MM
+        box = _box(placement.centre_dhw, reach, self.lung.shape, self.spacing_mm)
+        outside = np.sqrt(_squared(placement.centre_dhw, box, self.spacing_mm)) - radius
+        return tissue_share(self._hu[box], self.lung[box], outside)
 
     def draw_centres(
         self, low_mm: float, high_mm: float, radius_mm: float, generator: torch.Generator
@@ -160,11 +171,15 @@ def place_in_lung(
         if not len(centres):
             where = f"{_range(low + radius, high + radius)} mm from the border of the lung"
             _count(refusals, f"no centre {where} leaves it within the volume")
+        found = []
         for centre, depth in zip(centres, depths.tolist(), strict=True):
             reason, share = _judge(scene, centre, radius, inside_share, vessel_share, gap_mm, taken)
             if reason is None:
-                return Placement(tuple(float(c) for c in centre), diameter, depth - radius, share)
-            _count(refusals, reason)
+                found.append(Placement(tuple(float(c) for c in centre), diameter, depth - radius, share))
+            else:
+                _count(refusals, reason)
+        if found:
+            return _like_real(scene, found, low + high <= 0, generator)
     raise UserError(
         f"no place found for a sphere of {diameter:.1f} mm in {TRIES} tries, mostly because "
         f"{max(refusals, key=refusals.get)}"
@@ -244,6 +259,19 @@ def require_fit(
         raise UserError(f"{where} lies outside the volume by {overhang:.1f} mm (shape {tuple(shape)})")
 
 
+def _like_real(
+    scene: LungScene, found: Sequence[Placement], at_border: bool, generator: torch.Generator
+) -> Placement:
+    """That of several spheres of one size beside which lies about as much tissue as beside a real nodule,
+    which is drawn. In other organs than lungs the first."""
+    if not scene.aerated:
+        return found[0]
+    nodules = load_statistics("lidc")["surroundings"]["nodules"]
+    wanted = draw_tissue(nodules, found[0].diameter_mm, at_border, uniform(generator))
+    misses = np.abs([scene.tissue_around(placement) - wanted for placement in found])
+    return found[int(np.argmin(np.nan_to_num(misses, nan=np.inf)))]
+
+
 def _judge(
     scene: LungScene,
     centre: Sequence[int],
@@ -299,13 +327,23 @@ def _ball(
     centre: Sequence[float], radius_mm: float, shape: Sequence[int], spacing_mm: Sequence[float]
 ) -> tuple[tuple[slice, ...], np.ndarray]:
     """The box of a ball, cut at the volume, and the ball in it. It holds at least its central voxel."""
-    box = tuple(
+    box = _box(centre, radius_mm, shape, spacing_mm)
+    return box, _squared(centre, box, spacing_mm) <= radius_mm**2
+
+
+def _box(
+    centre: Sequence[float], radius_mm: float, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> tuple[slice, ...]:
+    return tuple(
         slice(max(int(np.ceil(c - radius_mm / s)), 0), max(min(int(c + radius_mm / s) + 1, n), 0))
         for c, n, s in zip(centre, shape, spacing_mm, strict=True)
     )
+
+
+def _squared(centre: Sequence[float], box: tuple[slice, ...], spacing_mm: Sequence[float]) -> np.ndarray:
+    """The square of the distance of each voxel of a box from a centre, in mm."""
     offsets = [(np.arange(b.start, b.stop) - c) * s for b, c, s in zip(box, centre, spacing_mm, strict=True)]
-    squared = sum(part**2 for part in np.meshgrid(*offsets, indexing="ij", sparse=True))
-    return box, squared <= radius_mm**2
+    return sum(part**2 for part in np.meshgrid(*offsets, indexing="ij", sparse=True))
 
 
 def uniform(generator: torch.Generator) -> float:
