@@ -6,6 +6,7 @@ import pytest
 from made_masks import HEART, SCANS, lung_hu, write
 
 import DiffMask.inference.inference as inference
+import DiffMask.inference.masks as making
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain, run_command
 
 DEMO = PROJECT_ROOT / "data" / "demo" / "EMIDEC" / "Normal"
@@ -74,3 +75,16 @@ def infarcts(hearts, run):
         return run("data_type=emidec", f"dataset_root_dir={hearts}", *overrides)
 
     return call
+
+
+@pytest.fixture
+def spheres_are_masks(monkeypatch):
+    """A network that answers with the sphere it is shown, above 0; -> the addresses of its noise."""
+    addresses = []
+
+    def answer(network, schedule, spheres, asked, *settings):
+        addresses.extend(asked)
+        return spheres
+
+    monkeypatch.setattr(making, "sample_masks", answer)
+    return addresses

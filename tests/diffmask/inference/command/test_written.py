@@ -18,19 +18,6 @@ from LeFusion.viewer import view
 GOLDEN = Path(os.environ.get("LEFUSION_GOLDEN", Path(__file__).parents[5] / "shared" / "golden"))
 
 
-@pytest.fixture
-def spheres_are_masks(monkeypatch):
-    """A network that answers with the sphere it is shown, above 0; -> the addresses of its noise."""
-    addresses = []
-
-    def answer(network, schedule, spheres, asked, *settings):
-        addresses.extend(asked)
-        return spheres
-
-    monkeypatch.setattr(making, "sample_masks", answer)
-    return addresses
-
-
 def test_what_is_written(make, scans, tmp_path, files):
     code, out, error = make("masks_per_scan=2", "weights=model", "seed=3", "smoothing=1.0")
     assert code == 0, error
