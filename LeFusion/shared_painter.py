@@ -18,7 +18,7 @@ from LeFusion.painter import Painter
 from LeFusion.painter_process import Address, ask, serve
 from LeFusion.runtime.memory import LARGEST_BATCH, BatchSize
 
-ENDS_WITHIN_S = 10  # else the process is killed
+ENDS_WITHIN_S = 30  # else the process is killed
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from monai.data import DataLoader, Dataset
 from waiting import in_time
 
 from LeFusion import Painter, RandPaintLesiond, SharedPainter, UserError, shared_painter
+from LeFusion.painter_process import ask
 from LeFusion.runtime.commandline import PROJECT_ROOT
 
 NETWORK = "lidc_small"
@@ -132,6 +133,13 @@ def test_mistakes_are_those_of_a_painter(shared):
     item = region(0)
     with pytest.raises(UserError, match="image: its values, .* not in HU"):
         shared.paint(item["image"] / 1000, item["lesion"])
+    assert shared.paint(item["image"], item["lesion"]).shape == item["image"].shape
+
+
+def test_a_request_that_makes_no_sense_is_answered_and_the_process_goes_on(shared):
+    with pytest.raises(RuntimeError, match="in the painter's process: KeyError"):
+        in_time(lambda: ask(shared.address, "paint", {"boxes": [{}]}))
+    item = region(0)
     assert shared.paint(item["image"], item["lesion"]).shape == item["image"].shape
 
 
