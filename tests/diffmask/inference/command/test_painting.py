@@ -136,7 +136,7 @@ def test_what_both_commands_have_reaches_the_painting(composed, tmp_path):
     settings, _, given = inference.read(config | {"paint": True, "output_dir": str(tmp_path / "out")})
     for key in type(given).model_fields.keys() & config.keys() - inference.OF_MASKS - {"dataset_root_dir"}:
         assert getattr(given, key) == getattr(settings, key), key
-    assert (given.weights, given.num_steps, given.types) == ("ema", 10, 3)
+    assert (given.weights, given.num_steps, given.types) == ("ema", "auto", 3)
     assert given.model_path == "w.pt"  # of the data type, as this run states it
     assert given.mask_dir == str(tmp_path / "out" / "Mask")
 
