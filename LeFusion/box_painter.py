@@ -24,6 +24,7 @@ from LeFusion.runtime.memory import BatchSize
 from LeFusion.settings import PaintingSettings
 from LeFusion.tasks import Patch, Task, paint_together
 from LeFusion.textures.layers import Wanted
+from LeFusion.textures.noise import solid_in
 from LeFusion.weights import check_fit, sampler_settings
 
 GPU_STEP = (8, 16)  # of depth and plane, to which boxes just around lesions are rounded up on a GPU
@@ -190,15 +191,18 @@ class BoxPainter:
         """What the network needs to know of a task."""
         part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
         lesions, histogram, guide = part.lesions(box), None, None
+        image, edit = self._image(task, part, box), self._edit(task.loaded, part, box)
         if task.wanted is not None:  # a class that the part lacks has none, as in training
             present = part.voxels.flatten(1).any(dim=1)
             classes = task.wanted.histogram.reshape(len(present), -1) * present[:, None]
             histogram = classes.flatten()
-            guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm)
+            solid = None if task.wanted.solid is None else solid_in(image, lesions, task.wanted.solid)
+            guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm, solid)
+            edit = edit if solid is None else edit & ~solid
         return Prepared(
-            self._image(task, part, box),
+            image,
             lesions,
-            self._edit(task.loaded, part, box),
+            edit,
             (*task.address, task.number + 1) if task.number else task.address,
             histogram,
             guide,

@@ -40,11 +40,19 @@ class Guide:
         return cls(torch.where(lesions, 0, -1), tuple(shares), (None,) * len(shares))
 
     @classmethod
-    def of(cls, lesions: Tensor, classes: Tensor, wanted: Wanted, spacing_mm: Sequence[float]) -> "Guide":
-        """Of one sample: lesions (K, D, H, W) bool, classes (K, bins) their histograms."""
+    def of(
+        cls,
+        lesions: Tensor,
+        classes: Tensor,
+        wanted: Wanted,
+        spacing_mm: Sequence[float],
+        solid: Tensor | None = None,
+    ) -> "Guide":
+        """Of one sample: lesions (K, D, H, W) bool, classes (K, bins) their histograms. solid: see
+        layers_of."""
         if wanted.layers is None:
             return cls.whole(lesions[None], classes.flatten()[None])
-        layer = torch.stack([layers_of(lesion, spacing_mm, wanted.depths_mm) for lesion in lesions])
+        layer = torch.stack([layers_of(one, spacing_mm, wanted.depths_mm, solid) for one in lesions])
         return cls(layer[None], (wanted.layers,), (wanted.noise,))
 
     @classmethod

@@ -29,7 +29,7 @@ from LeFusion.hearts.tissue import WINDOW as WINDOW_OF_TISSUE
 from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
 from LeFusion.textures.layers import DEPTHS_MM, layered_histogram
-from LeFusion.textures.noise import look_around
+from LeFusion.textures.noise import lesion_and_solid, look_around
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable, write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
@@ -133,9 +133,9 @@ def of_hearts(cases: list[Case]) -> LesionTable:
 
 def _layers(loaded: LoadedCase) -> np.ndarray:
     """(layers, LAYER_BINS): see LesionTable."""
-    lesions = loaded.all_lesions
-    image = loaded.image(lesions.place)
-    return layered_histogram(image, lesions.voxels, loaded.spacing_mm, LAYER_BINS)[0].numpy()
+    around = look_around(loaded, loaded.all_lesions)
+    image, lesions, solid = lesion_and_solid(loaded, loaded.all_lesions, around, DEPTHS_MM[-1])
+    return layered_histogram(image, lesions, loaded.spacing_mm, LAYER_BINS, solid=solid)[0].numpy()
 
 
 def _is_cavity(layers: np.ndarray) -> bool:

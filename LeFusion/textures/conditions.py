@@ -32,7 +32,7 @@ from LeFusion.textures.layers import (
     with_shares,
     without_bright_rim,
 )
-from LeFusion.textures.noise import look_around
+from LeFusion.textures.noise import lesion_and_solid, look_around
 from LeFusion.textures.of_cases import textures_of_cases
 from LeFusion.textures.palette import Palette, load_palette, realistic_palette
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable
@@ -162,7 +162,10 @@ class Conditions:
         if table.classes:
             return self._drawn_of_heart(table, mm3, generator, chosen, loaded, part, address)
         around = look_around(loaded, part) if table.depths_mm or table.noise is not None else None
-        shares = layer_shares(part.voxels[0], loaded.spacing_mm, table.depths_mm) if table.depths_mm else None
+        shares = None
+        if table.depths_mm:
+            _, lesions, solid = lesion_and_solid(loaded, part, around, table.depths_mm[-1])
+            shares = layer_shares(lesions[0], loaded.spacing_mm, table.depths_mm, solid)
 
         def look(number: int) -> Tensor:
             layers = table.look(number, around)
@@ -186,7 +189,8 @@ class Conditions:
         look = Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number)
         if around is None:
             return look
-        return replace(look, noise=around.grain, darkest=around.darkest - around.noise)
+        darkest = around.darkest - around.noise
+        return replace(look, noise=around.grain, darkest=darkest, solid=around.solid)
 
     def _drawn_of_heart(
         self, table, mm3, generator, chosen, loaded: LoadedCase, part: Part, address

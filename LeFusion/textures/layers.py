@@ -25,7 +25,8 @@ class Wanted:
     drawn: the number, in its table, of the real lesion that they are after; None: of none. noise: of
     the scan around them: sd, in network intensities, and blur of each axis, see textures.noise.Around; None:
     not known. darkest: of what is painted, so far as the
-    scan is not darker there; None: any.
+    scan is not darker there; None: any. solid: tissue outside lesions that is brighter is a wall or a vessel,
+    at which a lesion has no border and which stays as it is; None: there is none.
     """
 
     histogram: Tensor
@@ -34,21 +35,31 @@ class Wanted:
     drawn: int | None = None
     noise: tuple[float, ...] | None = None
     darkest: float | None = None
+    solid: float | None = None
 
 
-def layers_of(lesion: Tensor, spacing_mm: Sequence[float], depths_mm: Sequence[float] = DEPTHS_MM) -> Tensor:
+def layers_of(
+    lesion: Tensor,
+    spacing_mm: Sequence[float],
+    depths_mm: Sequence[float] = DEPTHS_MM,
+    solid: Tensor | None = None,
+) -> Tensor:
     """(D, H, W) bool -> int64: the layer of each lesion voxel, 0 at the border; -1 outside.
 
     By the distance in mm from the voxel's centre to the nearest centre outside; beyond the array is outside.
+    solid: (D, H, W) bool, what is not: at a wall a lesion has no border.
     """
-    distance = distance_transform_edt(np.pad(lesion.numpy(), 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    filled = (lesion if solid is None else lesion | solid).numpy()
+    distance = distance_transform_edt(np.pad(filled, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
     layers = np.digitize(distance - 1e-6, depths_mm, right=False)
     return torch.from_numpy(np.where(lesion.numpy(), layers, -1))
 
 
-def layer_shares(lesion: Tensor, spacing_mm: Sequence[float], depths_mm: Sequence[float]) -> Tensor:
+def layer_shares(
+    lesion: Tensor, spacing_mm: Sequence[float], depths_mm: Sequence[float], solid: Tensor | None = None
+) -> Tensor:
     """(D, H, W) bool -> (layers,) float32 of sum 1: the share of the voxels in each layer."""
-    layers = layers_of(lesion, spacing_mm, depths_mm)[lesion]
+    layers = layers_of(lesion, spacing_mm, depths_mm, solid)[lesion]
     return torch.bincount(layers, minlength=len(depths_mm) + 1).float() / max(len(layers), 1)
 
 
@@ -58,6 +69,7 @@ def layered_histogram(
     spacing_mm: Sequence[float],
     bins: int = 16,
     depths_mm: Sequence[float] = DEPTHS_MM,
+    solid: Tensor | None = None,
 ) -> Tensor:
     """image (1, D, H, W) in [-1, 1], lesions (K, D, H, W) bool -> (K, layers, bins) float32.
 
@@ -65,7 +77,7 @@ def layered_histogram(
     """
     found = []
     for lesion in lesions:
-        layers = layers_of(lesion, spacing_mm, depths_mm)
+        layers = layers_of(lesion, spacing_mm, depths_mm, solid)
         counts = [torch.histc(image[0][layers == n], bins, -1, 1) for n in range(len(depths_mm) + 1)]
         found.append(torch.stack(counts) / lesion.sum().clamp(min=1))
     return torch.stack(found)

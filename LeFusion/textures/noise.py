@@ -24,6 +24,7 @@ LEAST_PAIRS, MOST_BLUR = 100, 2.0
 RIM_MM, NEAR_MM = 2.0, 8.0  # from the lesion: where the tissue beside it begins and ends
 DARKEST = 0.05  # share of it; 0.7 % of the border voxels of 77 training nodules are darker
 LUNG = 0.5  # network intensities: how much brighter than that lung may be; vessels and walls are more
+SOLID = 0.8  # how much brighter than the darkest walls and vessels are, at the least
 LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narrow it
 
 
@@ -40,6 +41,11 @@ class Around:
     lung: float
 
     @property
+    def solid(self) -> float:
+        """Brighter tissue is a wall or a vessel: of 560 HU above the darkest, in a window of 1,400."""
+        return self.darkest + SOLID
+
+    @property
     def grain(self) -> tuple[float, ...]:
         """noise and blur, as a Wanted has them."""
         return (self.noise, *self.blur)
@@ -53,9 +59,7 @@ def look_around(loaded: LoadedCase, part: Part) -> Around | None:
     (Theil-Sen, of squares). Voxels clamped to the window, such as air around the patient, are no tissue. The
     image is the scan's own: what is painted does not change what is found.
     """
-    spans = zip(part.place.start, part.place.end, loaded.spacing_mm, loaded.shape, strict=True)
-    ends = [(max(0, a - round(REACH_MM / mm)), min(n, b + round(REACH_MM / mm))) for a, b, mm, n in spans]
-    box = Box(tuple(a for a, _ in ends), tuple(b - a for a, b in ends))
+    box = _box_around(loaded, part, REACH_MM)
     image = loaded.image(box)[0].double().numpy()
     lesions = part.lesions(box).any(dim=0).numpy()
     fine = image - gaussian_filter(image, 1.0)
@@ -73,6 +77,29 @@ def look_around(loaded: LoadedCase, part: Part) -> Around | None:
     lung = np.median(beside[beside <= darkest + LUNG])
     blur = [_blur(image.swapaxes(0, axis), quiet.swapaxes(0, axis)) for axis in range(3)]
     return Around(float(noise), float(darkest), tuple(blur), float(lung))
+
+
+def lesion_and_solid(
+    loaded: LoadedCase, part: Part, around: Around | None, depth_mm: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A part and what is so many mm around it: image (1, D, H, W); lesions (K, D, H, W) bool; (D, H, W) bool,
+    where beside them walls and vessels are, see Around.solid."""
+    box = _box_around(loaded, part, depth_mm + max(loaded.spacing_mm))
+    image, lesions = loaded.image(box), part.lesions(box)
+    solid = torch.zeros_like(lesions[0]) if around is None else solid_in(image, lesions, around.solid)
+    return image, lesions, solid
+
+
+def solid_in(image: Tensor, lesions: Tensor, solid: float) -> Tensor:
+    """image (1, D, H, W), lesions (K, D, H, W) bool -> (D, H, W) bool: brighter tissue outside the lesions."""
+    return (image[0] > solid) & ~lesions.any(dim=0)
+
+
+def _box_around(loaded: LoadedCase, part: Part, reach_mm: float) -> Box:
+    """The bounding box of a part and so many mm on each side, within the image."""
+    spans = zip(part.place.start, part.place.end, loaded.spacing_mm, loaded.shape, strict=True)
+    ends = [(max(0, a - round(reach_mm / mm)), min(n, b + round(reach_mm / mm))) for a, b, mm, n in spans]
+    return Box(tuple(a for a, _ in ends), tuple(b - a for a, b in ends))
 
 
 def _blur(image: np.ndarray, tissue: np.ndarray) -> float:
