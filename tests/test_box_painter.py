@@ -1,7 +1,8 @@
-"""What is painted is nowhere darker than the scan allows."""
+"""What is painted is nowhere darker than the scan allows, and walls at a lesion stay as they are."""
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from LeFusion import Painter
@@ -36,3 +37,22 @@ def test_a_painter_leaves_no_black_specks():
     painted, lit = painter.run([plain, replace(plain, darkest=0.5)])
     assert torch.equal(lit, torch.where(lesion, torch.maximum(painted, image.clamp(max=0.5)), painted))
     assert not torch.equal(lit, painted)
+
+
+def test_a_wall_at_a_lesion_stays_and_the_lung_around_it_is_painted():
+    """A nodule at the pleura: its rim is of lung only. Where the lung is as bright, all of the rim is."""
+    painter = Painter.load(
+        "lidc_edit", diffusion_depth_size=16, diffusion_img_size=32, num_steps=1, device="cpu"
+    )
+    lung = np.random.default_rng(0).normal(-850, 20, (32, 48, 48))
+    mask = np.zeros(lung.shape, np.uint8)
+    mask[13:19, 20:27, 20:27] = 1
+    wall = np.zeros(lung.shape, bool)
+    wall[:, :, 27:] = True
+    ct = np.where(wall, 40.0, lung)
+    changed = np.asarray(painter.paint(ct, mask, seed=1)) != ct
+    assert not changed[wall].any() and changed[mask > 0].mean() > 0.9
+    rim = changed & (mask == 0)
+    assert rim[:, :, :20].any() and rim[:, :20].any()
+    without = np.asarray(painter.paint(lung, mask, seed=1)) != lung
+    assert (without & (mask == 0))[:, :, 27:].any()

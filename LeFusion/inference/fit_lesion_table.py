@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from scipy.ndimage import binary_dilation
 
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Case, find_cases, patient_of
@@ -132,9 +134,13 @@ def of_hearts(cases: list[Case]) -> LesionTable:
 
 
 def _layers(loaded: LoadedCase) -> np.ndarray:
-    """(layers, LAYER_BINS): see LesionTable."""
+    """(layers, LAYER_BINS): see LesionTable. Voxels next to a wall or a vessel are left out, as a mask often takes
+    in some of it."""
     around = look_around(loaded, loaded.all_lesions)
     image, lesions, solid = lesion_and_solid(loaded, loaded.all_lesions, around, DEPTHS_MM[-1])
+    beside = lesions & torch.from_numpy(binary_dilation(solid.numpy(), np.ones((3, 3, 3))))
+    if bool((lesions & ~beside).any()):
+        lesions, solid = lesions & ~beside, solid | beside.any(dim=0)
     return layered_histogram(image, lesions, loaded.spacing_mm, LAYER_BINS, solid=solid)[0].numpy()
 
 

@@ -38,6 +38,22 @@ def test_beyond_the_array_is_outside():
     assert int(layers_of(torch.ones(3, 3, 3, dtype=torch.bool), (1, 1, 1), (1.0,))[0, 1, 1]) == 0
 
 
+def test_a_lesion_has_no_border_at_a_wall():
+    """Its layers are those of lesion and wall together."""
+    wall = torch.zeros(9, 9, 9, dtype=torch.bool)
+    wall[:, :, 7:] = True
+    together = block() | wall
+    found = layers_of(block(), (1, 1, 1), (1.0, 2.0), wall)
+    assert torch.equal(found >= 0, block())
+    assert torch.equal(found[block()], layers_of(together, (1, 1, 1), (1.0, 2.0))[block()])
+    assert int(found[4, 4, 6]) == 2 and int(layers_of(block(), (1, 1, 1), (1.0, 2.0))[4, 4, 6]) == 0
+    shares = layer_shares(block(), (1, 1, 1), (1.0, 2.0), wall)
+    assert float(shares.sum()) == pytest.approx(1) and float(shares[0]) == pytest.approx(89 / 125)
+    image = torch.rand(1, 9, 9, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    layered = layered_histogram(image, block()[None], (1, 1, 1), 16, (1.0, 2.0), wall)
+    assert torch.allclose(layered[0].sum(dim=1), shares)
+
+
 def test_shares_count_the_voxels():
     assert layer_shares(block(), (1, 1, 1), (1.0, 2.0)).tolist() == pytest.approx(
         [98 / 125, 26 / 125, 1 / 125]

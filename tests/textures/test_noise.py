@@ -9,7 +9,7 @@ import torch
 from chosen import scan
 from scipy.ndimage import gaussian_filter
 
-from LeFusion.textures.noise import DARKEST, look_around, under_lung, under_noise
+from LeFusion.textures.noise import DARKEST, lesion_and_solid, look_around, under_lung, under_noise
 
 BINS = 64
 CENTRES = (np.arange(BINS) + 0.5) / BINS * 2 - 1
@@ -72,6 +72,20 @@ def test_the_lung_is_what_is_beside_the_lesion_but_for_vessels_and_walls():
     values[:, :, ::4] = 0.7  # vessels
     around = look_around(replace(image, volume=replace(image.volume, raw=values)), image.all_lesions)
     assert around.lung == pytest.approx(-0.3, abs=0.02)
+
+
+def test_walls_and_vessels_beside_a_lesion_are_solid():
+    image = scan(0.05)
+    values = image.volume.raw.copy()
+    values[:, :, 23:30] = 0.6  # a wall, at which the lesion lies
+    image = replace(image, volume=replace(image.volume, raw=values))
+    around = look_around(image, image.all_lesions)
+    seen, lesions, solid = lesion_and_solid(image, image.all_lesions, around, 6.0)
+    assert seen.shape[1:] == lesions.shape[1:] == solid.shape == (20, 20, 20)  # 6 voxels and 7 on each side
+    wall = torch.zeros_like(solid)
+    wall[:, :, 13:] = True
+    assert torch.equal(solid, wall & ~lesions[0])
+    assert not bool(lesion_and_solid(image, image.all_lesions, None, 6.0)[2].any())
 
 
 def layers(sds=(0.1, 0.25), shares=(0.4, 0.6), bins=BINS):

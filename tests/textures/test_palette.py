@@ -145,6 +145,20 @@ def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):
     assert look.darkest == pytest.approx(around.darkest - around.noise)
 
 
+def test_a_lesion_at_a_wall_has_less_border(tmp_path):
+    path = table_in(tmp_path, depths=(1.5,))
+    free = scan()
+    values = free.volume.raw.copy()
+    values[:, :, 23:30] = 0.9
+    shares = []
+    for image in (free, replace(free, volume=replace(free.volume, raw=values))):
+        look = choose(realistic_textures=path, condition="realistic", **SAME).wanted(image, 1)
+        assert look.solid == pytest.approx(look_around(image, image.all_lesions).solid)
+        shares.append(look.layers[0].sum(dim=1).tolist())
+    assert shares[0] == pytest.approx([1 - 64 / 216, 64 / 216])
+    assert shares[1] == pytest.approx([1 - 80 / 216, 80 / 216])
+
+
 def test_a_lesion_s_own_look_knows_the_noise_and_may_be_as_dark_as_it_is():
     image = scan()
     around, look = look_around(image, image.all_lesions), choose(condition="own").wanted(image, 1)
