@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_filter, gaussian_filter1d
 from torch import Tensor
 
 from LeFusion.dataset.boxes import Box
@@ -24,7 +24,7 @@ LEAST_PAIRS, MOST_BLUR = 100, 2.0
 RIM_MM, NEAR_MM = 2.0, 8.0  # from the lesion: where the tissue beside it begins and ends
 DARKEST = 0.05  # share of it; 0.7 % of the border voxels of 77 training nodules are darker
 LUNG = 0.5  # network intensities: how much brighter than that lung may be; vessels and walls are more
-SOLID = 0.8  # how much brighter than the darkest walls and vessels are, at the least
+SOLID, WALL = 0.8, 3  # how much brighter than the darkest walls are, at the least; how many voxels thick
 LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narrow it
 
 
@@ -42,7 +42,7 @@ class Around:
 
     @property
     def solid(self) -> float:
-        """Brighter tissue is a wall or a vessel: of 560 HU above the darkest, in a window of 1,400."""
+        """Brighter tissue is a wall: of 560 HU above the darkest, in a window of 1,400."""
         return self.darkest + SOLID
 
     @property
@@ -83,7 +83,7 @@ def lesion_and_solid(
     loaded: LoadedCase, part: Part, around: Around | None, depth_mm: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A part and what is so many mm around it: image (1, D, H, W); lesions (K, D, H, W) bool; (D, H, W) bool,
-    where beside them walls and vessels are, see Around.solid."""
+    where beside them walls are, see solid_in."""
     box = _box_around(loaded, part, depth_mm + max(loaded.spacing_mm))
     image, lesions = loaded.image(box), part.lesions(box)
     solid = torch.zeros_like(lesions[0]) if around is None else solid_in(image, lesions, around.solid)
@@ -91,8 +91,14 @@ def lesion_and_solid(
 
 
 def solid_in(image: Tensor, lesions: Tensor, solid: float) -> Tensor:
-    """image (1, D, H, W), lesions (K, D, H, W) bool -> (D, H, W) bool: brighter tissue outside the lesions."""
-    return (image[0] > solid) & ~lesions.any(dim=0)
+    """image (1, D, H, W), lesions (K, D, H, W) bool -> (D, H, W) bool: brighter tissue outside the lesions.
+
+    As far as it is WALL voxels thick: what a lesion itself brightens beside a tight mask is thinner.
+    """
+    bright = ((image[0] > solid) & ~lesions.any(dim=0)).numpy()
+    cube = np.ones((WALL,) * 3, bool)
+    thick = binary_dilation(binary_erosion(bright, cube, border_value=1), cube)
+    return torch.from_numpy(thick & bright)
 
 
 def _box_around(loaded: LoadedCase, part: Part, reach_mm: float) -> Box:
