@@ -134,8 +134,8 @@ def of_hearts(cases: list[Case]) -> LesionTable:
 
 
 def _layers(loaded: LoadedCase) -> np.ndarray:
-    """(layers, LAYER_BINS): see LesionTable. Voxels next to a wall or a vessel are left out, as a mask often takes
-    in some of it."""
+    """(layers, LAYER_BINS): see LesionTable. Voxels next to a wall are left out: masks often take in some of
+    it."""
     around = look_around(loaded, loaded.all_lesions)
     image, lesions, solid = lesion_and_solid(loaded, loaded.all_lesions, around, DEPTHS_MM[-1])
     beside = lesions & torch.from_numpy(binary_dilation(solid.numpy(), np.ones((3, 3, 3))))

@@ -24,9 +24,9 @@ class Wanted:
     (see layers_of, depths_mm), perhaps in finer bins; None: the histogram may lie anywhere in the lesion.
     drawn: the number, in its table, of the real lesion that they are after; None: of none. noise: of
     the scan around them: sd, in network intensities, and blur of each axis, see textures.noise.Around; None:
-    not known. darkest: of what is painted, so far as the
-    scan is not darker there; None: any. solid: tissue outside lesions that is brighter is a wall or a vessel,
-    at which a lesion has no border and which stays as it is; None: there is none.
+    not known. darkest: of what is painted, so far as the scan is not darker there; None: any. solid: thick
+    tissue beside lesions that is brighter is a wall, at which a lesion has no border and which stays as it
+    is, see textures.noise; None: there is none.
     """
 
     histogram: Tensor

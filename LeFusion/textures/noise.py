@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_filter, gaussian_filter1d
+from scipy.ndimage import (
+    binary_dilation,
+    binary_erosion,
+    distance_transform_edt,
+    gaussian_filter,
+    gaussian_filter1d,
+)
 from torch import Tensor
 
 from LeFusion.dataset.boxes import Box

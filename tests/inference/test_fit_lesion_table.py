@@ -9,6 +9,7 @@ import pytest
 
 import LeFusion.inference.fit_lesion_table as fit
 from LeFusion.dataset.cases import find_cases
+from LeFusion.dataset.loading import load_case
 from LeFusion.textures.realistic import read_lesion_table
 
 BINS = [f"h{i:02d}" for i in range(16)]
@@ -97,6 +98,26 @@ def test_a_lesion_with_a_cavity_is_left_out(run, table, tmp_path):
     cases = find_cases(tmp_path / "regions", fit.LIDC.layout, tmp_path / "regions" / "test.txt", "train")
     assert [case.name for case in cases] == ["P1_Vol_0", "P1_Vol_1", "P3_Vol_4"]
     assert fit.of_regions(cases, tmp_path / "t.csv").texture.tolist() == [0, 1]
+
+
+def test_voxels_next_to_a_wall_are_no_border_and_left_out(tmp_path):
+    """A nodule of 0 HU whose rim towards the lung has -400, and whose mask took in some of a rib."""
+    image = np.random.default_rng(0).normal(-850, 10, (40, 40, 40)).astype(np.float32)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[15:25, 15:25, 15:25] = 1
+    image[mask == 1], image[16:24, 16:24, 16:25] = -400, 0
+    image[15:25, 15:25, 24] = 300
+    image[:, :, 25:32] = 300
+    for kind, part, array in (("Image", "Vol", image), ("Mask", "Mask", mask)):
+        (tmp_path / kind).mkdir()
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / kind / f"A_{part}_0.nii.gz")
+    (case,) = find_cases(tmp_path, fit.LIDC.layout)
+    layers = fit._layers(load_case(case, fit.LIDC.layout, fit.WINDOW))
+    hu = np.linspace(*fit.WINDOW, layers.shape[1] + 1)
+    assert layers.sum() == pytest.approx(1) and not layers[:, hu[:-1] > 100].any()
+    rim, inside = (layers[n] @ ((hu[:-1] + hu[1:]) / 2) / layers[n].sum() for n in (0, 1))
+    assert rim == pytest.approx(-400, abs=15) and inside == pytest.approx(0, abs=15)
+    assert layers[0].sum() == pytest.approx((900 - 8 * 8 * 9) / 900, abs=0.01)
 
 
 def test_scores_go_with_their_lesions(run, table, tmp_path):

@@ -74,10 +74,11 @@ def test_the_lung_is_what_is_beside_the_lesion_but_for_vessels_and_walls():
     assert around.lung == pytest.approx(-0.3, abs=0.02)
 
 
-def test_walls_and_vessels_beside_a_lesion_are_solid():
+def test_walls_beside_a_lesion_are_solid_and_vessels_are_not():
     image = scan(0.05)
     values = image.volume.raw.copy()
     values[:, :, 23:30] = 0.6  # a wall, at which the lesion lies
+    values[18:20, 10:17] = 0.6  # a vessel
     image = replace(image, volume=replace(image.volume, raw=values))
     around = look_around(image, image.all_lesions)
     seen, lesions, solid = lesion_and_solid(image, image.all_lesions, around, 6.0)
