@@ -117,7 +117,7 @@ def test_voxels_next_to_a_wall_are_no_border_and_left_out(tmp_path):
     assert layers.sum() == pytest.approx(1) and not layers[:, hu[:-1] > 100].any()
     rim, inside = (layers[n] @ ((hu[:-1] + hu[1:]) / 2) / layers[n].sum() for n in (0, 1))
     assert rim == pytest.approx(-400, abs=15) and inside == pytest.approx(0, abs=15)
-    assert layers[0].sum() == pytest.approx((900 - 8 * 8 * 9) / 900, abs=0.01)
+    assert layers[0].sum() == pytest.approx((900 - 8**3) / 900, abs=0.01)
 
 
 def test_scores_go_with_their_lesions(run, table, tmp_path):
