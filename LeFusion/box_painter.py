@@ -69,8 +69,8 @@ class BoxPainter:
     size: (depth, height, width) of the largest box that it sees at once. region: "whole" = boxes of that
     size, around an organ or the lesions; "lesion" = just around what is painted, with `margin` voxels.
     edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`.
-    soft_edge_mm: sd of the blur that carries lesions into their surroundings before they are painted, see
-    `soften_edge`; for networks that paint no rim.
+    soft_edge_mm: how far from lesions a quarter of their change is left, which their surroundings have before
+    they are painted, see `soften_edge`; for networks that paint no rim.
     """
 
     network: UNet3D
@@ -104,8 +104,8 @@ class BoxPainter:
                 training.
             margin: voxels around the lesion, with "lesion".
             edit_margin_mm: width of the rim that is painted as well: 0, or None: as in the training.
-            soft_edge_mm: sd of the Gaussian that carries a lesion into its surroundings before it is painted;
-                None: what the checkpoint asks for, but 0 with edit_margin_mm=0.
+            soft_edge_mm: how far from a lesion a quarter of its change is left, which its surroundings have
+                before it is painted; None: what the checkpoint asks for, but 0 with edit_margin_mm=0.
 
         Raises:
             UserError: for a size, a sampler or an edge that the network was not made for.
