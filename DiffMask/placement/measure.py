@@ -78,7 +78,8 @@ def measure_lidc(nodules_dir: Path, regions_dir: Path) -> dict:
     return {
         "source": LIDC_SOURCE
         + "Diameters: the consensus masks of data/prepare_lidc_masks.py, training part. "
-        "Distances: the training regions of LIDC/Pathological, lungs by DiffMask.placement.lungs.lung_mask.",
+        "Distances, and diameters in regions: the training regions of LIDC/Pathological, lungs by "
+        "DiffMask.placement.lungs.lung_mask.",
         "diameter_mm": {
             "of": "the ball of a nodule's volume",
             "count": len(diameters),
