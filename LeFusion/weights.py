@@ -21,7 +21,7 @@ DEFAULT_STEPS = (
 OF_THE_COMMAND = ("model_path", "dataset_root_dir", "mask_dir", "test_txt_dir", "split", "target_img_path")
 OF_THE_COMMAND += ("target_label_path", "lesions_from", "donors_test_txt", "donor", "types", "condition")
 OF_THE_COMMAND += ("seed", "textures_of", "save_edit_mask", "shards", "shard", "overwrite")
-OF_THE_COMMAND += ("skip_bad_cases", "preview_cases")
+OF_THE_COMMAND += ("skip_bad_cases", "preview_cases", "viewer")
 
 
 def bundled_weights() -> dict[str, Path]:

@@ -241,6 +241,7 @@ def test_values_beyond_the_type_of_the_image_are_refused(save_network, scan):
         ("lidc_edit", {"num_steps": 0}, "num_steps=0 must be"),
         ("lidc_edit", {"steps": 5}, "steps: there is no such key"),
         ("lidc_edit", {"dataset_root_dir": "x"}, "dataset_root_dir: is a setting of the command"),
+        ("lidc_edit", {"viewer": False}, "viewer: is a setting of the command"),
         ("lidc_edit", {"edit_margin_mm": 7}, "edit_margin_mm=7 must be 0 or what the network"),
         ("lidc_edit", {"device": "tpu"}, "device=tpu must be auto, cpu"),
         ("lidc_edit", {"precision": "fp8"}, "precision=fp8 must be"),

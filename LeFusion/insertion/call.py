@@ -45,6 +45,10 @@ def insertion_tools(painter: BoxPainter, settings: PaintingSettings) -> tuple[To
             f"insert: finds places in lungs, and these weights are of data_type={settings.data_type}; paint "
             "under masks"
         )
+    if getattr(settings, "texture_shares", None) is not None:
+        raise UserError(
+            "texture_shares: is for paint; insert draws real lesions of like size, or name a texture"
+        )
     own = {key: getattr(settings, key) for key in PaintingSettings.model_fields}
     if settings.layout.orientation is None:  # of regions that were cut out: their affines do not say it
         own = {key: value for key, value in own.items() if key not in OF_REGIONS}

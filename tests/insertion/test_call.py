@@ -111,6 +111,9 @@ def test_mistakes_are_refused(painter, chest, save_network):
             painter.insert(ct, lesions)
     with pytest.raises(UserError, match="diameter_mm=-1 must be"):
         painter.insert(ct, 1, diameter_mm=-1)
+    shares = Painter.load(save_network(), device="cpu", texture_shares=[0, 0, 1])
+    with pytest.raises(UserError, match="texture_shares: is for paint"):
+        shares.insert(ct)
     hearts = save_network("hearts.safetensors", 2, data_type="emidec", window="minmax")
     with pytest.raises(UserError, match="insert: finds places in lungs"):
         Painter.load(hearts, device="cpu").insert(ct)
