@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation, median_filter
 from torch import Tensor
 
 from LeFusion.dataset.boxes import Box
@@ -38,7 +39,8 @@ class Prepared:
 
     image: (1, D, H, W) in [-1, 1]. lesions, edit: (K, D, H, W) bool, edit is what is painted. address: of the
     noise. histogram: (K * bins,), and guide: where in the lesions its intensities lie; None: no condition.
-    darkest: see Wanted.
+    darkest: see Wanted. seam: (D, H, W) bool, where a wall's surface is that a lesion now lies at; None: not
+    known.
     """
 
     image: Tensor
@@ -48,6 +50,7 @@ class Prepared:
     histogram: Tensor | None = None
     guide: Guide | None = None
     darkest: float | None = None
+    seam: Tensor | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As tensors, tuples and numbers, for another process."""
@@ -190,7 +193,7 @@ class BoxPainter:
     def prepared(self, task: Task) -> Prepared:
         """What the network needs to know of a task."""
         part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
-        lesions, histogram, guide = part.lesions(box), None, None
+        lesions, histogram, guide, seam = part.lesions(box), None, None, None
         image, edit = self._image(task, part, box), self._edit(task.loaded, part, box)
         if task.wanted is not None:  # a class that the part lacks has none, as in training
             present = part.voxels.flatten(1).any(dim=1)
@@ -198,7 +201,9 @@ class BoxPainter:
             histogram = classes.flatten()
             solid = None if task.wanted.solid is None else solid_in(image, lesions, task.wanted.solid)
             guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm, solid)
-            edit = edit if solid is None else edit & ~solid
+            if solid is not None:
+                seam = edit.any(dim=0) & solid & torch.from_numpy(_grown(lesions.any(dim=0).numpy()))
+                edit = edit & ~solid
         return Prepared(
             image,
             lesions,
@@ -207,6 +212,7 @@ class BoxPainter:
             histogram,
             guide,
             task.wanted.darkest if task.wanted is not None else None,
+            seam,
         )
 
     def run(self, prepared: Sequence[Prepared]) -> Tensor:
@@ -227,7 +233,9 @@ class BoxPainter:
         )
         if not bool(torch.isfinite(painted).all()):
             raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
-        return torch.stack([_lit(image, one) for image, one in zip(painted, prepared, strict=True)])
+        return torch.stack(
+            [_joined(_lit(image, one), one) for image, one in zip(painted, prepared, strict=True)]
+        )
 
     def _image(self, task: Task, part: Part, box: Box) -> Tensor:
         """(1, *box.size): what the network paints into; other lesions of the image stay."""
@@ -277,6 +285,23 @@ def _lit(painted: Tensor, prepared: Prepared) -> Tensor:
         return painted
     lowest = prepared.image.clamp(max=prepared.darkest)
     return torch.where(prepared.edit.any(dim=0), torch.maximum(painted, lowest), painted)
+
+
+def _joined(painted: Tensor, prepared: Prepared) -> Tensor:
+    """(1, D, H, W): without a dark line between a lesion and the wall that it lies at.
+
+    The wall's outermost voxels, which the scan shares between wall and lung, are no darker than the median of
+    what is around them.
+    """
+    if prepared.seam is None or not bool(prepared.seam.any()):
+        return painted
+    around = torch.from_numpy(median_filter(painted[0].numpy(), 3))[None]
+    return torch.where(prepared.seam, torch.maximum(painted, around), painted)
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """(D, H, W) bool and its neighbours."""
+    return binary_dilation(mask, np.ones((3, 3, 3), bool))
 
 
 def paint_case(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from LeFusion import Painter
-from LeFusion.box_painter import Prepared, _lit
+from LeFusion.box_painter import Prepared, _joined, _lit
 
 
 def prepared(darkest):
@@ -50,9 +50,52 @@ def test_a_wall_at_a_lesion_stays_and_the_lung_around_it_is_painted():
     wall = np.zeros(lung.shape, bool)
     wall[:, :, 27:] = True
     ct = np.where(wall, 40.0, lung)
-    changed = np.asarray(painter.paint(ct, mask, seed=1)) != ct
+    painted = np.asarray(painter.paint(ct, mask, seed=1))
+    changed = painted != ct
     assert not changed[wall].any() and changed[mask > 0].mean() > 0.9
     rim = changed & (mask == 0)
     assert rim[:, :, :20].any() and rim[:, :20].any()
     without = np.asarray(painter.paint(lung, mask, seed=1)) != lung
     assert (without & (mask == 0))[:, :, 27:].any()
+
+
+def test_the_surface_of_a_wall_is_no_dark_line_beside_a_lesion():
+    """Voxels that the scan shares between wall and lung are as bright as what is on both sides, now."""
+    image = torch.full((1, 9, 9, 9), 0.4)  # lesion and wall
+    image[:, :, :, 4] = -0.1
+    image[:, 4, 4, 4] = 0.6
+    seam = torch.zeros(9, 9, 9, dtype=torch.bool)
+    seam[2:7, 2:7, 4] = True
+    nothing = torch.zeros(1, 9, 9, 9, dtype=torch.bool)
+    found = _joined(image, Prepared(image, nothing, nothing, ("a",), seam=seam))
+    wanted = torch.where(seam, torch.full_like(image, 0.4), image)
+    wanted[:, 4, 4, 4] = 0.6
+    assert torch.equal(found, wanted)
+    for without in (None, torch.zeros_like(seam)):
+        assert torch.equal(_joined(image, Prepared(image, nothing, nothing, ("a",), seam=without)), image)
+
+
+def test_a_painter_leaves_no_line_between_lesion_and_wall():
+    painter = Painter.load(
+        "lidc_edit", diffusion_depth_size=16, diffusion_img_size=32, num_steps=1, device="cpu"
+    )
+    lung = np.random.default_rng(0).normal(-850, 20, (32, 48, 48))
+    mask = np.zeros(lung.shape, np.uint8)
+    mask[10:22, 18:30, 17:27] = 1
+    ct = lung.copy()
+    ct[:, :, 28:], ct[:, :, 27] = 40, -200
+    painted = np.asarray(painter.paint(ct, mask, texture="solid", seed=1))
+    beside, away = np.s_[13:19, 21:27, 27], np.s_[2:8, 2:14, 27]
+    assert np.median(painted[beside]) > -100 and (painted[away] == -200).all()
+    assert (painted[:, :, 28:] == 40).all()
+    strict = np.asarray(
+        Painter.load(
+            "lidc_edit",
+            diffusion_depth_size=16,
+            diffusion_img_size=32,
+            num_steps=1,
+            device="cpu",
+            edit_margin_mm=0,
+        ).paint(ct, mask, texture="solid", seed=1)
+    )
+    assert (strict[mask == 0] == ct[mask == 0]).all()
