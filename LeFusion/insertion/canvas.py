@@ -154,7 +154,11 @@ class Canvas:
         stored = self.axes.slices(patch.box, self.shape)
         labels = self.axes.to_dhw(self._labels[stored])
         touched = (patch.carried(edit) > LEAST_SHARE) & ((labels == 0) | (labels == number))
-        values = self.values(patch.box) + patch.carried(np.where(edit, change, 0.0))
+        values = self.values(patch.box)
+        # What lies beyond the window is not in the change: of a bright vessel it goes with the vessel, of bone
+        # in the rim it stays
+        within = np.clip(values, self.intensity_map.low, self.intensity_map.high)
+        values = np.where(label, within, values) + patch.carried(np.where(edit, change, 0.0))
         labels[label] = number
         part = replace(self.source, raw=self._raw[stored])
         pieces = [(self.axes.to_stored(values), self.axes.to_stored(touched), WHOLE)]

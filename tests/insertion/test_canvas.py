@@ -92,15 +92,17 @@ def test_only_voxels_of_the_edit_mask_change_and_other_lesions_stay(chest):
     assert canvas.stored_labels().dtype == np.uint8 and set(np.unique(canvas.stored_labels())) == {0, 1, 2}
 
 
-def test_bone_beyond_the_window_keeps_its_hu():
+def test_bone_beyond_the_window_keeps_its_hu_in_the_rim_and_a_vessel_goes_from_the_lesion():
     raw = np.full((20, 24, 24), -800, np.int16)
     raw[8:12, 10:14, 10:14] = 1200
     affine = np.array([[0, 0, -1.0, 0], [0, -1.0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]])
     volume = Volume(Path("scan"), raw, 1.0, 0.0, affine, None)
-    canvas = Canvas(volume, SPL, WINDOW, ONE_MM, (4, 8, 8))
-    patch = canvas.patch((10, 12, 12), (10, 12, 12))
-    assert canvas.on_network(patch).max() == pytest.approx(400)
-    edit = np.zeros(patch.shape, bool)
-    edit[tuple(n // 2 for n in patch.shape)] = True
-    canvas.add(patch, 1, edit, np.full(patch.shape, -3.0), edit)
-    assert canvas.image().raw.max() == 1200 and (canvas.image().raw == 1197).sum() == 1
+    for labelled, value in ((False, 1197), (True, 397)):
+        canvas = Canvas(volume, SPL, WINDOW, ONE_MM, (4, 8, 8))
+        patch = canvas.patch((10, 12, 12), (10, 12, 12))
+        assert canvas.on_network(patch).max() == pytest.approx(400)
+        edit = np.zeros(patch.shape, bool)
+        edit[tuple(n // 2 for n in patch.shape)] = True
+        canvas.add(patch, 1, edit & labelled, np.full(patch.shape, -3.0), edit)
+        found = canvas.image().raw
+        assert found.max() == 1200 and (found == value).sum() == 1 and (found != raw).sum() == 1
