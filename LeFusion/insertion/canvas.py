@@ -155,8 +155,8 @@ class Canvas:
         labels = self.axes.to_dhw(self._labels[stored])
         touched = (patch.carried(edit) > LEAST_SHARE) & ((labels == 0) | (labels == number))
         values = self.values(patch.box)
-        # What lies beyond the window is not in the change: of a bright vessel it goes with the vessel, of bone
-        # in the rim it stays
+        # What lies beyond the window is not in the change: that of a bright vessel goes with the vessel, that
+        # of bone in the rim stays
         within = np.clip(values, self.intensity_map.low, self.intensity_map.high)
         values = np.where(label, within, values) + patch.carried(np.where(edit, change, 0.0))
         labels[label] = number
