@@ -206,8 +206,13 @@ class Conditions:
             number = table.pick(mm3, generator, chosen, part.voxels.flatten(1).any(dim=1).tolist())
         except UserError as error:
             raise UserError(f"{loaded.case.mask_path}: {error}; choose another condition") from None
-        wanted = in_heart(table.look(number), tissue, self.bins)
-        return Wanted(perturb(wanted, self.perturbation, self.bins, address), drawn=number)
+        drawn = in_heart(table.look(number), tissue, self.bins)
+        wanted = perturb(drawn, self.perturbation, self.bins, address)
+        around = look_around(loaded, part)
+        if around is None:
+            return Wanted(wanted, drawn=number)
+        # Without the blur of the scan's noise: in hearts the network's is like it
+        return Wanted(wanted, wanted.reshape(-1, 1, self.bins), (), number, (around.noise, 0.0, 0.0, 0.0))
 
 
 def _in_order(

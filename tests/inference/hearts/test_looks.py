@@ -20,6 +20,9 @@ from painted_hearts import (
     tissue,
 )
 
+from LeFusion.dataset.cases import find_cases
+from LeFusion.dataset.loading import load_case
+from LeFusion.painter import Painter
 from LeFusion.textures.realistic import read_lesion_table
 
 REALISTIC = Path(__file__).resolve().parents[3] / "configs" / "lesion_textures" / "emidec.json"
@@ -72,6 +75,22 @@ def test_realistic_lesions_are_relative_to_the_tissue_of_their_heart(paint, hear
         level, unit = tissue(source(hearts, row["case"])[0], now)
         found = (requested(row).reshape(2, 16).numpy() @ ((np.arange(16) + 0.5) / 16) - level) / unit
         assert relative.min() - 0.1 < found[0] < relative.max() + 0.1
+
+
+def test_realistic_lesions_know_the_noise_of_the_scan_they_are_painted_into(hearts):
+    """So that the guidance shares out as much fine structure as the scan has."""
+    painter = Painter.load("emidec_small", device="cpu")
+    conditions, layout = painter.conditions(None, seed=0), painter.settings.layout
+    image, labels = source(hearts, SICK[0])
+    grain = np.random.default_rng(0).normal(0, 30, image.shape)
+    noise = []
+    for name, values in (("quiet", image), ("noisy", (image + grain).astype(np.int16))):
+        save(hearts / name, name, values, labels)
+        (case,) = find_cases(hearts / name, layout, None, "all")
+        look = conditions.wanted(load_case(case, layout, "minmax"), 1)
+        assert torch.equal(look.layers.flatten(), look.histogram) and bool(look.layers.any())
+        noise.append(look.noise[0])
+    assert noise[1] > 2 * noise[0] > 0
 
 
 def test_a_heart_without_bright_blood_has_no_realistic_lesion(paint, hearts, donors):
