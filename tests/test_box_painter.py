@@ -9,6 +9,12 @@ from LeFusion import Painter
 from LeFusion.box_painter import Prepared, _joined, _lit
 
 
+def painter_of(weights, depth=16, plane=32, **settings):
+    """Bundled weights, one network call a lesion."""
+    sizes = {"diffusion_depth_size": depth, "diffusion_img_size": plane}
+    return Painter.load(weights, num_steps=1, device="cpu", **sizes, **settings)
+
+
 def prepared(darkest):
     image = torch.tensor([-0.6, -0.9, -0.6, -0.6]).reshape(1, 1, 1, 4)
     edit = torch.tensor([True, True, True, False]).reshape(1, 1, 1, 4)
@@ -27,9 +33,7 @@ def test_the_darkest_goes_to_another_process():
 
 
 def test_a_painter_leaves_no_black_specks():
-    painter = Painter.load(
-        "lidc_small", diffusion_depth_size=8, diffusion_img_size=16, num_steps=1, device="cpu"
-    )
+    painter = painter_of("lidc_small", 8, 16)
     image = torch.rand(1, 8, 16, 16, generator=torch.Generator().manual_seed(0)) - 1
     lesion = torch.zeros(1, 8, 16, 16, dtype=torch.bool)
     lesion[:, 2:6, 5:11, 5:11] = True
@@ -41,17 +45,14 @@ def test_a_painter_leaves_no_black_specks():
 
 def test_a_wall_at_a_lesion_stays_and_the_lung_around_it_is_painted():
     """A nodule at the pleura: its rim is of lung only. Where the lung is as bright, all of the rim is."""
-    painter = Painter.load(
-        "lidc_edit", diffusion_depth_size=16, diffusion_img_size=32, num_steps=1, device="cpu"
-    )
+    painter = painter_of("lidc_edit")
     lung = np.random.default_rng(0).normal(-850, 20, (32, 48, 48))
     mask = np.zeros(lung.shape, np.uint8)
     mask[13:19, 20:27, 20:27] = 1
     wall = np.zeros(lung.shape, bool)
     wall[:, :, 27:] = True
     ct = np.where(wall, 40.0, lung)
-    painted = np.asarray(painter.paint(ct, mask, seed=1))
-    changed = painted != ct
+    changed = np.asarray(painter.paint(ct, mask, seed=1)) != ct
     assert not changed[wall].any() and changed[mask > 0].mean() > 0.9
     rim = changed & (mask == 0)
     assert rim[:, :, :20].any() and rim[:, :20].any()
@@ -76,9 +77,7 @@ def test_the_surface_of_a_wall_is_no_dark_line_beside_a_lesion():
 
 
 def test_a_painter_leaves_no_line_between_lesion_and_wall():
-    painter = Painter.load(
-        "lidc_edit", diffusion_depth_size=16, diffusion_img_size=32, num_steps=1, device="cpu"
-    )
+    painter = painter_of("lidc_edit")
     lung = np.random.default_rng(0).normal(-850, 20, (32, 48, 48))
     mask = np.zeros(lung.shape, np.uint8)
     mask[10:22, 18:30, 17:27] = 1
@@ -88,14 +87,5 @@ def test_a_painter_leaves_no_line_between_lesion_and_wall():
     beside, away = np.s_[13:19, 21:27, 27], np.s_[2:8, 2:14, 27]
     assert np.median(painted[beside]) > -100 and (painted[away] == -200).all()
     assert (painted[:, :, 28:] == 40).all()
-    strict = np.asarray(
-        Painter.load(
-            "lidc_edit",
-            diffusion_depth_size=16,
-            diffusion_img_size=32,
-            num_steps=1,
-            device="cpu",
-            edit_margin_mm=0,
-        ).paint(ct, mask, texture="solid", seed=1)
-    )
+    strict = np.asarray(painter_of("lidc_edit", edit_margin_mm=0).paint(ct, mask, texture="solid", seed=1))
     assert (strict[mask == 0] == ct[mask == 0]).all()
