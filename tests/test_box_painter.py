@@ -87,5 +87,7 @@ def test_a_painter_leaves_no_line_between_lesion_and_wall():
     beside, away = np.s_[13:19, 21:27, 27], np.s_[2:8, 2:14, 27]
     assert np.median(painted[beside]) > -100 and (painted[away] == -200).all()
     assert (painted[:, :, 28:] == 40).all()
+    at_wall, at_lung = (np.median(painted[13:19, 21:27, x]) for x in (26, 17))
+    assert at_wall > -100 and at_lung < -200
     strict = np.asarray(painter_of("lidc_edit", edit_margin_mm=0).paint(ct, mask, texture="solid", seed=1))
     assert (strict[mask == 0] == ct[mask == 0]).all()
