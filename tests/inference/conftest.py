@@ -1,7 +1,7 @@
 """The inference command on the small lung cases, with the smallest network."""
 
 import pytest
-from painted import REGION
+from painted_regions import REGION
 
 import LeFusion.inference.inference as inference
 

@@ -3,7 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
-from painted import CASES, manifest_of, raw, volumes
+from painted_regions import CASES, manifest_of, raw, volumes
 from refusals import assert_refused
 
 

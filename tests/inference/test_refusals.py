@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from painted import manifest_of, volumes_below
+from painted_regions import manifest_of, volumes_below
 from refusals import assert_refused
 
 import LeFusion.box_painter as painter

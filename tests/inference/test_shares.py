@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from painted import CASES, REGION, SCRIPT, manifest_of, volumes
+from painted_regions import CASES, REGION, SCRIPT, manifest_of, volumes
 from refusals import assert_refused
 
 import LeFusion.box_painter as painter

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from painted import CASES, REGION, SCRIPT, manifest_of, raw, volumes, volumes_below
+from painted_regions import CASES, REGION, SCRIPT, manifest_of, raw, volumes, volumes_below
 from PIL import Image
 from refusals import assert_refused
 
