@@ -26,4 +26,7 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    from LeFusion.runtime.threads import spin_briefly
+
+    spin_briefly()
     return getattr(import_module(_PLACES[name]), name)

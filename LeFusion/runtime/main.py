@@ -1,14 +1,15 @@
 """The command `lefusion`: `lefusion paint data_type=lidc ...` runs LeFusion/inference/inference.py.
 
 What the scripts do in a clone it does where the project is installed: configs, bundled weights and demo data
-come from the package, outputs go below the folder that the command starts in. Imports nothing but the
-standard library, so that the list of commands is there at once.
+come from the package, outputs go below the folder that the command starts in. Imports no other package, so
+that the list of commands is there at once.
 """
 
-import os
 import runpy
 import sys
 from pathlib import Path
+
+from LeFusion.runtime.threads import spin_briefly
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +66,7 @@ def main() -> None:
             sys.exit(0 if name else 2)
         print(f"error: lefusion has no command {name!r}\n{usage()}", file=sys.stderr)
         sys.exit(2)
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as setup_env.sh; before torch loads OpenMP
+    spin_briefly()
     script = str(ROOT / COMMANDS[name][0])
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
