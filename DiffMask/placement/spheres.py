@@ -176,6 +176,8 @@ def place_in_lung(
             reason, share = _judge(scene, centre, radius, inside_share, vessel_share, gap_mm, taken)
             if reason is None:
                 found.append(Placement(tuple(float(c) for c in centre), diameter, depth - radius, share))
+                if not scene.aerated:
+                    return found[0]
             else:
                 _count(refusals, reason)
         if found:
@@ -263,9 +265,7 @@ def _like_real(
     scene: LungScene, found: Sequence[Placement], at_border: bool, generator: torch.Generator
 ) -> Placement:
     """That of several spheres of one size beside which lies about as much tissue as beside a real nodule,
-    which is drawn. In other organs than lungs the first."""
-    if not scene.aerated:
-        return found[0]
+    which is drawn."""
     nodules = load_statistics("lidc")["surroundings"]["nodules"]
     wanted = draw_tissue(nodules, found[0].diameter_mm, at_border, uniform(generator))
     misses = np.abs([scene.tissue_around(placement) - wanted for placement in found])

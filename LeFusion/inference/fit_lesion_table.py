@@ -31,7 +31,7 @@ from LeFusion.hearts.tissue import WINDOW as WINDOW_OF_TISSUE
 from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
 from LeFusion.textures.layers import DEPTHS_MM, layered_histogram
-from LeFusion.textures.noise import lesion_and_solid, look_around
+from LeFusion.textures.noise import Around, lesion_and_solid, look_around
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable, write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
@@ -56,6 +56,7 @@ def of_regions(cases: list[Case], scores: Path) -> LesionTable:
         raise UserError(f"{scores}: has no row for {missing[0]}")
     given = given.loc[[case.name for case in cases]]
     loaded = [load_case(case, LIDC.layout, WINDOW) for case in cases]
+    around = [look_around(one, one.all_lesions) for one in loaded]
     table = LesionTable(
         data_type="lidc",
         window=WINDOW,
@@ -66,8 +67,8 @@ def of_regions(cases: list[Case], scores: Path) -> LesionTable:
         textures=tuple(CLASSES),
         texture=_classes(scores, given["texture"]),
         volume_mm3=np.array([one.lesion_mm3 for one in loaded]),
-        layers=np.stack([_layers(one) for one in loaded]),
-        **_of_scans(loaded),
+        layers=np.stack([_layers(*one) for one in zip(loaded, around, strict=True)]),
+        **_of_scans(around),
         depths_mm=DEPTHS_MM,
         scores=_scores(scores, given),
     )
@@ -133,10 +134,9 @@ def of_hearts(cases: list[Case]) -> LesionTable:
     )
 
 
-def _layers(loaded: LoadedCase) -> np.ndarray:
+def _layers(loaded: LoadedCase, around: Around | None) -> np.ndarray:
     """(layers, LAYER_BINS): see LesionTable. Voxels next to a wall are left out: masks often take in some of
     it."""
-    around = look_around(loaded, loaded.all_lesions)
     image, lesions, solid = lesion_and_solid(loaded, loaded.all_lesions, around, DEPTHS_MM[-1])
     beside = lesions & torch.from_numpy(binary_dilation(solid.numpy(), np.ones((3, 3, 3))))
     if bool((lesions & ~beside).any()):
@@ -151,10 +151,9 @@ def _is_cavity(layers: np.ndarray) -> bool:
     return (middles.max() - middles[-1]) * (WINDOW[1] - WINDOW[0]) / layers.shape[1] > CAVITY_HU
 
 
-def _of_scans(loaded: list[LoadedCase]) -> dict[str, np.ndarray]:
+def _of_scans(found: list[Around | None]) -> dict[str, np.ndarray]:
     """noise and lung, in HU, 0 where they cannot be told; see LesionTable."""
     half = (WINDOW[1] - WINDOW[0]) / 2
-    found = [look_around(one, one.all_lesions) for one in loaded]
     return {
         "noise": np.array([around.noise * half if around else 0.0 for around in found]),
         "lung": np.array([(around.lung + 1) * half + WINDOW[0] if around else 0.0 for around in found]),

@@ -167,7 +167,7 @@ class Conditions:
             _, lesions, solid = lesion_and_solid(loaded, part, around, table.depths_mm[-1])
             shares = layer_shares(lesions[0], loaded.spacing_mm, table.depths_mm, solid)
 
-        def look(number: int) -> Tensor:
+        def fitted(number: int) -> Tensor:
             layers = table.look(number, around)
             if shares is None:
                 return layers
@@ -177,9 +177,9 @@ class Conditions:
 
         if chosen is None or self.draw or self.of_case:
             number = table.pick(mm3, generator, chosen)
-            layers = look(number)
+            layers = fitted(number)
         else:
-            number, layers = _in_order(table, mm3, generator, look)[chosen]
+            number, layers = _in_order(table, mm3, generator, fitted)[chosen]
         drawn = folded(layers.sum(dim=0), self.bins)
         wanted = perturb(drawn, self.perturbation, self.bins, address)
         if not table.depths_mm:

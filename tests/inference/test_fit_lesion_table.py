@@ -10,6 +10,7 @@ import pytest
 import LeFusion.inference.fit_lesion_table as fit
 from LeFusion.dataset.cases import find_cases
 from LeFusion.dataset.loading import load_case
+from LeFusion.textures.noise import look_around
 from LeFusion.textures.realistic import read_lesion_table
 
 BINS = [f"h{i:02d}" for i in range(16)]
@@ -112,7 +113,8 @@ def test_voxels_next_to_a_wall_are_no_border_and_left_out(tmp_path):
         (tmp_path / kind).mkdir()
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / kind / f"A_{part}_0.nii.gz")
     (case,) = find_cases(tmp_path, fit.LIDC.layout)
-    layers = fit._layers(load_case(case, fit.LIDC.layout, fit.WINDOW))
+    loaded = load_case(case, fit.LIDC.layout, fit.WINDOW)
+    layers = fit._layers(loaded, look_around(loaded, loaded.all_lesions))
     hu = np.linspace(*fit.WINDOW, layers.shape[1] + 1)
     assert layers.sum() == pytest.approx(1) and not layers[:, hu[:-1] > 100].any()
     rim, inside = (layers[n] @ ((hu[:-1] + hu[1:]) / 2) / layers[n].sum() for n in (0, 1))
