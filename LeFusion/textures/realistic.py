@@ -224,7 +224,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         raise UserError(
             f"{path}: lesions, window, {', '.join(OF_SCANS)} and depths_mm must hold numbers ({error})"
         ) from error
-    if list(depths) != sorted(set(depths)) or not all(0 < depth < float("inf") for depth in depths):
+    if list(depths) != sorted(set(depths)) or not np.isfinite(depths).all():
         raise UserError(f"{path}: depths_mm={list(depths)} must rise, from above 0")
     classes = content.get(OF_HEARTS, 0)
     if not isinstance(classes, int) or classes < 0 or (classes and depths):
