@@ -19,13 +19,16 @@ from torch import Tensor
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.textures.histograms import folded, mean_bin
+from LeFusion.textures.layers import SMOOTH_MM
 from LeFusion.textures.noise import Around, under_lung, under_noise
 
 NEIGHBOURS = 12  # lesions of like size that one is drawn from
 KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", "depths_mm", "lesions")
 OF_HEARTS = "classes"  # a key that tables of hearts have, too
 LAYER_BINS, SCORES = "layer_bins", "scores"  # keys that a table may have
+SMOOTH = "smooth_mm"  # a key of tables with layers: how smooth the border is that they are counted from
 OF_SCANS = ("noise", "lung")  # keys that it may have, too: a number for each lesion
+MAY_HAVE = {OF_HEARTS, *OF_SCANS, LAYER_BINS, SCORES, SMOOTH}
 # Radiologists' scores of LIDC-IDRI, from 1 to this; calcification 6: absent
 HIGHEST_SCORES = {"texture_score": 5, "margin_score": 5, "spiculation": 5, "calcification": 6}
 
@@ -181,6 +184,7 @@ def write_lesion_table(path: str | PathLike, table: LesionTable) -> None:
     lesion."""
     head = {key: getattr(table, key) for key in KEYS if key != "lesions"}
     head |= {OF_HEARTS: table.classes} if table.classes else {}
+    head |= {SMOOTH: SMOOTH_MM} if table.depths_mm else {}
     head |= {LAYER_BINS: table.layer_bins} if table.layer_bins != table.bins else {}
     rows = [
         json.dumps([int(kind), round(float(volume), 1), *np.rint(row * 1e4).astype(int).flatten().tolist()])
@@ -208,9 +212,13 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict) or set(content) - {OF_HEARTS, *OF_SCANS, LAYER_BINS, SCORES} != set(
-        KEYS
-    ):
+    if not isinstance(content, dict) or set(content) - {
+        OF_HEARTS,
+        *OF_SCANS,
+        LAYER_BINS,
+        SCORES,
+        SMOOTH,
+    } != set(KEYS):
         raise UserError(f"{path}: must have the keys {', '.join(KEYS)}")
     names, bins = content["textures"], content["bins"]
     fine = content.get(LAYER_BINS, bins)
@@ -225,10 +233,15 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
             f"{path}: lesions, window, {', '.join(OF_SCANS)} and depths_mm must hold numbers ({error})"
         ) from error
     if list(depths) != sorted(set(depths)) or not np.isfinite(depths).all():
-        raise UserError(f"{path}: depths_mm={list(depths)} must rise, from above 0")
+        raise UserError(f"{path}: depths_mm={list(depths)} must rise")
     classes = content.get(OF_HEARTS, 0)
     if not isinstance(classes, int) or classes < 0 or (classes and depths):
         raise UserError(f"{path}: classes={classes} must be the number of lesion labels, without depths_mm")
+    if depths and content.get(SMOOTH) != SMOOTH_MM:
+        raise UserError(
+            f"{path}: its layers are counted from a border smoothed by {content.get(SMOOTH, 0)} mm, this "
+            f"version takes {SMOOTH_MM:g}; make the table again with fit_lesion_table.py"
+        )
     count = classes or len(depths) + 1
     if rows.ndim != 2 or rows.shape[1] != 2 + count * fine:
         raise UserError(f"{path}: each lesion needs a texture, a volume and {count} x {fine} bins")

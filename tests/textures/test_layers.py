@@ -14,57 +14,78 @@ from LeFusion.textures.layers import (
 )
 
 
-def block(size=9, first=2, last=7):
+MM = (1, 1, 1)
+
+
+def block(size=15, first=3, last=12):
     lesion = torch.zeros(size, size, size, dtype=torch.bool)
     lesion[first:last, first:last, first:last] = True
     return lesion
 
 
-def test_layers_of_a_block_are_its_shells():
-    layers = layers_of(block(), (1, 1, 1), (1.0, 2.0))
-    assert torch.equal(layers >= 0, block())
-    assert torch.equal(layers == 1, block(first=3, last=6) & ~block(first=4, last=5))
-    assert torch.equal(layers == 2, block(first=4, last=5))
+def ball(radius=8.0, slice_mm=1.0):
+    """And the distance of each voxel from its middle, in mm."""
+    across = torch.arange(21) - 10.0
+    along = across if slice_mm == 1 else (torch.arange(11) - 5) * slice_mm
+    distance = sum(axis**2 for axis in torch.meshgrid(along, across, across, indexing="ij")) ** 0.5
+    return distance <= radius, distance
 
 
-def test_distances_are_in_mm():
-    assert torch.equal(layers_of(block(), (2, 2, 2), (2.0, 4.0)), layers_of(block(), (1, 1, 1), (1.0, 2.0)))
-    flat = layers_of(block(), (10, 1, 1), (1.0, 2.0))  # thick slices: the border is in the plane
-    assert torch.equal(flat[3], flat[4]) and int(flat[2].max()) == 2
+@pytest.mark.parametrize("slice_mm", [1.0, 2.0])
+def test_layers_of_a_ball_are_its_shells(slice_mm):
+    """To half a voxel, also in thick slices."""
+    lesion, distance = ball(8.0, slice_mm)
+    layers = layers_of(lesion, (slice_mm, 1, 1), (2.0, 4.0))
+    assert torch.equal(layers >= 0, lesion)
+    assert bool((layers[distance < 3.4] == 2).all()) and bool((layers[distance > 6.6] <= 0).all())
+    assert bool((layers[(distance > 4.1) & (distance < 5.4)] == 1).all())
+
+
+def test_a_mask_s_corners_and_edges_lie_nearer_to_the_border_than_its_faces():
+    """They are rounded off: a mask that was drawn slice by slice has steps, the lesion has none."""
+    corner, edge, face = (3, 3, 3), (3, 3, 7), (3, 7, 7)
+    found = [
+        [int(layers_of(block(), MM, (depth,))[at]) for at in (corner, edge, face)] for depth in (-0.2, 0.3)
+    ]
+    assert found == [[0, 1, 1], [0, 0, 1]]
+
+
+def test_one_voxel_more_on_a_face_hardly_moves_the_border():
+    """Its distance from the voxel beneath is one less by its own count, but the border is smooth."""
+    bumpy = block()
+    bumpy[2, 7, 7] = True
+    beneath, far = (3, 7, 7), (3, 5, 10)
+    assert int(layers_of(bumpy, MM, (0.9,))[beneath]) == int(layers_of(bumpy, MM, (0.9,))[far]) == 0
 
 
 def test_beyond_the_array_is_outside():
-    assert int(layers_of(torch.ones(3, 3, 3, dtype=torch.bool), (1, 1, 1), (1.0,))[1, 1, 1]) == 1
-    assert int(layers_of(torch.ones(3, 3, 3, dtype=torch.bool), (1, 1, 1), (1.0,))[0, 1, 1]) == 0
+    layers = layers_of(torch.ones(9, 9, 9, dtype=torch.bool), MM, (2.0,))
+    assert int(layers[4, 4, 4]) == 1 and int(layers[0, 4, 4]) == 0
 
 
 def test_a_lesion_has_no_border_at_a_wall():
     """Its layers are those of lesion and wall together."""
-    wall = torch.zeros(9, 9, 9, dtype=torch.bool)
-    wall[:, :, 7:] = True
-    together = block() | wall
-    found = layers_of(block(), (1, 1, 1), (1.0, 2.0), wall)
-    assert torch.equal(found >= 0, block())
-    assert torch.equal(found[block()], layers_of(together, (1, 1, 1), (1.0, 2.0))[block()])
-    assert int(found[4, 4, 6]) == 2 and int(layers_of(block(), (1, 1, 1), (1.0, 2.0))[4, 4, 6]) == 0
-    shares = layer_shares(block(), (1, 1, 1), (1.0, 2.0), wall)
-    assert float(shares.sum()) == pytest.approx(1) and float(shares[0]) == pytest.approx(89 / 125)
-    image = torch.rand(1, 9, 9, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    layered = layered_histogram(image, block()[None], (1, 1, 1), 16, (1.0, 2.0), wall)
+    wall = torch.zeros(15, 15, 15, dtype=torch.bool)
+    wall[:, :, 12:] = True
+    depths = (1.0, 2.0)
+    free, beside = layers_of(block(), MM, depths), layers_of(block(), MM, depths, wall)
+    assert torch.equal(beside >= 0, block())
+    assert torch.equal(beside[block()], layers_of(block() | wall, MM, depths)[block()])
+    assert int(beside[7, 7, 11]) == 2 and int(free[7, 7, 11]) == 0
+    shares = layer_shares(block(), MM, depths, wall)
+    assert float(shares.sum()) == pytest.approx(1)
+    assert float(shares[0]) == pytest.approx(float((beside == 0).sum()) / 9**3)
+    assert float(shares[0]) < float(layer_shares(block(), MM, depths)[0])
+    image = torch.rand(1, 15, 15, 15, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    layered = layered_histogram(image, block()[None], MM, 16, depths, wall)
     assert torch.allclose(layered[0].sum(dim=1), shares)
-
-
-def test_shares_count_the_voxels():
-    assert layer_shares(block(), (1, 1, 1), (1.0, 2.0)).tolist() == pytest.approx(
-        [98 / 125, 26 / 125, 1 / 125]
-    )
 
 
 def test_layers_sum_to_the_histogram_of_the_lesion():
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 9, 9, 9, generator=generator) * 2 - 1
+    image = torch.rand(1, 15, 15, 15, generator=generator) * 2 - 1
     lesions = torch.stack([block(), torch.zeros_like(block()), ~block()])
-    layered = layered_histogram(image, lesions, (1, 1, 1))
+    layered = layered_histogram(image, lesions, MM)
     assert torch.allclose(layered.sum(dim=1).flatten(), lesion_histogram(image, lesions), atol=1e-6)
     assert not bool(layered[1].any())
 

@@ -29,7 +29,8 @@ from chosen import (
 from LeFusion.errors import UserError
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import choose_conditions, conditions_of
-from LeFusion.textures.noise import look_around
+from LeFusion.textures.layers import layer_shares
+from LeFusion.textures.noise import lesion_and_solid, look_around
 from LeFusion.textures.palette import Palette, load_palette
 from LeFusion.textures.realistic import read_lesion_table, write_lesion_table
 
@@ -118,14 +119,14 @@ def test_the_textures_of_a_lesion_are_in_order(tmp_path):
 
 
 def test_layers_of_a_real_lesion_take_the_shares_of_the_lesion_to_paint(tmp_path):
-    """Three voxels in a row at 1 mm are all in the layer at the border."""
-    path = table_in(tmp_path, depths=(1.5,))
+    """Three voxels in a row are all at the border, below the smooth one."""
+    path = table_in(tmp_path, depths=(0.0,))
     conditions = choose(realistic_textures=path, **SAME, types=2, know_sizes=True)
     wanted = conditions.wanted(loaded(), 1)
-    assert wanted.depths_mm == (1.5,) and wanted.layers.shape == (1, 2, BINS)
+    assert wanted.depths_mm == (0.0,) and wanted.layers.shape == (1, 2, BINS)
     assert torch.allclose(wanted.layers[0, 0], histogram({2: 1.0})) and not bool(wanted.layers[0, 1].any())
     assert torch.allclose(wanted.histogram, histogram({2: 1.0}))
-    thick = conditions.wanted(loaded(mm=2.0), 1)  # deeper than 1.5 mm: all in the layer within
+    thick = conditions.wanted(loaded(mm=3.0), 1)  # of three millimetres they are no steps: all lie within
     assert torch.allclose(thick.layers[0, 1], histogram({1: 1.0})) and not bool(thick.layers[0, 0].any())
 
 
@@ -150,13 +151,15 @@ def test_a_lesion_at_a_wall_has_less_border(tmp_path):
     free = scan()
     values = free.volume.raw.copy()
     values[:, :, 23:30] = 0.9
-    shares = []
+    shares, border = [], []
     for image in (free, replace(free, volume=replace(free.volume, raw=values))):
         look = choose(realistic_textures=path, condition="realistic", **SAME).wanted(image, 1)
         assert look.solid == pytest.approx(look_around(image, image.all_lesions).solid)
         shares.append(look.layers[0].sum(dim=1).tolist())
-    assert shares[0] == pytest.approx([1 - 64 / 216, 64 / 216])
-    assert shares[1] == pytest.approx([1 - 80 / 216, 80 / 216])
+        around = look_around(image, image.all_lesions)
+        _, lesions, solid = lesion_and_solid(image, image.all_lesions, around, 1.5)
+        border.append(layer_shares(lesions[0], image.spacing_mm, (1.5,), solid).tolist())
+    assert shares == [pytest.approx(each) for each in border] and shares[0][0] > shares[1][0]
 
 
 def test_a_lesion_s_own_look_knows_the_noise_and_may_be_as_dark_as_it_is():
