@@ -13,7 +13,6 @@ from LeFusion.textures.layers import (
     without_bright_rim,
 )
 
-
 MM = (1, 1, 1)
 
 
