@@ -362,6 +362,7 @@ class TrainSettings(DataTypeSettings):
     like_size: NoCount
     lesion_table: NoPath
     edit_margin_mm: Margin
+    least_margin_mm: either(Margin, words=(None,))
     turns: Flag
     cache: Flag
     cache_gb: number("a number above 0", lambda value: value > 0)

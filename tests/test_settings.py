@@ -109,6 +109,7 @@ TAKES = {
     "split": {"null"},
     "loss.max_weight": NUMBER,
     "edit_margin_mm": NUMBER,
+    "least_margin_mm": NUMBER | {"null"},
     "cache_gb": NUMBER,
     "soft_edge_mm": NUMBER | {"null"},
     "model.dim_mults": {"list"},

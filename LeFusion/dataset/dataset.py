@@ -54,8 +54,9 @@ class LesionDataset(Dataset):
     like_size: draw the other lesion of histogram_matching among so many of the nearest size; None: among all.
         other_of_size: (volume in mm3, generator) -> a histogram of a lesion of like size, drawn half of the
         time; it takes the place of other_histograms.
-    edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`. Changes of
-        a lesion's intensities are carried into it as a scanner would, see `carry_change`.
+    edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`;
+        least_margin_mm: drawn for each sample, in steps of a millimetre from this width on; None: always the
+        same. Changes of a lesion's intensities are carried into it as a scanner would, see `carry_change`.
     turns: turn by right angles in the plane, for square boxes.
     spacing_mm: see load_case.
     seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
@@ -84,6 +85,7 @@ class LesionDataset(Dataset):
         like_size: int | None = None,
         other_of_size: OtherHistogram | None = None,
         edit_margin_mm: float = 0.0,
+        least_margin_mm: float | None = None,
         turns: bool = False,
         spacing_mm: Sequence[float] | None = None,
         seed: int = 0,
@@ -118,7 +120,12 @@ class LesionDataset(Dataset):
             raise UserError(f"like_size={like_size} must be at least 1")
         self.like_size = like_size
         self.other_of_size = other_of_size
-        self.edit_margin_mm = float(edit_margin_mm)
+        least = edit_margin_mm if least_margin_mm is None else least_margin_mm
+        if not 0 < least <= edit_margin_mm and least_margin_mm is not None:
+            raise UserError(
+                f"least_margin_mm={least:g} must be above 0 and at most edit_margin_mm={edit_margin_mm:g}"
+            )
+        self.margins_mm = [float(least + n) for n in range(math.floor(edit_margin_mm - least) + 1)]
         self.turns = turns
         self.spacing_mm = spacing_mm
         self.seed = int(seed)
@@ -174,11 +181,14 @@ class LesionDataset(Dataset):
 
     def _edit(self, decoded: dict, generator: torch.Generator) -> torch.Tensor:
         """The edit masks of the whole volume; now and then the lesions alone."""
-        if not self.edit_margin_mm or float(torch.rand((), generator=generator)) < LABEL_ONLY:
+        if self.margins_mm == [0] or float(torch.rand((), generator=generator)) < LABEL_ONLY:
             return decoded["lesions"]
-        if "edit" not in decoded:
-            decoded["edit"] = edit_masks(decoded["lesions"], self.edit_margin_mm, decoded["spacing"])
-        return decoded["edit"]
+        several = len(self.margins_mm) > 1
+        number = int(torch.randint(len(self.margins_mm), (), generator=generator)) if several else 0
+        key = f"edit {number}"
+        if key not in decoded:
+            decoded[key] = edit_masks(decoded["lesions"], self.margins_mm[number], decoded["spacing"])
+        return decoded[key]
 
     def _draw_histogram(self, generator: torch.Generator, decoded: dict) -> torch.Tensor:
         """Half of the time a lesion's or a given one, half of the time a blend of two; for this case."""
@@ -260,7 +270,7 @@ class LesionDataset(Dataset):
 
     def _bytes(self, decoded: dict) -> int:
         """Of a decoded case, with the edit masks that it may get later."""
-        masks = decoded["lesions"].nbytes * (2 if self.edit_margin_mm else 1)
+        masks = decoded["lesions"].nbytes * (1 + (self.margins_mm != [0]) * len(self.margins_mm))
         if "numbers" in decoded:
             masks += decoded["numbers"].nbytes
         return decoded["image"].nbytes + masks

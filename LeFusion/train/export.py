@@ -21,17 +21,27 @@ def export(
     soft_edge_mm: float | None = None,
     guided_signal: float | None = None,
     num_steps: int | None = None,
+    edit_margin_mm: float | None = None,
 ) -> None:
-    """intensity_guidance, soft_edge_mm, num_steps (of sampler=ddim): what inference uses with these weights
-    unless told otherwise. guided_signal: until when it guides, see SamplerSettings.
+    """intensity_guidance, soft_edge_mm, num_steps (of sampler=ddim), edit_margin_mm: what inference uses with
+    these weights unless told otherwise. guided_signal: until when it guides, see SamplerSettings.
 
     Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average, or for a
-    guidance outside 0 to 1, an edge outside 0 to LARGEST_MARGIN_MM or more steps than the training had."""
+    guidance outside 0 to 1, an edge outside 0 to LARGEST_MARGIN_MM, more steps than the training had or a
+    margin that it did not have."""
     if not 0 <= intensity_guidance <= 1:
         raise UserError(f"--intensity-guidance {intensity_guidance} must be a number from 0 to 1")
     checkpoint = load_checkpoint(source, "ema")
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "weights")}
     metadata["intensity_guidance"] = intensity_guidance
+    if edit_margin_mm is not None:
+        least, most = metadata.get("edit_margins_mm", [metadata.get("edit_margin_mm", 0)] * 2)
+        if edit_margin_mm and not least <= edit_margin_mm <= most:
+            raise UserError(
+                f"{source}: was trained with rims of {least:g} to {most:g} mm, so --edit-margin-mm "
+                f"{edit_margin_mm:g} must be one of them, or 0"
+            )
+        metadata["edit_margin_mm"] = edit_margin_mm
     if soft_edge_mm is not None:
         if not 0 <= soft_edge_mm <= LARGEST_MARGIN_MM:
             raise UserError(f"--soft-edge-mm {soft_edge_mm} must be a number from 0 to {LARGEST_MARGIN_MM}")
@@ -70,6 +80,9 @@ def main() -> None:
         help="share of signal in the variance until which it guides (default: as in the source)",
     )
     parser.add_argument("--num-steps", type=int, help="of sampler=ddim (default: as in the source)")
+    parser.add_argument(
+        "--edit-margin-mm", type=float, help="width of the rim that is painted (default: the widest trained)"
+    )
     arguments = parser.parse_args()
     run_command(lambda: export(**vars(arguments)))
 

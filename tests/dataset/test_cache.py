@@ -39,13 +39,20 @@ def test_a_cache_that_is_no_truth_value_is_refused(tmp_path):
         LesionDataset([make_case(tmp_path)], Layout(), cache="yes")
 
 
-@pytest.mark.parametrize("options", [{}, {"edit_margin_mm": 1.5, "histogram_matching": 1.0, "like_size": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"edit_margin_mm": 1.5, "histogram_matching": 1.0, "like_size": 2},
+        {"edit_margin_mm": 3, "least_margin_mm": 2},
+    ],
+)
 def test_the_cache_is_bounded_and_what_is_drawn_the_same(tmp_path, options):
     """Of six cases two fit: the last that were asked for."""
     cases = [make_case(tmp_path, name, seed=seed) for seed, name in enumerate("ABCDEF")]
     options = {"size": (6, 10, 10), "region": "random", "augment": True} | options
     free = LesionDataset(cases, Layout(), **options)
-    each = 12 * 20 * 24 * (6 if "edit_margin_mm" in options else 5)
+    each = 12 * 20 * 24 * (5 + ("edit_margin_mm" in options) + ("least_margin_mm" in options))
     bounded, none, tiny = (
         LesionDataset(cases, Layout(), **options, **more)
         for more in ({"cache_bytes": 2 * each}, {"cache": False}, {"cache_bytes": each - 1})

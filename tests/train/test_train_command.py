@@ -15,8 +15,10 @@ from PIL import Image
 
 import LeFusion.inference.inference as inference
 import LeFusion.train.train as training
+from LeFusion.box_painter import BoxPainter
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.errors import UserError
+from LeFusion.painting import SamplerSettings
 from LeFusion.runtime.commandline import PROJECT_ROOT, git_commit
 from LeFusion.train.export import export
 from LeFusion.training.state import STATE_FILE
@@ -103,6 +105,8 @@ def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, r
     for steps in (0, 7):
         with pytest.raises(UserError, match=f"--num-steps {steps} must be from 1 to 6, the levels of the"):
             export(path, exported, num_steps=steps)
+    with pytest.raises(UserError, match="was trained with rims of 0 to 0 mm, so --edit-margin-mm 2 must be"):
+        export(path, exported, edit_margin_mm=2)
     export(exported, soft, 1.0, 2.5, 0.99, 3)
     found = load_checkpoint(soft)
     keys = ("soft_edge_mm", "intensity_guidance", "guided_signal", "num_steps")
@@ -237,6 +241,9 @@ def assert_refused(result, tmp_path, texts):
         (["model.dim=12"], ["dim=12", "multiple of 8"]),
         (["window=[400,-1000]"], ["window"]),
         (["edit_margin_mm=-1"], ["edit_margin_mm=-1"]),
+        (["edit_margin_mm=2", "least_margin_mm=3"], ["least_margin_mm=3", "at most edit_margin_mm=2"]),
+        (["least_margin_mm=1"], ["least_margin_mm=1", "at most edit_margin_mm=0"]),
+        (["edit_margin_mm=2", "least_margin_mm=0"], ["least_margin_mm=0", "above 0"]),
         (["turns=true", "crop_size=[4,8,16]"], ["turns=true", "as high as wide"]),
         (["like_size=2"], ["like_size=2", "histogram_matching"]),
         (["lesion_table=a.json"], ["lesion_table=a.json", "histogram_matching"]),
@@ -348,6 +355,7 @@ def test_a_network_learns_a_rim_and_paints_it_by_default(train, command, lidc, t
     assert told == {"edit_margin_mm": 1.5, "turns": True, "like_size": 2, "lesion_table": "lidc.json"}
     losses = (tmp_path / "run" / "loss.csv").read_text().splitlines()[1:]
     assert losses and all(np.isfinite(float(line.split(",")[1])) for line in losses)
+    assert metadata["edit_margins_mm"] == [1.5, 1.5]
     changed = {}
     for given in ("", "edit_margin_mm=0"):
         out = tmp_path / f"out {given}"
@@ -372,3 +380,19 @@ def test_a_network_learns_a_rim_and_paints_it_by_default(train, command, lidc, t
         )
         changed[given] = ((source != painted) & (label == 0)).sum()
     assert changed[""] > 0 and changed["edit_margin_mm=0"] == 0
+
+
+def test_a_network_of_several_margins_paints_any_of_them(train, tmp_path):
+    code, _, error = train("edit_margin_mm=3", "least_margin_mm=1", "model.context=clean")
+    assert code == 0, error
+    path, small = tmp_path / "run" / "model-000003.safetensors", tmp_path / "small.safetensors"
+    with pytest.raises(UserError, match="rims of 1 to 3 mm, so --edit-margin-mm 3.5 must be one of them"):
+        export(path, small, edit_margin_mm=3.5)
+    export(path, small, edit_margin_mm=2)
+    for file, default in ((path, 3), (small, 2)):
+        given = (load_checkpoint(file), SamplerSettings("ddim", num_steps=1), (8, 16, 16))
+        assert BoxPainter.of(*given).edit_margin_mm == default
+        for margin in (0, 1, 2.5, 3):
+            assert BoxPainter.of(*given, edit_margin_mm=margin).edit_margin_mm == margin
+        with pytest.raises(UserError, match="edit_margin_mm=4 must be 0 or what the network .*, 1 to 3"):
+            BoxPainter.of(*given, edit_margin_mm=4)
