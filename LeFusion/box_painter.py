@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation, median_filter
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from LeFusion.dataset.boxes import Box
@@ -21,6 +21,7 @@ from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError, check_choice
 from LeFusion.guidance import Guide
 from LeFusion.painting import SamplerSettings, paint
+from LeFusion.prepared import Prepared, finished, grown
 from LeFusion.runtime.memory import BatchSize
 from LeFusion.settings import PaintingSettings
 from LeFusion.tasks import Patch, Task, paint_together
@@ -29,40 +30,9 @@ from LeFusion.textures.noise import solid_in
 from LeFusion.weights import check_fit, sampler_settings
 
 GPU_STEP = (8, 16)  # of depth and plane, to which boxes just around lesions are rounded up on a GPU
+FADED = 0.5  # share of the rim's width, from outside, in which what is painted fades into the scan
 REGIONS = ("auto", "whole", "lesion")
 P = TypeVar("P", bound="BoxPainter")
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What the network has to know of one box.
-
-    image: (1, D, H, W) in [-1, 1]. lesions, edit: (K, D, H, W) bool, edit is what is painted. address: of the
-    noise. histogram: (K * bins,), and guide: where in the lesions its intensities lie; None: no condition.
-    darkest: see Wanted. seam: (D, H, W) bool, where a wall's surface is that a lesion now lies at; None: not
-    known.
-    """
-
-    image: Tensor
-    lesions: Tensor
-    edit: Tensor
-    address: tuple
-    histogram: Tensor | None = None
-    guide: Guide | None = None
-    darkest: float | None = None
-    seam: Tensor | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """As tensors, tuples and numbers, for another process."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        guide = None if self.guide is None else tuple(vars(self.guide).values())
-        # clone: of a view the whole image would be sent
-        return vars(self) | {name: value.clone() for name, value in tensors.items()} | {"guide": guide}
-
-    @classmethod
-    def from_dict(cls, sent: dict[str, Any]) -> "Prepared":
-        """Back again."""
-        return cls(**sent | {"guide": sent["guide"] and Guide(*sent["guide"])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +76,8 @@ class BoxPainter:
             region: what of a box the network sees: "whole", "lesion" (just around it), or "auto", as in its
                 training.
             margin: voxels around the lesion, with "lesion".
-            edit_margin_mm: width of the rim that is painted as well: 0, or None: as in the training.
+            edit_margin_mm: width of the rim that is painted as well: 0, or one of the training; None: what
+                the checkpoint asks for.
             soft_edge_mm: how far from a lesion a quarter of its change is left, which its surroundings have
                 before it is painted; None: what the checkpoint asks for, but 0 with edit_margin_mm=0.
 
@@ -131,9 +102,11 @@ class BoxPainter:
             check_choice("region", region, REGIONS[1:])
         trained = float(metadata.get("edit_margin_mm", 0))
         edit = trained if edit_margin_mm is None else float(edit_margin_mm)
-        if edit not in (0.0, trained):
+        least, most = metadata.get("edit_margins_mm", [trained, trained])
+        if edit and not least <= edit <= most:
+            known = f"{trained:g}" if least == most else f"{least:g} to {most:g}"
             raise UserError(
-                f"edit_margin_mm={edit:g} must be 0 or what the network was trained with, {trained:g}"
+                f"edit_margin_mm={edit:g} must be 0 or what the network was trained with, {known}"
             )
         asked = 0 if edit_margin_mm == 0 else metadata.get("soft_edge_mm", 0)
         soft = float(asked if soft_edge_mm is None else soft_edge_mm)
@@ -200,10 +173,12 @@ class BoxPainter:
             classes = task.wanted.histogram.reshape(len(present), -1) * present[:, None]
             histogram = classes.flatten()
             solid = None if task.wanted.solid is None else solid_in(image, lesions, task.wanted.solid)
-            guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm, solid)
+            rim = edit & ~lesions.any(dim=0)
             if solid is not None:
-                seam = edit.any(dim=0) & solid & torch.from_numpy(_grown(lesions.any(dim=0).numpy()))
+                seam = edit.any(dim=0) & solid & torch.from_numpy(grown(lesions.any(dim=0).numpy()))
                 edit = edit & ~solid
+                rim &= edit & ~torch.from_numpy(grown(solid.numpy()))  # that the scan shares with a wall
+            guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm, solid, rim)
         return Prepared(
             image,
             lesions,
@@ -211,8 +186,9 @@ class BoxPainter:
             (*task.address, task.number + 1) if task.number else task.address,
             histogram,
             guide,
-            task.wanted.darkest if task.wanted is not None else None,
+            *((task.wanted.darkest, task.wanted.brightest) if task.wanted is not None else (None, None)),
             seam,
+            self._share(lesions, task.loaded.spacing_mm),
         )
 
     def run(self, prepared: Sequence[Prepared]) -> Tensor:
@@ -233,9 +209,7 @@ class BoxPainter:
         )
         if not bool(torch.isfinite(painted).all()):
             raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
-        return torch.stack(
-            [_joined(_lit(image, one), one) for image, one in zip(painted, prepared, strict=True)]
-        )
+        return torch.stack([finished(image, one) for image, one in zip(painted, prepared, strict=True)])
 
     def _image(self, task: Task, part: Part, box: Box) -> Tensor:
         """(1, *box.size): what the network paints into; other lesions of the image stay."""
@@ -243,8 +217,7 @@ class BoxPainter:
         if not self.soft_edge_mm or task.wanted is None:
             return image
         wanted, spacing_mm = task.wanted.histogram, task.loaded.spacing_mm
-        organ = task.loaded.organ_in(box)
-        soft = soften_edge(image, part.lesions(box), wanted, spacing_mm, self.soft_edge_mm, organ)
+        soft = soften_edge(image, part.lesions(box), wanted, spacing_mm, self.soft_edge_mm)
         return torch.where(task.loaded.lesions(box).any(dim=0), image, soft)
 
     def _edit(self, loaded: LoadedCase, part: Part, box: Box) -> Tensor:
@@ -257,6 +230,16 @@ class BoxPainter:
             if other is not part:  # of two that share a voxel once they are resampled, both have it
                 edit &= lesions | ~other.lesions(box).any(dim=0)
         return edit
+
+    def _share(self, lesions: Tensor, spacing_mm: Sequence[float]) -> Tensor | None:
+        """(D, H, W) in [0, 1]: how much of a voxel is painted, less and less in the outer part of the rim;
+        None: all."""
+        if not self.edit_margin_mm:
+            return None
+        away = distance_transform_edt(~lesions.any(dim=0).numpy(), sampling=spacing_mm)
+        width = FADED * self.edit_margin_mm
+        left = (self.edit_margin_mm + min(spacing_mm) / 2 - away) / (width + min(spacing_mm) / 2)
+        return torch.from_numpy(left.clip(0, 1).astype(np.float32))
 
     def painted(self, loaded: LoadedCase, patches: Sequence[Patch], path: Path) -> Volume:
         """The image of a case, to be at `path`, with its parts painted; other voxels as they are stored.
@@ -278,31 +261,6 @@ class BoxPainter:
             place, edit = loaded.edit_of(part, self.reach_mm)
             painted[place.slices] |= edit
         return painted
-
-
-def _lit(painted: Tensor, prepared: Prepared) -> Tensor:
-    """(1, D, H, W): without black specks, which are darker than `darkest` and than the scan was."""
-    if prepared.darkest is None:
-        return painted
-    lowest = prepared.image.clamp(max=prepared.darkest)
-    return torch.where(prepared.edit.any(dim=0), torch.maximum(painted, lowest), painted)
-
-
-def _joined(painted: Tensor, prepared: Prepared) -> Tensor:
-    """(1, D, H, W): without a dark line between a lesion and the wall that it lies at.
-
-    The wall's outermost voxels, which the scan shares between wall and lung, are no darker than the median of
-    what is around them.
-    """
-    if prepared.seam is None or not bool(prepared.seam.any()):
-        return painted
-    around = torch.from_numpy(median_filter(painted[0].numpy(), 3))[None]
-    return torch.where(prepared.seam, torch.maximum(painted, around), painted)
-
-
-def _grown(mask: np.ndarray) -> np.ndarray:
-    """(D, H, W) bool and its neighbours."""
-    return binary_dilation(mask, np.ones((3, 3, 3), bool))
 
 
 def paint_case(

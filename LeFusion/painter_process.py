@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from LeFusion.box_painter import Prepared
 from LeFusion.errors import UserError
 from LeFusion.painter import Painter
+from LeFusion.prepared import Prepared
 from LeFusion.runtime.memory import LARGEST_BATCH, BatchSize
 
 BACKLOG = 128  # processes that may ask at once

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from LeFusion.box_painter import Prepared
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError, check_whole
 from LeFusion.painter import Painter
 from LeFusion.painter_process import Address, ask, serve
+from LeFusion.prepared import Prepared
 from LeFusion.runtime.memory import LARGEST_BATCH, BatchSize
 
 ENDS_WITHIN_S = 30  # else the process is killed

@@ -1,35 +1,20 @@
-"""What is painted is nowhere darker than the scan allows, and walls at a lesion stay as they are."""
+"""What painters leave: no black specks, walls at a lesion as they are, no seam."""
 
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from LeFusion import Painter
-from LeFusion.box_painter import BoxPainter, Prepared, _joined, _lit
+from LeFusion.box_painter import BoxPainter
+from LeFusion.prepared import Prepared
 
 
 def painter_of(weights, depth=16, plane=32, **settings):
     """Bundled weights, one network call a lesion."""
     sizes = {"diffusion_depth_size": depth, "diffusion_img_size": plane}
     return Painter.load(weights, num_steps=1, device="cpu", **sizes, **settings)
-
-
-def prepared(darkest):
-    image = torch.tensor([-0.6, -0.9, -0.6, -0.6]).reshape(1, 1, 1, 4)
-    edit = torch.tensor([True, True, True, False]).reshape(1, 1, 1, 4)
-    return Prepared(image, edit, edit, ("a",), darkest=darkest)
-
-
-def test_black_specks_are_lifted_to_the_darkest_or_to_what_was_there():
-    painted = torch.tensor([-1.0, -1.0, 0.2, -1.0]).reshape(1, 1, 1, 4)
-    wanted = torch.tensor([-0.8, -0.9, 0.2, -1.0]).reshape(1, 1, 1, 4)
-    assert torch.equal(_lit(painted, prepared(-0.8)), wanted)
-    assert torch.equal(_lit(painted, prepared(None)), painted)
-
-
-def test_the_darkest_goes_to_another_process():
-    assert Prepared.from_dict(prepared(-0.8).as_dict()).darkest == -0.8
 
 
 def test_a_painter_leaves_no_black_specks():
@@ -60,22 +45,6 @@ def test_a_wall_at_a_lesion_stays_and_the_lung_around_it_is_painted():
     assert (without & (mask == 0))[:, :, 27:].any()
 
 
-def test_the_surface_of_a_wall_is_no_dark_line_beside_a_lesion():
-    """Voxels that the scan shares between wall and lung are as bright as what is on both sides, now."""
-    image = torch.full((1, 9, 9, 9), 0.4)  # lesion and wall
-    image[:, :, :, 4] = -0.1
-    image[:, 4, 4, 4] = 0.6
-    seam = torch.zeros(9, 9, 9, dtype=torch.bool)
-    seam[2:7, 2:7, 4] = True
-    nothing = torch.zeros(1, 9, 9, 9, dtype=torch.bool)
-    found = _joined(image, Prepared(image, nothing, nothing, ("a",), seam=seam))
-    wanted = torch.where(seam, torch.full_like(image, 0.4), image)
-    wanted[:, 4, 4, 4] = 0.6
-    assert torch.equal(found, wanted)
-    for without in (None, torch.zeros_like(seam)):
-        assert torch.equal(_joined(image, Prepared(image, nothing, nothing, ("a",), seam=without)), image)
-
-
 def test_a_painter_leaves_no_line_between_lesion_and_wall(monkeypatch):
     painter, run, seen = painter_of("lidc_edit"), BoxPainter.run, []
     monkeypatch.setattr(BoxPainter, "run", lambda self, given: (seen.extend(given), run(self, given))[1])
@@ -90,6 +59,23 @@ def test_a_painter_leaves_no_line_between_lesion_and_wall(monkeypatch):
     assert (painted[:, :, 28:] == 40).all()
     layer, lesion = seen[0].guide.layer[0, 0], seen[0].lesions[0]
     (first, last), middle = lesion.nonzero()[:, 2].aminmax(), [n // 2 for n in lesion.shape[:2]]
-    assert int(layer[(*middle, first)]) == 0 < int(layer[(*middle, last)])
+    assert 0 < int(layer[(*middle, first)]) < int(layer[(*middle, last)])  # 0 are corners
     strict = np.asarray(painter_of("lidc_edit", edit_margin_mm=0).paint(ct, mask, texture="solid", seed=1))
     assert (strict[mask == 0] == ct[mask == 0]).all()
+
+
+def test_a_rim_fades_into_the_scan_and_a_label_does_not(monkeypatch):
+    """Where nothing is fine, what is painted counts less and less; within half of the rim all of it."""
+    painter = painter_of("lidc_edit")
+    monkeypatch.setattr("LeFusion.box_painter.paint", lambda *given: torch.zeros_like(given[3]))
+    lung = np.full((32, 48, 48), -850.0)
+    mask = np.zeros(lung.shape, np.uint8)
+    mask[10:22, 18:30, 17:27] = 1
+    painted = np.asarray(painter.paint(lung, mask, seed=1))
+    line = painted[16, 24, 27:] - lung[16, 24, 27:]
+    width = round(painter.edit_margin_mm)
+    assert (line[: width // 2] == line[0]).all() and line[0] == pytest.approx(550, abs=1)
+    assert (np.diff(line[width // 2 - 1 : width + 1]) < 0).all() and not line[width:].any()
+    assert (painted[mask > 0] == painted[16, 24, 22]).all()
+    strict = painter_of("lidc_edit", edit_margin_mm=0)
+    assert strict.paint(lung, mask, seed=1)[16, 24, 26] == painted[16, 24, 26]

@@ -18,7 +18,7 @@ from LeFusion.guidance import (
     guide_intensity,
 )
 from LeFusion.textures.histograms import match_intensities
-from LeFusion.textures.layers import Wanted, layers_of
+from LeFusion.textures.layers import Wanted, layers_of, rim_layers_of
 
 SCHEDULE = NoiseSchedule.cosine(300)
 
@@ -179,6 +179,28 @@ def test_a_layer_without_histogram_is_left_alone(layered):
     changed = guided[0, 0] != layered["noise"][0, 0]
     layers = layers_of(ball(), (1, 1, 1), (1.0, 3.0))
     assert not bool(changed[layers == 1].any()) and bool(changed[layers == 2].all())
+
+
+def test_what_is_painted_around_a_lesion_gets_the_intensities_around_a_real_one(layered):
+    """Where they are known, and not in the rest of the rim."""
+    inner, outer = layered["guide"].histograms[0], torch.zeros(5, 16)
+    outer[0, 4] = outer[1, 1] = 1
+    wanted = Wanted(inner.sum(dim=1).flatten(), inner, (1.0, 3.0), rim=outer)
+    rim = ball(radius=9.0) & ~ball()
+    rim[:8] = False
+    given = (ball()[None], wanted.histogram[None], wanted, (1, 1, 1))
+    with_rim, without = Guide.of(*given, rim=rim[None]), Guide.of(*given)
+    assert torch.equal(with_rim.layer >= 0, (ball() | rim)[None, None])
+    assert torch.equal(without.layer, layered["guide"].layer)
+    x_0 = implied(layered, guide_intensity(**(layered | {"guide": with_rim})))[0, 0]
+    around = rim_layers_of(ball(), rim, (1, 1, 1))
+    for layer, low in ((0, -0.5), (1, -0.875)):
+        found = x_0[around == layer]
+        assert len(found) > 50 and bool(((found >= low) & (found <= low + 1 / 8)).all())
+    changed = guide_intensity(**(layered | {"guide": with_rim}))[0, 0] != layered["noise"][0, 0]
+    assert not bool(changed[around == 2].any()) and bool((around == 2).any())
+    unknown = replace(wanted, rim=None)
+    assert torch.equal(Guide.of(given[0], given[1], unknown, (1, 1, 1), rim=rim[None]).layer, without.layer)
 
 
 def test_layers_are_guided_for_longer_than_whole_lesions(layered):

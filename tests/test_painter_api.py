@@ -262,7 +262,7 @@ def test_a_painter_without_settings_says_what_to_do(painter, scan):
 
 def test_bundled_weights_are_found_by_name():
     painter = Painter.load("lidc_edit", device="cpu")
-    assert painter.textures == ("ground-glass", "part-solid", "solid") and painter.edit_margin_mm == 2
+    assert painter.textures == ("ground-glass", "part-solid", "solid") and painter.edit_margin_mm == 4
     assert Painter.load("lidc_small", data_type="chest_ct", device="cpu").settings.spacing_mm == [1, 1, 1]
 
 

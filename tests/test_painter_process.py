@@ -11,10 +11,10 @@ import pytest
 import torch
 from waiting import in_time
 
-from LeFusion.box_painter import Prepared
 from LeFusion.errors import UserError
 from LeFusion.guidance import Guide
 from LeFusion.painter_process import Address, Shelf, _accept, _packed, _unpacked, ask, paint_all
+from LeFusion.prepared import Prepared
 from LeFusion.runtime.memory import BatchSize
 
 

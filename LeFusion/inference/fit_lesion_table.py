@@ -24,13 +24,14 @@ from scipy.ndimage import binary_dilation
 
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Case, find_cases, patient_of
+from LeFusion.dataset.edit import edit_masks
 from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.errors import UserError
 from LeFusion.hearts.tissue import BINS as BINS_OF_TISSUE
 from LeFusion.hearts.tissue import WINDOW as WINDOW_OF_TISSUE
 from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
-from LeFusion.textures.layers import DEPTHS_MM, layered_histogram
+from LeFusion.textures.layers import DEPTHS_MM, layered_histogram, rim_histograms
 from LeFusion.textures.noise import Around, lesion_and_solid, look_around
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable, write_lesion_table
 
@@ -38,7 +39,7 @@ CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
 LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")
 WINDOW, BINS = tuple(map(float, LIDC.fixed_window)), 16
 LAYER_BINS = 4 * BINS  # of the regions' lesions: 22 HU, about the noise of a smooth scan
-CAVITY_HU = 200.0
+CAVITY_HU, WIDEST_RIM_MM = 200.0, 5.0
 EDGES = np.linspace(*WINDOW, BINS + 1)
 RANKS = (np.arange(1000) + 0.5) / 1000
 SOURCE = "LIDC-IDRI (Armato et al., Medical Physics 38(2), 2011; CC BY 3.0), no test {}"
@@ -69,6 +70,7 @@ def of_regions(cases: list[Case], scores: Path) -> LesionTable:
         volume_mm3=np.array([one.lesion_mm3 for one in loaded]),
         layers=np.stack([_layers(*one) for one in zip(loaded, around, strict=True)]),
         **_of_scans(around),
+        rim=np.stack([_rim(*one) for one in zip(loaded, around, strict=True)]),
         depths_mm=DEPTHS_MM,
         scores=_scores(scores, given),
     )
@@ -142,6 +144,14 @@ def _layers(loaded: LoadedCase, around: Around | None) -> np.ndarray:
     if bool((lesions & ~beside).any()):
         lesions, solid = lesions & ~beside, solid | beside.any(dim=0)
     return layered_histogram(image, lesions, loaded.spacing_mm, LAYER_BINS, solid=solid)[0].numpy()
+
+
+def _rim(loaded: LoadedCase, around: Around | None) -> np.ndarray:
+    """(rim layers, LAYER_BINS): see LesionTable. Without voxels at walls, too."""
+    image, lesions, solid = lesion_and_solid(loaded, loaded.all_lesions, around, WIDEST_RIM_MM)
+    beside = torch.from_numpy(binary_dilation(solid.numpy(), np.ones((3, 3, 3))))
+    rim = edit_masks(lesions, WIDEST_RIM_MM, loaded.spacing_mm)[0] & ~lesions[0] & ~beside
+    return rim_histograms(image, lesions[0], rim, loaded.spacing_mm, LAYER_BINS).numpy()
 
 
 def _is_cavity(layers: np.ndarray) -> bool:

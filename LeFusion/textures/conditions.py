@@ -26,6 +26,7 @@ from LeFusion.textures.histograms import (
 from LeFusion.textures.layers import (
     DEPTHS_MM,
     Wanted,
+    brightest_of,
     layer_shares,
     layered_histogram,
     no_darker_than,
@@ -37,6 +38,7 @@ from LeFusion.textures.of_cases import textures_of_cases
 from LeFusion.textures.palette import Palette, load_palette, realistic_palette
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable
 
+BLOOD_HU = 100.0  # vessels around a lesion are about as bright, with noise
 MOST_DRAWS = 20  # of one lesion of each texture, until they are in order
 
 # A condition of the command: a name or number of a texture, mixture, own, ..., or bins; or scores of the real
@@ -186,11 +188,14 @@ class Conditions:
             return Wanted(wanted, drawn=number)
         factors = (wanted / drawn.clamp(min=1e-12)).repeat_interleave(table.layer_bins // self.bins)
         layers = with_shares(layers * factors, layers.sum(dim=1))
-        look = Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number)
+        rim = table.look_beside(number, around)
+        look = Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number, rim=rim)
         if around is None:
             return look
         darkest = around.darkest - around.noise
-        return replace(look, noise=around.grain, darkest=darkest, solid=around.solid)
+        low, high = table.window
+        brightest = max(brightest_of(look.histogram), 2 * (BLOOD_HU - low) / (high - low) - 1)
+        return replace(look, noise=around.grain, darkest=darkest, brightest=brightest, solid=around.solid)
 
     def _drawn_of_heart(
         self, table, mm3, generator, chosen, loaded: LoadedCase, part: Part, address

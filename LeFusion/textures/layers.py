@@ -18,6 +18,9 @@ SMOOTH_MM = 1.0  # sd of the Gaussian that rounds a mask's steps and corners off
 # Where one layer ends and the next begins; corners of a mask lie outside its smooth border, below 0
 DEPTHS_MM = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
+RIM_MM = (1.0, 2.0, 3.0, 4.0)  # the same around a lesion, by the distance from that border
+LEAST_VOXELS = 20  # of a layer around a lesion, whose histogram is known then
+
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
@@ -29,7 +32,9 @@ class Wanted:
     the scan around them: sd, in network intensities, and blur of each axis, see textures.noise.Around; None:
     not known. darkest: of what is painted, so far as the scan is not darker there; None: any. solid: thick
     tissue beside lesions that is brighter is a wall, at which a lesion has no border and which stays as it
-    is, see textures.noise; None: there is none.
+    is, see textures.noise; None: there is none. rim: (rim layers, bins) of sum 1, or 0 where it is not known,
+    what is around the lesions to look like, where it is painted, see rim_layers_of; None: not known.
+    brightest: of what is painted there, so far as the scan is not brighter; None: any.
     """
 
     histogram: Tensor
@@ -39,6 +44,8 @@ class Wanted:
     noise: tuple[float, ...] | None = None
     darkest: float | None = None
     solid: float | None = None
+    rim: Tensor | None = None
+    brightest: float | None = None
 
 
 def layers_of(
@@ -54,7 +61,29 @@ def layers_of(
     nodules the layers tell 63 % (median, each voxel left out in turn), by distance from the mask itself 44 %.
     Beyond the array is outside. solid: (D, H, W) bool, what is not: at a wall a lesion has no border.
     """
-    filled = (lesion if solid is None else lesion | solid).numpy()
+    depth = _depth(lesion if solid is None else lesion | solid, spacing_mm)
+    return torch.from_numpy(np.where(lesion.numpy(), np.digitize(depth, depths_mm), -1))
+
+
+def rim_layers_of(lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """Both (D, H, W) bool -> int64: the layer of each voxel of the rim around a lesion, 0 next to it; -1
+    elsewhere. By the distance in mm from the same smooth border, see RIM_MM."""
+    return torch.from_numpy(np.where(rim.numpy(), np.digitize(-_depth(lesion, spacing_mm), RIM_MM), -1))
+
+
+def rim_histograms(
+    image: Tensor, lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float], bins: int
+) -> Tensor:
+    """image (1, D, H, W) in [-1, 1] -> (rim layers, bins) of sum 1; 0 for layers of under LEAST_VOXELS."""
+    layers = rim_layers_of(lesion, rim, spacing_mm)
+    counts = torch.stack([torch.histc(image[0][layers == n], bins, -1, 1) for n in range(len(RIM_MM) + 1)])
+    held = counts.sum(dim=1, keepdim=True)
+    return torch.where(held >= LEAST_VOXELS, counts / held.clamp(min=1), 0)
+
+
+def _depth(filled: Tensor, spacing_mm: Sequence[float]) -> np.ndarray:
+    """(D, H, W) bool -> of each voxel's centre in mm below the smooth border, above it negative."""
+    filled = filled.numpy()
     reach = [math.ceil(4 * SMOOTH_MM / mm) for mm in spacing_mm]
     filled = np.pad(filled, [(n, n) for n in reach])
     half = min(spacing_mm) / 2
@@ -62,8 +91,7 @@ def layers_of(
     depth = gaussian_filter(
         np.where(filled, inside - half, half - outside), [SMOOTH_MM / mm for mm in spacing_mm]
     )
-    depth = depth[tuple(slice(n, -n) for n in reach)]
-    return torch.from_numpy(np.where(lesion.numpy(), np.digitize(depth, depths_mm), -1))
+    return depth[tuple(slice(n, -n) for n in reach)]
 
 
 def layer_shares(
@@ -137,6 +165,11 @@ def no_darker_than(layers: Tensor, darkest: float) -> Tensor:
     found[:, lowest] += found[:, :lowest].sum(dim=1)
     found[:, :lowest] = 0
     return found
+
+
+def brightest_of(histogram: Tensor) -> float:
+    """The upper end of the bin of (bins,) over [-1, 1] below which BRIGHTEST of the voxels end."""
+    return 2 * (_quantile(histogram, BRIGHTEST) + 1) / len(histogram) - 1
 
 
 def _quantile(shares: Tensor, rank: float) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.textures.histograms import folded, mean_bin
-from LeFusion.textures.layers import SMOOTH_MM
+from LeFusion.textures.layers import RIM_MM, SMOOTH_MM
 from LeFusion.textures.noise import Around, under_lung, under_noise
 
 NEIGHBOURS = 12  # lesions of like size that one is drawn from
@@ -27,8 +27,9 @@ KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", 
 OF_HEARTS = "classes"  # a key that tables of hearts have, too
 LAYER_BINS, SCORES = "layer_bins", "scores"  # keys that a table may have
 SMOOTH = "smooth_mm"  # a key of tables with layers: how smooth the border is that they are counted from
+RIM = "rim"  # a key that they may have, too: what is around each lesion
 OF_SCANS = ("noise", "lung")  # keys that it may have, too: a number for each lesion
-MAY_HAVE = {OF_HEARTS, *OF_SCANS, LAYER_BINS, SCORES, SMOOTH}
+MAY_HAVE = {OF_HEARTS, *OF_SCANS, LAYER_BINS, SCORES, SMOOTH, RIM}
 # Radiologists' scores of LIDC-IDRI, from 1 to this; calcification 6: absent
 HIGHEST_SCORES = {"texture_score": 5, "margin_score": 5, "spiculation": 5, "calcification": 6}
 
@@ -44,8 +45,8 @@ class LesionTable:
     window and bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue. The bins of
     `layers` may be finer, a multiple of `bins`. noise (N,): of each lesion's scan, sd in the window's units,
     and lung (N,): of the lung beside it, HU, see textures.noise; 0 where it is not known; None: of no lesion.
-    scores: what radiologists of LIDC-IDRI gave, by the names of HIGHEST_SCORES, (N,) each, 0 where it is not
-    known.
+    rim (N, rim layers, layer_bins): what is around them, see Wanted; None: not known. scores: what
+    radiologists of LIDC-IDRI gave, by the names of HIGHEST_SCORES, (N,) each, 0 where it is not known.
     """
 
     data_type: str
@@ -63,6 +64,7 @@ class LesionTable:
     noise: np.ndarray | None = None
     lung: np.ndarray | None = None
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    rim: np.ndarray | None = None
 
     @property
     def histograms(self) -> np.ndarray:
@@ -111,7 +113,16 @@ class LesionTable:
         around: of the scan that it is for, whose lung and noise it then has; None: not known, so it looks as
         in its own scan.
         """
-        layers, half = self._looks[number], (self.window[1] - self.window[0]) / 2
+        return self._in_scan(self._looks[number], number, around)
+
+    def look_beside(self, number: int, around: Around | None = None) -> Tensor | None:
+        """(rim layers, layer_bins), see Wanted.rim, of a lesion by its number; None: not known."""
+        if self.rim is None:
+            return None
+        return self._in_scan(torch.from_numpy(self.rim[number].astype(np.float32)), number, around)
+
+    def _in_scan(self, layers: Tensor, number: int, around: Around | None) -> Tensor:
+        half = (self.window[1] - self.window[0]) / 2
         if around is None:
             return layers
         if self.lung is not None and self.lung[number] != 0:
@@ -156,6 +167,7 @@ class LesionTable:
             layers=self.layers[chosen],
             noise=None if self.noise is None else self.noise[chosen],
             lung=None if self.lung is None else self.lung[chosen],
+            rim=None if self.rim is None else self.rim[chosen],
             scores={name: values[chosen] for name, values in self.scores.items()},
         )
 
@@ -194,6 +206,9 @@ def write_lesion_table(path: str | PathLike, table: LesionTable) -> None:
     for name in OF_SCANS:
         if (values := getattr(table, name)) is not None:
             text += f',\n  "{name}": {json.dumps(np.round(values, 1).tolist())}'
+    if table.rim is not None:
+        beside = [json.dumps(np.rint(row * 1e4).astype(int).flatten().tolist()) for row in table.rim]
+        text += f',\n  "{RIM}": [\n' + ",\n".join(beside) + "\n  ]"
     if table.scores:
         rounded = {name: values.astype(int).tolist() for name, values in table.scores.items()}
         lines = ",\n".join(f"    {json.dumps(name)}: {values}" for name, values in rounded.items())
@@ -212,13 +227,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict) or set(content) - {
-        OF_HEARTS,
-        *OF_SCANS,
-        LAYER_BINS,
-        SCORES,
-        SMOOTH,
-    } != set(KEYS):
+    if not isinstance(content, dict) or set(content) - MAY_HAVE != set(KEYS):
         raise UserError(f"{path}: must have the keys {', '.join(KEYS)}")
     names, bins = content["textures"], content["bins"]
     fine = content.get(LAYER_BINS, bins)
@@ -255,6 +264,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
     if not (np.isfinite(rows).all() and (volume > 0).all() and (layers >= 0).all() and (totals > 0).all()):
         raise UserError(f"{path}: volumes must be above 0, bins at least 0 and not all 0")
     scores = _scores(path, content.get(SCORES, {}), len(rows))
+    rim = _rim(path, content[RIM], len(rows), fine) if RIM in content else None
     missing = set(range(len(names))) ^ set(kind.tolist())
     if missing:
         raise UserError(f"{path}: textures {sorted(missing)} have no lesion, or no name")
@@ -270,8 +280,22 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         depths,
         classes,
         scores=scores,
+        rim=rim,
         **scans,
     )
+
+
+def _rim(path: Path, given: object, count: int, bins: int) -> np.ndarray:
+    try:
+        rim = np.array(given, dtype=np.float64).reshape(count, len(RIM_MM) + 1, bins)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: {RIM} must hold {len(RIM_MM) + 1} x {bins} numbers for each of the {count} "
+            f"lesions ({error})"
+        ) from error
+    if not (np.isfinite(rim).all() and (rim >= 0).all()):
+        raise UserError(f"{path}: {RIM} must hold numbers from 0")
+    return rim / np.maximum(rim.sum(axis=2, keepdims=True), 1e-12)
 
 
 def _scores(path: Path, given: object, count: int) -> dict[str, np.ndarray]:

@@ -5,10 +5,13 @@ import torch
 
 from LeFusion.textures.histograms import lesion_histogram
 from LeFusion.textures.layers import (
+    brightest_of,
     layer_shares,
     layered_histogram,
     layers_of,
     no_darker_than,
+    rim_histograms,
+    rim_layers_of,
     with_shares,
     without_bright_rim,
 )
@@ -80,6 +83,28 @@ def test_a_lesion_has_no_border_at_a_wall():
     assert torch.allclose(layered[0].sum(dim=1), shares)
 
 
+def test_layers_around_a_ball_are_shells_as_well():
+    lesion, distance = ball(5.0)
+    rim = (distance > 5) & (distance <= 9)
+    layers = rim_layers_of(lesion, rim, MM)
+    assert torch.equal(layers >= 0, rim)
+    for layer in range(4):  # a voxel's centre next to the border is half a millimetre away
+        found = distance[layers == layer]
+        assert float(found.min()) > 4.4 + layer and float(found.max()) < 6.6 + layer
+
+
+def test_histograms_around_a_lesion_are_of_each_layer_alone():
+    lesion, distance = ball(5.0)
+    rim = ~lesion & (distance <= 7)
+    image = torch.where(distance < 6, -0.35, -0.9)[None]
+    found = rim_histograms(image, lesion, rim, MM, 10)
+    assert found.shape == (5, 10) and found[:2].sum(dim=1).tolist() == pytest.approx([1, 1])
+    assert found[0, 3] > 0.7 and found[1, 0] > 0.7
+    assert not bool(found[3:].any())  # as good as no voxels there
+    few = rim & (torch.arange(21) == 10)[:, None, None] & (torch.arange(21) == 10)[None, :, None]
+    assert not bool(rim_histograms(image, lesion, few, MM, 10).any())
+
+
 def test_layers_sum_to_the_histogram_of_the_lesion():
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 15, 15, 15, generator=generator) * 2 - 1
@@ -123,6 +148,12 @@ def test_the_wall_of_a_cavity_stays_brighter_than_the_cavity():
 def test_a_lesion_without_a_bright_rim_stays_as_it_is():
     layers = histograms({1: 0.3, 3: 0.1}, {2: 0.2, 5: 0.1}, {5: 0.3})
     assert torch.equal(without_bright_rim(layers), layers)
+
+
+def test_the_brightest_of_a_histogram():
+    (shares,) = histograms({1: 0.5, 4: 0.485, 8: 0.015})
+    assert brightest_of(shares) == pytest.approx(0.8)
+    assert brightest_of(histograms({1: 0.5, 4: 0.495, 8: 0.005})[0]) == pytest.approx(0.0)
 
 
 def test_no_layer_is_darker_than_the_darkest_of_the_scan():

@@ -9,7 +9,13 @@ import torch
 from chosen import scan
 from scipy.ndimage import gaussian_filter
 
-from LeFusion.textures.noise import DARKEST, lesion_and_solid, look_around, under_lung, under_noise
+from LeFusion.textures.noise import (
+    DARKEST,
+    lesion_and_solid,
+    look_around,
+    under_lung,
+    under_noise,
+)
 
 BINS = 64
 CENTRES = (np.arange(BINS) + 0.5) / BINS * 2 - 1

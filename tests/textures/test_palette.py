@@ -144,6 +144,7 @@ def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):
     assert look.layers[0, 1].nonzero().flatten().tolist() == [8]
     assert look.noise == (around.noise, *around.blur)
     assert look.darkest == pytest.approx(around.darkest - around.noise)
+    assert look.brightest == pytest.approx(max(9 / 8 - 1, 2 * 100 / 160 - 1))  # of the window: 0 to 160
 
 
 def test_a_lesion_at_a_wall_has_less_border(tmp_path):

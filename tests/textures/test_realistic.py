@@ -190,9 +190,27 @@ def test_fine_layers_and_what_is_known_of_scans_are_read_as_they_were_written(tm
     assert back.only(1).lung.tolist() == lung[1::2].tolist()
 
 
+def test_what_is_around_lesions_is_read_as_it_was_written_and_fits_the_scan(tmp_path):
+    table = table_of()
+    rim = np.zeros((60, 5, 16))
+    rim[:, np.arange(4), np.arange(4)] = 1  # of the outermost layer nothing is known
+    scans = {"noise": np.full(60, 70.0), "lung": np.full(60, -860.0)}
+    write_lesion_table(tmp_path / "t.json", replace(table, rim=rim, **scans))
+    back = read_lesion_table(tmp_path / "t.json")
+    assert back.rim == pytest.approx(rim) and back.only(1).rim.shape == (30, 5, 16)
+    assert torch.equal(back.look_beside(7), torch.from_numpy(rim[7].astype(np.float32)))
+    plain, found = back.look_beside(7), back.look_beside(7, around(0.2, lung=-0.6))
+    assert torch.allclose(found, under_noise(under_lung(plain, -0.8, -0.6, 3 / 7), 0.1, 0.2))
+    assert found.sum(dim=1).tolist() == pytest.approx([1, 1, 1, 1, 0])
+    assert table.look_beside(7, around()) is None
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
+        ({"rim": [[0] * 80] * 59}, "rim must hold 5 x 16 numbers for each of the 60 lesions"),
+        ({"rim": [["a"] * 80] * 60}, "rim must hold 5 x 16 numbers"),
+        ({"rim": [[-1] * 80] * 60}, "rim must hold numbers from 0"),
         ({"noise": [1, 2]}, "noise must hold a number from 0 for each of the 60 lesions"),
         ({"noise": [-1] * 60}, "noise must hold"),
         ({"lung": [40] * 60}, "lung must hold a number up to 0 for each of the 60 lesions"),

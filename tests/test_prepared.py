@@ -1,0 +1,88 @@
+"""What is mended in a painted box: black specks, dark lines at walls, the seam where the rim ends."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from LeFusion.prepared import Prepared, _joined, _lit, finished
+
+
+def prepared(darkest):
+    image = torch.tensor([-0.6, -0.9, -0.6, -0.6]).reshape(1, 1, 1, 4)
+    edit = torch.tensor([True, True, True, False]).reshape(1, 1, 1, 4)
+    return Prepared(image, edit, edit, ("a",), darkest=darkest)
+
+
+def test_black_specks_are_lifted_to_the_darkest_or_to_what_was_there():
+    painted = torch.tensor([-1.0, -1.0, 0.2, -1.0]).reshape(1, 1, 1, 4)
+    wanted = torch.tensor([-0.8, -0.9, 0.2, -1.0]).reshape(1, 1, 1, 4)
+    assert torch.equal(_lit(painted, prepared(-0.8)), wanted)
+    assert torch.equal(_lit(painted, prepared(None)), painted)
+
+
+def test_the_darkest_goes_to_another_process():
+    assert Prepared.from_dict(prepared(-0.8).as_dict()).darkest == -0.8
+
+
+def test_the_surface_of_a_wall_is_no_dark_line_beside_a_lesion():
+    """Voxels that the scan shares between wall and lung are as bright as what is on both sides, now."""
+    image = torch.full((1, 9, 9, 9), 0.4)  # lesion and wall
+    image[:, :, :, 4] = -0.1
+    image[:, 4, 4, 4] = 0.6
+    seam = torch.zeros(9, 9, 9, dtype=torch.bool)
+    seam[2:7, 2:7, 4] = True
+    nothing = torch.zeros(1, 9, 9, 9, dtype=torch.bool)
+    found = _joined(image, Prepared(image, nothing, nothing, ("a",), seam=seam))
+    wanted = torch.where(seam, torch.full_like(image, 0.4), image)
+    wanted[:, 4, 4, 4] = 0.6
+    assert torch.equal(found, wanted)
+    for without in (None, torch.zeros_like(seam)):
+        assert torch.equal(_joined(image, Prepared(image, nothing, nothing, ("a",), seam=without)), image)
+
+
+def test_bright_specks_around_a_lesion_are_dimmed_but_for_what_was_there():
+    image = torch.full((1, 1, 1, 6), -0.7)
+    image[..., 5] = 0.3  # a vessel, the voxel beside it may be as bright
+    edit = torch.ones(1, 1, 1, 6, dtype=torch.bool)
+    lesions = edit & (torch.arange(6) < 2)
+    prepared_ = Prepared(image, lesions, edit, ("a",), brightest=-0.1)
+    painted = torch.tensor([0.5, -0.9, 0.5, -0.9, 0.5, 0.5]).expand(1, 1, 1, 6)
+    wanted = torch.tensor([0.5, -0.9, -0.1, -0.9, 0.3, 0.3]).expand(1, 1, 1, 6)
+    assert torch.equal(finished(painted, prepared_), wanted)
+    assert torch.equal(finished(painted, replace(prepared_, brightest=None)), painted)
+
+
+def faded(painted, scan, share):
+    nothing = torch.ones(1, *share.shape, dtype=torch.bool)
+    return finished(painted, Prepared(scan, nothing, nothing, ("a",), share=share))
+
+
+def test_what_is_painted_fades_into_the_scan():
+    """All of either at the ends; of what is smooth a mean."""
+    share = torch.linspace(0, 1, 9).expand(9, 9, 9)
+    generator = torch.Generator().manual_seed(0)
+    painted, scan = (torch.rand(1, 9, 9, 9, generator=generator) - 0.5 for _ in range(2))
+    found = faded(painted, scan, share)
+    assert torch.allclose(found[..., 0], scan[..., 0], atol=1e-6) and torch.equal(
+        found[..., 8], painted[..., 8]
+    )
+    flat = faded(torch.full_like(scan, 0.5), torch.full_like(scan, -0.5), share)
+    assert torch.allclose(flat[0], share - 0.5, atol=1e-6)
+
+
+def test_a_mean_of_two_noises_is_as_noisy_as_they_are():
+    generator = torch.Generator().manual_seed(0)
+    painted, scan = (0.1 * torch.randn(1, 30, 30, 30, generator=generator) for _ in range(2))
+    found = faded(painted, scan, torch.full((30, 30, 30), 0.5))
+    assert float(found.std()) == pytest.approx(0.1, rel=0.05)
+    assert float(((painted + scan) / 2).std()) < 0.075
+
+
+def test_nothing_fades_beyond_what_is_painted_or_without_a_share():
+    painted, scan, share = torch.zeros(1, 4, 4, 4), torch.ones(1, 4, 4, 4) / 2, torch.full((4, 4, 4), 0.5)
+    edit = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
+    edit[:, :2] = True
+    prepared = Prepared(scan, edit, edit, ("a",), share=share)
+    assert torch.equal(finished(painted, prepared), torch.where(edit, 0.25, painted))
+    assert torch.equal(finished(painted, replace(prepared, share=None)), painted)
