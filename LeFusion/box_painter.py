@@ -217,7 +217,8 @@ class BoxPainter:
         if not self.soft_edge_mm or task.wanted is None:
             return image
         wanted, spacing_mm = task.wanted.histogram, task.loaded.spacing_mm
-        soft = soften_edge(image, part.lesions(box), wanted, spacing_mm, self.soft_edge_mm)
+        organ = task.loaded.organ_in(box)
+        soft = soften_edge(image, part.lesions(box), wanted, spacing_mm, self.soft_edge_mm, organ)
         return torch.where(task.loaded.lesions(box).any(dim=0), image, soft)
 
     def _edit(self, loaded: LoadedCase, part: Part, box: Box) -> Tensor:

@@ -16,6 +16,7 @@ from LeFusion.dataset.boxes import Box, copy_overlap
 # Standard deviation of a Gaussian that real nodules' edges fit (90 LIDC regions at 1 mm)
 EDGE_BLUR_MM = 0.8
 SOFT_REACH = 2.0  # times quarter_mm that soften_edge changes outwards: beyond, less than 1/16 is left
+OUTSIDE_ORGAN = 0.5  # times quarter_mm, outside the organ
 
 
 def edit_masks(lesions: Tensor, margin_mm: float, spacing_mm: Sequence[float]) -> Tensor:
@@ -87,15 +88,22 @@ def carry_change(
 
 
 def soften_edge(
-    image: Tensor, lesions: Tensor, histogram: Tensor, spacing_mm: Sequence[float], quarter_mm: float
+    image: Tensor,
+    lesions: Tensor,
+    histogram: Tensor,
+    spacing_mm: Sequence[float],
+    quarter_mm: float,
+    organ: Tensor | None = None,
 ) -> Tensor:
     """The image around lesions that are to be painted, as it would look with them there.
 
     image: (1, D, H, W) in [-1, 1]. lesions: (K, D, H, W) bool. histogram: (K * bins,) asked for; a class
     without one changes nothing. A voxel outside changes as the mean of the nearest class does, but less: a
     quarter of that change is left at quarter_mm, a sixteenth at twice as far. So a lesion that has its
-    histogram already leaves its surroundings alone. Returns (1, D, H, W), new within SOFT_REACH * quarter_mm
-    of the lesions and outside them only.
+    histogram already leaves its surroundings alone. organ: (D, H, W) bool; None: everywhere. Outside it the
+    change reaches half as far: what a lesion does to its organ, it does not do to fat or lung, into which it
+    is only blurred. Returns (1, D, H, W), new within SOFT_REACH * quarter_mm of the lesions and outside them
+    only.
     """
     inside = lesions.any(dim=0)
     place = _grown(inside.numpy(), SOFT_REACH * quarter_mm, spacing_mm)
@@ -109,6 +117,8 @@ def soften_edge(
     distance, nearest = scipy.ndimage.distance_transform_edt(
         ~inside[place.slices].numpy(), sampling=spacing_mm, return_indices=True
     )
+    if organ is not None:
+        distance[~organ[place.slices].numpy()] /= OUTSIDE_ORGAN
     left = torch.from_numpy(0.25 ** (distance / quarter_mm)).to(image.dtype)
     near = torch.from_numpy((distance > 0) & (distance <= SOFT_REACH * quarter_mm))
     soft = (image[part] + left * change[tuple(torch.from_numpy(nearest))]).clamp(-1, 1)

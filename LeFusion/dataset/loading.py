@@ -80,12 +80,23 @@ class LoadedCase:
     def organ(self) -> Box | None:
         """The bounding box of the organ and its lesions, which a region that shows the whole organ is centred
         on; None for the lesion itself."""
+        return None if self._organ is None else union(self._organ[1], self.all_lesions.place)
+
+    def organ_in(self, box: Box) -> torch.Tensor | None:
+        """(*box.size) bool of the network's grid: the organ and its lesions; None where labels tell none."""
+        if self._organ is None:
+            return None
+        organ = torch.zeros(1, *box.size, dtype=torch.bool)
+        copy_overlap(*self._organ, organ, box)
+        return organ[0]
+
+    @cached_property
+    def _organ(self) -> tuple[torch.Tensor, Box] | None:
         if self.layout.myocardium_label is None:
             return None
         whole = extent(self.labels_dhw > 0)
         mask = torch.from_numpy(self.labels_dhw[whole.slices] > 0)[None]
-        place = resample_masks(mask, whole, self.labels_dhw.shape, self.shape)[1]
-        return union(place, self.all_lesions.place)
+        return resample_masks(mask, whole, self.labels_dhw.shape, self.shape)
 
     @cached_property
     def present(self) -> torch.Tensor:

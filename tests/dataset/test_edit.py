@@ -97,6 +97,16 @@ def test_a_soft_edge_leaves_a_quarter_of_the_change_at_its_width():
     assert torch.equal(far, image)  # millimetres count
 
 
+def test_a_soft_edge_reaches_half_as_far_outside_the_organ():
+    image, lesion, histogram = half(0.125)
+    organ = torch.zeros_like(lesion[0])
+    organ[..., :14] = True
+    soft = soften_edge(image, lesion, histogram, (1, 1, 1), 4.0, organ)[0, 2, 4]
+    within, outside = ([0.25 ** (distance / mm) for distance in (1, 2, 3, 4)] for mm in (4, 2))
+    shares = [*within[:2], *outside[2:], 0, 0]
+    assert ((soft[12:18] - 0.125) / 0.5).tolist() == pytest.approx(shares, abs=1e-6)
+
+
 def test_a_lesion_that_has_its_histogram_leaves_its_surroundings_alone():
     image, lesion, histogram = half(0.625)
     assert torch.equal(soften_edge(image, lesion, histogram, (1, 1, 1), 2.0), image)

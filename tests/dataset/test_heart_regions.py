@@ -63,6 +63,18 @@ def test_the_region_of_a_resampled_heart(tmp_path):
     assert start[0] == 0 and abs(start[1] - 2) <= 1 and abs(start[2] - 50) <= 1
 
 
+def test_the_heart_in_a_box(tmp_path):
+    case, box = heart_case(tmp_path), Box((-1, 4, 28), (7, 18, 8))
+    organ = load_case(case, HEART, "minmax").organ_in(box)
+    expected = torch.zeros(7, 18, 8, dtype=torch.bool)
+    expected[2:7, 2:16, 2:] = True  # muscle, cavity and lesion
+    assert torch.equal(organ, expected)
+    assert load_case(case, TWO_CLASSES, "minmax").organ_in(box) is None
+    fine = load_case(case, HEART, "minmax", spacing_mm=(1.5, 0.75, 1))
+    doubled = expected.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert torch.equal(fine.organ_in(Box((-1, 8, 56), (7, 36, 16))), doubled)
+
+
 def test_the_mean_of_healthy_tissue(tmp_path):
     case = heart_case(tmp_path)
     loaded = load_case(case, HEART, "minmax")
