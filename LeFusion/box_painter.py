@@ -26,7 +26,7 @@ from LeFusion.runtime.memory import BatchSize
 from LeFusion.settings import PaintingSettings
 from LeFusion.tasks import Patch, Task, paint_together
 from LeFusion.textures.layers import Wanted
-from LeFusion.textures.noise import solid_in
+from LeFusion.textures.noise import beside, solid_in, vessels_in
 from LeFusion.weights import check_fit, sampler_settings
 
 GPU_STEP = (8, 16)  # of depth and plane, to which boxes just around lesions are rounded up on a GPU
@@ -166,7 +166,7 @@ class BoxPainter:
     def prepared(self, task: Task) -> Prepared:
         """What the network needs to know of a task."""
         part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
-        lesions, histogram, guide, seam = part.lesions(box), None, None, None
+        lesions, histogram, guide, seam, vessels = part.lesions(box), None, None, None, None
         image, edit = self._image(task, part, box), self._edit(task.loaded, part, box)
         if task.wanted is not None:  # a class that the part lacks has none, as in training
             present = part.voxels.flatten(1).any(dim=1)
@@ -177,7 +177,8 @@ class BoxPainter:
             if solid is not None:
                 seam = edit.any(dim=0) & solid & torch.from_numpy(grown(lesions.any(dim=0).numpy()))
                 edit = edit & ~solid
-                rim &= edit & ~torch.from_numpy(grown(solid.numpy()))  # that the scan shares with a wall
+                rim &= edit & ~beside(solid, task.loaded.spacing_mm)
+                vessels = vessels_in(image, lesions, edit, task.wanted.solid)
             guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm, solid, rim)
         return Prepared(
             image,
@@ -189,6 +190,7 @@ class BoxPainter:
             *((task.wanted.darkest, task.wanted.brightest) if task.wanted is not None else (None, None)),
             seam,
             self._share(lesions, task.loaded.spacing_mm),
+            vessels,
         )
 
     def run(self, prepared: Sequence[Prepared]) -> Tensor:

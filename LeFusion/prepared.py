@@ -31,6 +31,7 @@ class Prepared:
     brightest: float | None = None
     seam: Tensor | None = None
     share: Tensor | None = None
+    vessels: Tensor | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As tensors, tuples and numbers, for another process."""
@@ -47,7 +48,9 @@ class Prepared:
 
 def finished(painted: Tensor, prepared: Prepared) -> Tensor:
     """(1, D, H, W): what the network painted, without what gives it away."""
-    return _faded(_joined(_dimmed(_lit(painted, prepared), prepared), prepared), prepared)
+    painted = _joined(_dimmed(_lit(painted, prepared), prepared), prepared)
+    # Vessels last: of two that are one and the same the fading would make a brighter one
+    return _with_vessels(_faded(painted, prepared), prepared)
 
 
 def _lit(painted: Tensor, prepared: Prepared) -> Tensor:
@@ -65,6 +68,15 @@ def _dimmed(painted: Tensor, prepared: Prepared) -> Tensor:
     scan = torch.from_numpy(maximum_filter(prepared.image[0].numpy(), 3))[None]
     rim = (prepared.edit & ~prepared.lesions).any(dim=0)
     return torch.where(rim, torch.minimum(painted, scan.clamp(min=prepared.brightest)), painted)
+
+
+def _with_vessels(painted: Tensor, prepared: Prepared) -> Tensor:
+    """(1, D, H, W): with the scan's vessels, which run on into real lesions, too, up to `brightest`."""
+    if prepared.vessels is None or prepared.brightest is None:
+        return painted
+    seen = torch.from_numpy(grown(prepared.vessels.numpy())) & prepared.edit.any(dim=0)
+    scan = prepared.image.clamp(max=prepared.brightest)
+    return torch.where(seen, torch.maximum(painted, scan), painted)
 
 
 def _faded(painted: Tensor, prepared: Prepared) -> Tensor:

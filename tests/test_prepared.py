@@ -53,6 +53,23 @@ def test_bright_specks_around_a_lesion_are_dimmed_but_for_what_was_there():
     assert torch.equal(finished(painted, replace(prepared_, brightest=None)), painted)
 
 
+def test_the_scan_s_vessels_run_on_into_a_lesion():
+    """With the voxels beside them; no brighter than the lesion or blood. Where the lesion is, it stays."""
+    image = torch.full((1, 5, 5, 8), -0.9)
+    image[:, 2, 2] = torch.tensor([0.2, 0.2, 0.2, 0.2, -0.1, -0.1, -0.1, -0.1])
+    vessels = image[0] > -0.5
+    edit = torch.ones(1, 5, 5, 8, dtype=torch.bool)
+    edit[..., 7] = False
+    given = Prepared(image, edit, edit, ("a",), brightest=0.1, vessels=vessels)
+    painted = torch.full_like(image, -0.7)
+    painted[..., 3:] = 0.0
+    wanted = painted.clone()
+    wanted[:, 2, 2, :3] = 0.1
+    wanted[:, 2, 2, 3] = 0.1
+    assert torch.equal(finished(painted, given), wanted)
+    assert torch.equal(finished(painted, replace(given, vessels=None)), painted)
+
+
 def faded(painted, scan, share):
     nothing = torch.ones(1, *share.shape, dtype=torch.bool)
     return finished(painted, Prepared(scan, nothing, nothing, ("a",), share=share))

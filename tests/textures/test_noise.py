@@ -11,10 +11,13 @@ from scipy.ndimage import gaussian_filter
 
 from LeFusion.textures.noise import (
     DARKEST,
+    SOLID,
+    beside,
     lesion_and_solid,
     look_around,
     under_lung,
     under_noise,
+    vessels_in,
 )
 
 BINS = 64
@@ -93,6 +96,35 @@ def test_walls_beside_a_lesion_are_solid_and_vessels_are_not():
     wall[:, :, 13:] = True
     assert torch.equal(solid, wall & ~lesions[0])
     assert not bool(lesion_and_solid(image, image.all_lesions, None, 6.0)[2].any())
+
+
+def test_what_is_beside_a_wall_is_within_three_millimetres():
+    solid = torch.zeros(4, 4, 12, dtype=torch.bool)
+    assert beside(solid, (1, 1, 1)) is solid
+    solid[:, :, 8:] = True
+    assert beside(solid, (1, 1, 1))[2, 2].tolist() == [False] * 5 + [True] * 7
+    assert beside(solid, (1, 1, 2))[2, 2].tolist() == [False] * 7 + [True] * 5
+
+
+def test_vessels_run_on_outside_of_what_is_painted_and_are_thin():
+    """Not what lies within, as a nodule that is to be painted over does; not walls and large lesions."""
+    image = torch.full((1, 24, 24, 24), -0.9)
+    painted = torch.zeros(24, 24, 24, dtype=torch.bool)
+    painted[6:18, 6:18, 6:18] = True
+    vessel, within, thick, wall = (torch.zeros_like(painted) for _ in range(4))
+    vessel[8:10, 2:16, 8:11] = within[14:16, 9:13, 12:15] = True
+    thick[2:12, 2:12, 14:24] = wall[20:] = True
+    image[:, vessel | within | thick | wall] = 0.0
+    lesions = painted.clone()[None]
+    lesions[0, :, :9] = False
+    given = (image, lesions, painted[None], -0.9 + SOLID)
+    found = vessels_in(*given)
+    assert bool(found[vessel].all()) and not bool(found[within].any())
+    assert not bool(found[6:8, 6:8, 18:20].any()) and not bool(found[22:, 4:20, 4:20].any())
+    assert not bool(found[image[0] < -0.5].any())
+    assert not bool(vessels_in(image - 0.5, *given[1:]).any())  # 0.4 above the darkest is lung
+    image[:, 6:18, 9:13, 6:18] = 0.0  # a lesion is there already
+    assert not bool(vessels_in(*given).any())
 
 
 def layers(sds=(0.1, 0.25), shares=(0.4, 0.6), bins=BINS):
