@@ -52,12 +52,15 @@ def run(arguments: argparse.Namespace) -> Path | None:
         (arguments.synthetic_dir, synthetic, half),
         (arguments.real_dir, real, arguments.lesions - half),
     ):
-        shown = {case for _, _, case, _ in drawn}  # a place that is seen twice gives itself away
-        others = [files[i] for i in generator.permutation(len(files)) if files[i][2] not in shown]
+        shown, others = {case for _, _, case, _ in drawn}, []
+        for i in generator.permutation(len(files)):
+            if files[i][2] not in shown:  # a place that is seen twice gives itself away
+                shown.add(files[i][2])
+                others.append(files[i])
         if not 1 <= wanted <= len(others):
             raise UserError(
-                f"--lesions {arguments.lesions}: needs {wanted} lesions of {folder}, which has {len(others)}"
-                + (" that are not painted on the sheet" if len(others) < len(files) else "")
+                f"--lesions {arguments.lesions}: needs {wanted} lesions of {folder} in different places, which has "
+                f"{len(others)}" + (" that are not painted on the sheet" if drawn else "")
             )
         drawn += others[:wanted]
     shuffled = [drawn[i] for i in generator.permutation(len(drawn))]
