@@ -44,6 +44,7 @@ from evaluation_pipeline.fidelity.lesions import (
     read_synthetic,
     scale_of,
 )
+from evaluation_pipeline.fidelity.lung import told_in_like_lung
 from evaluation_pipeline.fidelity.memorisation import memorisation
 from evaluation_pipeline.fidelity.profile import compare_profiles
 from evaluation_pipeline.fidelity.report import summary_rows, write_report
@@ -130,7 +131,7 @@ def run(arguments: argparse.Namespace) -> dict:
             synthetic, training, held_out, lambda queries: tqdm(queries, unit="lesion", desc="memorisation")
         ),
     )
-    section("discriminator", lambda: _discriminator(features, real, synthetic, seed))
+    section("discriminator", lambda: _discriminator(features, real, synthetic, scale, data_type, seed))
     section("cnn", lambda: _cnn(real, synthetic, scale, arguments))
     report = {
         "folders": {
@@ -266,7 +267,7 @@ def _cnn(
     return cnn_discriminate(real, synthetic, groups, scale, generator, arguments.seed, shown)
 
 
-def _discriminator(features: dict, real: list[Lesion], synthetic: list[Lesion], seed: int) -> dict:
+def _discriminator(features: dict, real, synthetic, scale, data_type: DataType, seed: int) -> dict:
     patients = [lesion.patient for lesion in real]
     groups, words = _groups(real, synthetic)
     feature_groups = {"all": range(len(NAMES))} | {name: columns(names) for name, names in GROUPS.items()}
@@ -276,7 +277,11 @@ def _discriminator(features: dict, real: list[Lesion], synthetic: list[Lesion], 
         floor = real_halves_auc(features["real"], patients, generator, seed)
     except TooLittleData:
         floor = None
-    return {"groups": words, "features": found, "real_halves": floor}
+    lung = None
+    if data_type.unit == "HU":
+        measure = partial(feature_table, scale=scale)
+        lung = told_in_like_lung(real, synthetic, measure, groups, address_generator(seed, "lung"), seed)
+    return {"groups": words, "features": found, "real_halves": floor, "lung": lung}
 
 
 def _notes(report: dict) -> dict[str, str]:

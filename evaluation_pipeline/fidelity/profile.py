@@ -27,13 +27,11 @@ def layer_profile(lesion: Lesion) -> np.ndarray:
     """
     depth = _layers(lesion.mask)
     image = lesion.image.astype(np.float64)
-    away = distance_transform_edt(~lesion.mask, sampling=lesion.spacing_mm)
-    around = (away > SURROUNDINGS_MM[0]) & (away <= SURROUNDINGS_MM[1])
     core = depth <= min(-3, int(depth.min()) + 1) if depth.min() <= -3 else depth == depth.min()
-    if not around.any() or not core.any():
+    lung = surroundings(lesion)
+    if np.isnan(lung) or not core.any():
         return np.full(len(LAYERS), np.nan)
-    lung, inside = np.median(image[around]), np.median(image[core])
-    contrast = inside - lung
+    contrast = np.median(image[core]) - lung
     if abs(contrast) < 1e-6:
         return np.full(len(LAYERS), np.nan)
     found = []
@@ -41,6 +39,13 @@ def layer_profile(lesion: Lesion) -> np.ndarray:
         voxels = image[depth == layer]
         found.append(float((np.median(voxels) - lung) / contrast) if voxels.size else np.nan)
     return np.array(found)
+
+
+def surroundings(lesion: Lesion) -> float:
+    """The median of what lies SURROUNDINGS_MM around the lesion; NaN where nothing does."""
+    away = distance_transform_edt(~lesion.mask, sampling=lesion.spacing_mm)
+    around = (away > SURROUNDINGS_MM[0]) & (away <= SURROUNDINGS_MM[1])
+    return float(np.median(lesion.image[around])) if around.any() else float("nan")
 
 
 def grain(lesion: Lesion) -> tuple[float, float]:

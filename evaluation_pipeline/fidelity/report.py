@@ -109,6 +109,11 @@ def summary_rows(report: dict) -> list[dict]:
             if name == "all" and floor:
                 cells = cells[0], f"{floor['mean']:.3f} [{floor['low']:.3f}, {floor['high']:.3f}]"
             add("discriminator", f"AUC, {name} features", *cells, "0.5")
+        if lung := part["lung"]:
+            both = lung["lesions"], lung["scan"]
+            cells = (f"{auc['auc']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" for auc in both)
+            moved = f"real ones moved from lung of {lung['real_hu']:.0f} to {lung['synthetic_hu']:.0f} HU"
+            add("discriminator", f"AUC, all features, {moved}", *cells, "as real")
     if part := found["cnn"]:
         for name, title in (
             ("lesion", "lesion and surroundings"),
@@ -247,7 +252,9 @@ SECTIONS = (
         "Discriminator",
         "A logistic regression told to separate synthetic from real lesions, scored on groups that it has "
         "not seen. Below 0.5: features taken over from real lesions, such as the shapes of masks. The real "
-        "column: two random halves of the real lesions (range over repeats).",
+        "column: two random halves of the real lesions (range over repeats). Lung that is denser than "
+        "that of the real lesions tells, too: the last row is against real lesions moved to it, and its real "
+        "column says how well these are told from themselves as they were.",
     ),
     (
         "cnn",
