@@ -11,10 +11,10 @@ from evaluation_pipeline.fidelity.profile import surroundings
 
 
 def lesion_in(lung: float, rng: np.random.Generator, name: str = "A", size: int = 31) -> Lesion:
-    """A ball whose rim it shares with the lung."""
+    """A ball of 30 HU whose rim holds air as the lung does, in proportion."""
     away = np.sqrt(((np.indices((size,) * 3) - size // 2) ** 2).sum(axis=0))
     solid = np.clip((5.5 - away) / 3, 0, 1)
-    image = lung * (1 - solid) + 30 * solid + rng.normal(0, 15, away.shape)
+    image = lung * (1 - solid) + 30 * (solid == 1) + rng.normal(0, 3, away.shape)
     mask = away <= 5
     return Lesion(name, name, 0, None, image.astype(np.float32), mask, mask.astype(np.uint8), (1.0, 1.0, 1.0))
 
@@ -49,7 +49,7 @@ def told(synthetic_lung: float, brighter: float = 0.0) -> dict | None:
 
 def test_lesions_that_only_their_lung_tells_are_not_told_in_like_lung():
     found = told(-650.0)
-    assert found["scan"]["auc"] > 0.95 and found["lesions"]["auc"] < 0.75
+    assert found["scan"]["auc"] > 0.95 and found["lesions"]["auc"] < 0.8
     assert found["real_hu"] == pytest.approx(-850, abs=15)
     assert found["synthetic_hu"] == pytest.approx(-650, abs=15)
 
