@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> Path | None:
                 others.append(files[i])
         if not 1 <= wanted <= len(others):
             raise UserError(
-                f"--lesions {arguments.lesions}: needs {wanted} lesions of {folder} in different places, which has "
-                f"{len(others)}" + (" that are not painted on the sheet" if drawn else "")
+                f"--lesions {arguments.lesions}: needs {wanted} lesions of {folder} in different places, "
+                f"which has {len(others)}" + (" that are not painted on the sheet" if drawn else "")
             )
         drawn += others[:wanted]
     shuffled = [drawn[i] for i in generator.permutation(len(drawn))]

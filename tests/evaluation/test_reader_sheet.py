@@ -14,7 +14,7 @@ SHAPE = (10, 20, 20)
 
 @pytest.fixture
 def data(tmp_path):
-    """Six real lesions and two painted ones in each of four places; the real ones are bright, the painted ones dark."""
+    """Six real lesions and two painted ones in each of four places; the real ones are bright, others dark."""
     mask = np.zeros(SHAPE, np.uint8)
     mask[3:7, 8:12, 8:13] = 1
     for number in range(6):
