@@ -179,7 +179,8 @@ class BoxPainter:
                 edit = edit & ~solid
                 rim &= edit & ~beside(solid, task.loaded.spacing_mm)
                 vessels = vessels_in(image, lesions, edit, task.wanted.solid)
-            guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm, solid, rim)
+                vessels = torch.from_numpy(grown(vessels.numpy()))  # with what the scan shares with them
+            guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm, solid, rim, vessels)
         return Prepared(
             image,
             lesions,

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from LeFusion.diffusion import NoiseSchedule
 from LeFusion.textures.histograms import match_intensities
-from LeFusion.textures.layers import Wanted, layers_of, rim_layers_of
+from LeFusion.textures.layers import Wanted, layers_of, rim_layers_of, without_brightest
 
 GUIDED_SIGNAL = 0.95  # share of signal in the variance below which intensity guidance acts
 SMOOTH = 1.0  # voxels: sd of the Gaussian that parts smooth from fine structure
@@ -48,17 +48,24 @@ class Guide:
         spacing_mm: Sequence[float],
         solid: Tensor | None = None,
         rim: Tensor | None = None,
+        vessels: Tensor | None = None,
     ) -> "Guide":
         """Of one sample: lesions (K, D, H, W) bool, classes (K, bins) their histograms. solid: see
-        layers_of. rim: (K, D, H, W) bool, what is painted around them and is guided where wanted.rim is."""
+        layers_of. rim: (K, D, H, W) bool, what is painted around them and is guided where wanted.rim is, but
+        for vessels (D, H, W) bool, which are the brightest of it already."""
         if wanted.layers is None:
             return cls.whole(lesions[None], classes.flatten()[None])
         layer = torch.stack([layers_of(one, spacing_mm, wanted.depths_mm, solid) for one in lesions])
         layers = wanted.layers
         if rim is not None and wanted.rim is not None:
-            around = [rim_layers_of(*pair, spacing_mm) for pair in zip(lesions, rim, strict=True)]
-            layer = torch.where(rim, torch.stack(around) + layers.shape[1], layer)
-            layers = torch.cat([layers, wanted.rim.expand(len(layers), -1, -1)], dim=1)
+            pairs = zip(lesions, rim, strict=True)
+            around, outer = torch.stack([rim_layers_of(*pair, spacing_mm) for pair in pairs]), wanted.rim
+            if vessels is not None:
+                counts = (around[..., None] == torch.arange(len(outer))).flatten(0, 3)
+                seen = counts[(rim & vessels).flatten()].sum(dim=0) / counts.sum(dim=0).clamp(min=1)
+                outer, rim = without_brightest(outer, seen), rim & ~vessels
+            layer = torch.where(rim, around + layers.shape[1], layer)
+            layers = torch.cat([layers, outer.expand(len(layers), -1, -1)], dim=1)
         return cls(layer[None], (layers,), (wanted.noise,))
 
     @classmethod

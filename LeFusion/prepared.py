@@ -9,6 +9,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter, medi
 from torch import Tensor
 
 from LeFusion.guidance import SMOOTH, Guide
+from LeFusion.textures.layers import brightest_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +72,17 @@ def _dimmed(painted: Tensor, prepared: Prepared) -> Tensor:
 
 
 def _with_vessels(painted: Tensor, prepared: Prepared) -> Tensor:
-    """(1, D, H, W): with the scan's vessels, which run on into real lesions, too, up to `brightest`."""
+    """(1, D, H, W): with the scan's vessels, which run on into real lesions, too.
+
+    In the rim they are seen up to `brightest`, in a lesion up to the brightest that is asked for.
+    """
     if prepared.vessels is None or prepared.brightest is None:
         return painted
-    seen = torch.from_numpy(grown(prepared.vessels.numpy())) & prepared.edit.any(dim=0)
-    scan = prepared.image.clamp(max=prepared.brightest)
+    seen, lesion = prepared.vessels & prepared.edit.any(dim=0), prepared.lesions.any(dim=0)
+    most = torch.full(lesion.shape, prepared.brightest)
+    if prepared.histogram is not None:
+        most[lesion] = brightest_of(prepared.histogram)
+    scan = torch.minimum(prepared.image, most)
     return torch.where(seen, torch.maximum(painted, scan), painted)
 
 

@@ -203,6 +203,26 @@ def test_what_is_painted_around_a_lesion_gets_the_intensities_around_a_real_one(
     assert torch.equal(Guide.of(given[0], given[1], unknown, (1, 1, 1), rim=rim[None]).layer, without.layer)
 
 
+def test_the_scan_s_vessels_are_the_brightest_around_a_lesion(layered):
+    """They are not guided, and the others get what is left of the histogram."""
+    inner, outer = layered["guide"].histograms[0], torch.zeros(5, 16)
+    outer[:2, 1], outer[:2, 12] = 0.5, 0.5
+    wanted = Wanted(inner.sum(dim=1).flatten(), inner, (1.0, 3.0), rim=outer)
+    rim = ball(radius=9.0) & ~ball()
+    around = rim_layers_of(ball(), rim, (1, 1, 1))
+    vessels = torch.zeros_like(rim)
+    vessels[:, :, 8:] = True  # half of the rim
+    given = (ball()[None], wanted.histogram[None], wanted, (1, 1, 1))
+    guide = Guide.of(*given, rim=rim[None], vessels=vessels)
+    assert torch.equal(guide.layer[0, 0] >= 0, ball() | (rim & ~vessels))
+    x_0 = implied(layered, guide_intensity(**(layered | {"guide": guide})))[0, 0]
+    assert float(x_0[(around == 0) & ~vessels].max()) <= -0.75
+    without = Guide.of(*given, rim=rim[None])
+    x_0 = implied(layered, guide_intensity(**(layered | {"guide": without})))[0, 0]
+    assert float((x_0[around == 0] > 0.4).float().mean()) == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(Guide.of(*given, vessels=vessels).layer, Guide.of(*given).layer)
+
+
 def test_layers_are_guided_for_longer_than_whole_lesions(layered):
     squares = SCHEDULE.alphas_cumprod
     level = int(((squares > GUIDED_SIGNAL) & (squares < LAYERED_SIGNAL)).nonzero()[0])

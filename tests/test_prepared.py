@@ -68,6 +68,9 @@ def test_the_scan_s_vessels_run_on_into_a_lesion():
     wanted[:, 2, 2, 3] = 0.1
     assert torch.equal(finished(painted, given), wanted)
     assert torch.equal(finished(painted, replace(given, vessels=None)), painted)
+    faint = replace(given, histogram=torch.eye(16)[6], lesions=edit & (torch.arange(8) < 2))  # up to -0.125
+    wanted[:, 2, 2, :2] = -0.125
+    assert torch.equal(finished(painted, faint), wanted)
 
 
 def faded(painted, scan, share):

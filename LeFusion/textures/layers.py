@@ -167,6 +167,14 @@ def no_darker_than(layers: Tensor, darkest: float) -> Tensor:
     return found
 
 
+def without_brightest(layers: Tensor, shares: Tensor) -> Tensor:
+    """Histograms (layers, bins) without these shares (layers,) of their brightest voxels; the same sums."""
+    total = layers.sum(dim=1, keepdim=True)
+    below = torch.minimum(layers.cumsum(dim=1), (1 - shares[:, None]) * total)
+    kept = torch.diff(below, dim=1, prepend=torch.zeros_like(total))
+    return kept / (1 - shares[:, None]).clamp(min=1e-6)
+
+
 def brightest_of(histogram: Tensor) -> float:
     """The upper end of the bin of (bins,) over [-1, 1] below which BRIGHTEST of the voxels end."""
     return 2 * (_quantile(histogram, BRIGHTEST) + 1) / len(histogram) - 1

@@ -14,6 +14,7 @@ from LeFusion.textures.layers import (
     rim_layers_of,
     with_shares,
     without_bright_rim,
+    without_brightest,
 )
 
 MM = (1, 1, 1)
@@ -154,6 +155,14 @@ def test_the_brightest_of_a_histogram():
     (shares,) = histograms({1: 0.5, 4: 0.485, 8: 0.015})
     assert brightest_of(shares) == pytest.approx(0.8)
     assert brightest_of(histograms({1: 0.5, 4: 0.495, 8: 0.005})[0]) == pytest.approx(0.0)
+
+
+def test_without_the_brightest_voxels_of_a_layer():
+    layers = histograms({1: 0.5, 4: 0.3, 8: 0.2}, {2: 0.4}, {})
+    found = without_brightest(layers, torch.tensor([0.3, 0.5, 0.1]))
+    assert torch.allclose(found, histograms({1: 0.5 / 0.7, 4: 0.2 / 0.7}, {2: 0.4}, {}))
+    assert torch.allclose(without_brightest(layers, torch.zeros(3)), layers)
+    assert not bool(without_brightest(layers, torch.ones(3)).any())
 
 
 def test_no_layer_is_darker_than_the_darkest_of_the_scan():
