@@ -20,10 +20,12 @@ from evaluation_pipeline.fidelity.data_types import add_data_flags, data_type_of
 from evaluation_pipeline.fidelity.lesions import Lesion, read_lesion
 from evaluation_pipeline.fidelity.seeds import address_generator
 from LeFusion.data_types import DataType
-from LeFusion.dataset.cases import find_cases
+from LeFusion.dataset.cases import Case, find_cases
+from LeFusion.dataset.loading import load_case
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import command_parser, run_with_flags
+from LeFusion.textures.noise import look_around
 
 CT_WINDOWS = ((-1000.0, 400.0), (-160.0, 240.0))  # lung, mediastinum
 SHOWN_MM = 32.0  # the side of a panel, with the lesion in its middle
@@ -46,6 +48,8 @@ def run(arguments: argparse.Namespace) -> Path | None:
         (found.image, found.label, found.name, found.kind)
         for found in find_synthetic([Path(arguments.synthetic_dir)], data_type.layout)
     ]
+    if arguments.like_scans:
+        real = _in_like_scans(real, synthetic, data_type, arguments.like_scans)
     half = arguments.lesions // 2
     drawn: list[tuple] = []
     for folder, files, wanted in (
@@ -80,6 +84,26 @@ def run(arguments: argparse.Namespace) -> Path | None:
             writer.writerow([number, "painted" if kind else "real", case, kind or ""])
     print(f"wrote {output} ({half} painted of {len(shuffled)} lesions) and its key {key}")
     return output
+
+
+def _in_like_scans(real: list[tuple], synthetic: list[tuple], data_type: DataType, count: int) -> list[tuple]:
+    """So many of the real lesions, in their order: those whose scans are the most like the synthetic ones'.
+
+    By the sum of differences from the medians in noise (its logarithm) and in blur along each axis (voxels).
+    """
+    looks = []
+    for files in (real, synthetic):
+        found = []
+        for image, mask, case, _ in files:
+            loaded = load_case(Case(case, image, mask), data_type.layout, data_type.window)
+            around = look_around(loaded, loaded.all_lesions)
+            found.append([np.nan] * 4 if around is None else [np.log(max(around.noise, 1e-6)), *around.blur])
+        looks.append(np.array(found))
+    away = np.abs(looks[0] - np.nanmedian(looks[1], axis=0)).sum(axis=1)
+    known = int(np.isfinite(away).sum())
+    if not count <= known:
+        raise UserError(f"--like_scans {count}: the noise of {known} of the real lesions' scans can be told")
+    return [real[i] for i in sorted(np.argsort(away, kind="stable")[:count])]
 
 
 def _strip(lesion: Lesion, data_type: DataType) -> np.ndarray:
@@ -150,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
     add("--real_dir", help="real images with lesions and their masks")
     add("--synthetic_dir", help="folder of Image/Image_1.. and Mask/Mask_1.. (or imagesTr, labelsTr)")
     add("--lesions", type=int, default=16, help="on the sheet, half of them painted (default: %(default)s)")
+    add("--like_scans", type=int, help="draw real lesions of so many scans, as sharp and noisy as the others")
     add("--output", default="reader_sheet.png", help="(default: %(default)s); the key lies beside it")
     add("--seed", type=int, default=0, help="of the choice and the order (default: %(default)s)")
     add("--key", help="of an earlier sheet: count right answers")

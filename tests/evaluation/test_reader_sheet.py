@@ -1,6 +1,7 @@
 """The sheet for readers: half painted, shuffled, its key right; answers are counted."""
 
 import csv
+import shutil
 
 import nibabel
 import numpy as np
@@ -80,6 +81,26 @@ def test_no_case_is_shown_real_and_painted(call, data):
         assert len(of["real"]) == 4 and not of["real"] & of["painted"]
     code, _, error = call("--lesions", 9, "--output", data / "other.png")
     assert code and "not painted on the sheet" in error
+
+
+def test_real_lesions_may_be_of_scans_as_noisy_as_the_painted_ones(call, data):
+    """Of six real scans two are as noisy; the others have less or more."""
+    generator = np.random.default_rng(0)
+    mask = np.zeros((24, 24, 24), np.uint8)
+    mask[10:14, 10:14, 10:14] = 1
+    shutil.rmtree(data / "out")
+    for number, noise in enumerate((5, 40, 10, 42, 90, 3)):
+        save(data / f"real/Image/R-{number}_Vol_1.nii.gz", generator.normal(-800, noise, mask.shape))
+        save(data / f"real/Mask/R-{number}_Mask_1.nii.gz", mask)
+    for number in range(2):
+        save(data / f"out/Image/Image_1/N-{number}_CVol_1.nii.gz", generator.normal(-800, 41, mask.shape))
+        save(data / f"out/Mask/Mask_1/N-{number}_Mask_1.nii.gz", mask)
+    code, _, error = call("--lesions", 4, "--like_scans", 2, "--output", data / "sheet.png")
+    assert code == 0, error
+    cases = {row["case"] for row in key_of(data / "sheet_key.csv") if row["lesion"] == "real"}
+    assert cases == {"R-1_Vol_1", "R-3_Vol_1"}
+    code, _, error = call("--lesions", 4, "--like_scans", 7, "--output", data / "other.png")
+    assert code and "--like_scans 7: the noise of 6 of the real lesions' scans can be told" in error
 
 
 def test_a_seed_gives_its_sheet_and_another_one_another(call, data):
