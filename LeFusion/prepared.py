@@ -11,6 +11,8 @@ from torch import Tensor
 from LeFusion.guidance import SMOOTH, Guide
 from LeFusion.textures.layers import brightest_of
 
+ALIKE = 2.0  # voxels: sd of the Gaussian within which the fine structure of two images is compared
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -20,6 +22,7 @@ class Prepared:
     noise. histogram: (K * bins,), and guide: where in the lesions its intensities lie; None: no condition.
     darkest, brightest: see Wanted. seam: (D, H, W) bool, where a wall's surface is that a lesion now lies at;
     None: not known. share: (D, H, W) in [0, 1], how much of a voxel is painted and not the scan's; None: all.
+    vessels: (D, H, W) bool, where the scan's are that run on into what is painted; None: not known.
     """
 
     image: Tensor
@@ -49,9 +52,8 @@ class Prepared:
 
 def finished(painted: Tensor, prepared: Prepared) -> Tensor:
     """(1, D, H, W): what the network painted, without what gives it away."""
-    painted = _joined(_dimmed(_lit(painted, prepared), prepared), prepared)
-    # Vessels last: of two that are one and the same the fading would make a brighter one
-    return _with_vessels(_faded(painted, prepared), prepared)
+    painted = _faded(_joined(painted, prepared), prepared)
+    return _with_vessels(_dimmed(_lit(painted, prepared), prepared), prepared)
 
 
 def _lit(painted: Tensor, prepared: Prepared) -> Tensor:
@@ -74,14 +76,13 @@ def _dimmed(painted: Tensor, prepared: Prepared) -> Tensor:
 def _with_vessels(painted: Tensor, prepared: Prepared) -> Tensor:
     """(1, D, H, W): with the scan's vessels, which run on into real lesions, too.
 
-    In the rim they are seen up to `brightest`, in a lesion up to the brightest that is asked for.
+    In the rim they are as they are, in a lesion no brighter than the brightest that is asked for.
     """
-    if prepared.vessels is None or prepared.brightest is None:
+    if prepared.vessels is None or prepared.histogram is None:
         return painted
     seen, lesion = prepared.vessels & prepared.edit.any(dim=0), prepared.lesions.any(dim=0)
-    most = torch.full(lesion.shape, prepared.brightest)
-    if prepared.histogram is not None:
-        most[lesion] = brightest_of(prepared.histogram)
+    most = torch.ones(lesion.shape)
+    most[lesion] = brightest_of(prepared.histogram.reshape(len(prepared.lesions), -1).sum(dim=0))
     scan = torch.minimum(prepared.image, most)
     return torch.where(seen, torch.maximum(painted, scan), painted)
 
@@ -90,17 +91,25 @@ def _faded(painted: Tensor, prepared: Prepared) -> Tensor:
     """(1, D, H, W): without a seam where the rim ends.
 
     There the smooth structure is a mean of what is painted and the scan, with their shares as weights; so is
-    the fine structure, but as noisy as they are: of independent noise a mean would have less.
+    the fine structure, but as strong as theirs: of independent noise a mean would be weaker, of what both
+    share, as a wall, it is not.
     """
     if prepared.share is None:
         return painted
     share, scan = prepared.share, prepared.image
-    smooth, of_scan = (
-        torch.from_numpy(gaussian_filter(each[0].numpy(), SMOOTH))[None] for each in (painted, scan)
-    )
-    fine = share * (painted - smooth) + (1 - share) * (scan - of_scan)
-    mixed = share * smooth + (1 - share) * of_scan + fine / (share**2 + (1 - share) ** 2).sqrt()
+    smooth, of_scan = _blurred(painted, SMOOTH), _blurred(scan, SMOOTH)
+    fine, fine_scan = painted - smooth, scan - of_scan
+    both = _blurred(fine * fine_scan, ALIKE)
+    each = _blurred(fine.square(), ALIKE) * _blurred(fine_scan.square(), ALIKE)
+    alike = (both / each.clamp(min=1e-16).sqrt()).clamp(0, 1)
+    strength = share**2 + (1 - share) ** 2 + 2 * alike * share * (1 - share)
+    fine = (share * fine + (1 - share) * fine_scan) / strength.sqrt()
+    mixed = share * smooth + (1 - share) * of_scan + fine
     return torch.where(prepared.edit.any(dim=0) & (share < 1), mixed.clamp(-1, 1), painted)
+
+
+def _blurred(volume: Tensor, width: float) -> Tensor:
+    return torch.from_numpy(gaussian_filter(volume[0].numpy(), width))[None]
 
 
 def _joined(painted: Tensor, prepared: Prepared) -> Tensor:

@@ -54,23 +54,19 @@ def test_bright_specks_around_a_lesion_are_dimmed_but_for_what_was_there():
 
 
 def test_the_scan_s_vessels_run_on_into_a_lesion():
-    """With the voxels beside them; no brighter than the lesion or blood. Where the lesion is, it stays."""
+    """In the rim as they are, in the lesion no brighter than it; where the lesion is brighter, it stays."""
     image = torch.full((1, 5, 5, 8), -0.9)
-    image[:, 2, 2] = torch.tensor([0.2, 0.2, 0.2, 0.2, -0.1, -0.1, -0.1, -0.1])
-    vessels = image[0] > -0.5
+    image[:, 2, 2] = torch.tensor([0.2, 0.2, 0.2, 0.2, 0.2, -0.5, -0.5, -0.5])
+    vessels = image[0] > -0.6
     edit = torch.ones(1, 5, 5, 8, dtype=torch.bool)
     edit[..., 7] = False
-    given = Prepared(image, edit, edit, ("a",), brightest=0.1, vessels=vessels)
-    painted = torch.full_like(image, -0.7)
-    painted[..., 3:] = 0.0
+    given = Prepared(image, edit & (torch.arange(8) >= 3), edit, ("a",), vessels=vessels)
+    given = replace(given, histogram=torch.eye(16)[6])  # up to -0.125
+    painted = torch.full_like(image, -0.3)
     wanted = painted.clone()
-    wanted[:, 2, 2, :3] = 0.1
-    wanted[:, 2, 2, 3] = 0.1
+    wanted[:, 2, 2] = torch.tensor([0.2, 0.2, 0.2, -0.125, -0.125, -0.3, -0.3, -0.3])
     assert torch.equal(finished(painted, given), wanted)
     assert torch.equal(finished(painted, replace(given, vessels=None)), painted)
-    faint = replace(given, histogram=torch.eye(16)[6], lesions=edit & (torch.arange(8) < 2))  # up to -0.125
-    wanted[:, 2, 2, :2] = -0.125
-    assert torch.equal(finished(painted, faint), wanted)
 
 
 def faded(painted, scan, share):
@@ -97,6 +93,27 @@ def test_a_mean_of_two_noises_is_as_noisy_as_they_are():
     found = faded(painted, scan, torch.full((30, 30, 30), 0.5))
     assert float(found.std()) == pytest.approx(0.1, rel=0.05)
     assert float(((painted + scan) / 2).std()) < 0.075
+
+
+def test_what_scan_and_painting_share_stays_as_it_is():
+    """A wall and a vessel: fading makes no line beside them."""
+    scan = torch.full((1, 16, 16, 16), -0.7)
+    scan[..., 12:], scan[:, 8, 8, :12] = 0.5, 0.2
+    found = faded(scan.clone(), scan, torch.linspace(1, 0, 16).expand(16, 16, 16))
+    assert torch.allclose(found, scan, atol=1e-5)
+
+
+def test_fading_leaves_no_specks():
+    generator = torch.Generator().manual_seed(0)
+    painted, scan = (0.2 * torch.randn(1, 12, 12, 12, generator=generator) - 0.5 for _ in range(2))
+    edit = torch.ones(1, 12, 12, 12, dtype=torch.bool)
+    given = Prepared(
+        scan, edit & False, edit, ("a",), darkest=-0.6, brightest=-0.4, share=torch.full((12, 12, 12), 0.5)
+    )
+    found = finished(painted, given)
+    assert bool((found >= scan.clamp(max=-0.6) - 1e-6).all())
+    around = torch.nn.functional.max_pool3d(scan, 3, 1, 1)
+    assert bool((found <= around.clamp(min=-0.4) + 1e-6).all())
 
 
 def test_nothing_fades_beyond_what_is_painted_or_without_a_share():

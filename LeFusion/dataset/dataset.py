@@ -55,8 +55,9 @@ class LesionDataset(Dataset):
         other_of_size: (volume in mm3, generator) -> a histogram of a lesion of like size, drawn half of the
         time; it takes the place of other_histograms.
     edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`;
-        least_margin_mm: drawn for each sample, in steps of a millimetre from this width on; None: always the
-        same. Changes of a lesion's intensities are carried into it as a scanner would, see `carry_change`.
+        least_margin_mm: drawn for each sample, of this width, 1 mm more and so on up to edit_margin_mm;
+        None: always the same. Changes of a lesion's intensities are carried into it as a scanner would,
+        see `carry_change`.
     turns: turn by right angles in the plane, for square boxes.
     spacing_mm: see load_case.
     seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
@@ -125,7 +126,8 @@ class LesionDataset(Dataset):
             raise UserError(
                 f"least_margin_mm={least:g} must be above 0 and at most edit_margin_mm={edit_margin_mm:g}"
             )
-        self.margins_mm = [float(least + n) for n in range(math.floor(edit_margin_mm - least) + 1)]
+        steps = math.ceil(edit_margin_mm - least - 1e-6)
+        self.margins_mm = [*(float(least + n) for n in range(steps)), float(edit_margin_mm)]
         self.turns = turns
         self.spacing_mm = spacing_mm
         self.seed = int(seed)

@@ -124,7 +124,7 @@ def test_far_nodules_of_one_mask_are_shown_whole_one_at_a_time(tmp_path, region)
 def test_the_rim_s_width_is_drawn_by_address(tmp_path):
     """Of 2, 3 and 4 mm, as often; one in seven samples has none."""
     case = make_case(tmp_path)
-    options = {"size": (12, 20, 24), "region": "random", "edit_margin_mm": 4.4, "least_margin_mm": 2}
+    options = {"size": (12, 20, 24), "region": "random", "edit_margin_mm": 4, "least_margin_mm": 2}
     dataset, again = (LesionDataset([case], Layout(), **options) for _ in range(2))
     loaded = load_case(case, Layout(), (-1000, 400))
     widths = {0: loaded.lesions_dhw} | {

@@ -53,6 +53,15 @@ def test_a_mask_s_corners_and_edges_lie_nearer_to_the_border_than_its_faces():
     assert found == [[0, 1, 1], [0, 0, 1]]
 
 
+def test_small_lesions_have_a_core():
+    """As the smallest nodules have; larger ones are not moved."""
+    for radius in (0.5, 1.0, 1.5, 2.0):
+        layers = layers_of(ball(radius)[0], MM, (0.55,))
+        assert int(layers.max()) == 1 and int(layers[10, 10, 10]) == 1
+        assert radius < 1.5 or int(layers[ball(radius)[0]].min()) == 0
+    assert int(layers_of(ball(3.0)[0], MM, (1.2,))[10, 10, 10]) == 1
+
+
 def test_one_voxel_more_on_a_face_hardly_moves_the_border():
     """Its distance from the voxel beneath is one less by its own count, but the border is smooth."""
     bumpy = block()

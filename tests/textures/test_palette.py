@@ -119,14 +119,14 @@ def test_the_textures_of_a_lesion_are_in_order(tmp_path):
 
 
 def test_layers_of_a_real_lesion_take_the_shares_of_the_lesion_to_paint(tmp_path):
-    """Three voxels in a row are all at the border, below the smooth one."""
-    path = table_in(tmp_path, depths=(0.0,))
+    """Three voxels in a row are at most 0.6 mm below the smooth border."""
+    path = table_in(tmp_path, depths=(0.65,))
     conditions = choose(realistic_textures=path, **SAME, types=2, know_sizes=True)
     wanted = conditions.wanted(loaded(), 1)
-    assert wanted.depths_mm == (0.0,) and wanted.layers.shape == (1, 2, BINS)
+    assert wanted.depths_mm == (0.65,) and wanted.layers.shape == (1, 2, BINS)
     assert torch.allclose(wanted.layers[0, 0], histogram({2: 1.0})) and not bool(wanted.layers[0, 1].any())
     assert torch.allclose(wanted.histogram, histogram({2: 1.0}))
-    thick = conditions.wanted(loaded(mm=3.0), 1)  # of three millimetres they are no steps: all lie within
+    thick = conditions.wanted(loaded(mm=3.0), 1)  # voxels of 3 mm lie deeper
     assert torch.allclose(thick.layers[0, 1], histogram({1: 1.0})) and not bool(thick.layers[0, 0].any())
 
 

@@ -382,6 +382,16 @@ def test_a_network_learns_a_rim_and_paints_it_by_default(train, command, lidc, t
     assert changed[""] > 0 and changed["edit_margin_mm=0"] == 0
 
 
+@pytest.mark.parametrize("least, widths", [(0.3, [0.3, 1.3, 2.3]), (1, [1, 2, 2.3]), (2.3, [2.3])])
+def test_the_widest_rim_is_one_of_the_training(train, tmp_path, least, widths):
+    code, _, error = train("edit_margin_mm=2.3", f"least_margin_mm={least}")
+    assert code == 0, error
+    checkpoint = load_checkpoint(tmp_path / "run" / "model-000003.safetensors")
+    assert checkpoint.metadata["edit_margins_mm"] == [widths[0], widths[-1]]
+    walk = SamplerSettings("ddim", num_steps=1)
+    assert BoxPainter.of(checkpoint, walk, (8, 16, 16)).edit_margin_mm == 2.3
+
+
 def test_a_network_of_several_margins_paints_any_of_them(train, tmp_path):
     code, _, error = train("edit_margin_mm=3", "least_margin_mm=1", "model.context=clean")
     assert code == 0, error
