@@ -48,6 +48,8 @@ def test_a_wall_at_a_lesion_stays_and_the_lung_around_it_is_painted():
 def test_a_vessel_that_runs_into_a_lesion_is_seen_in_it(monkeypatch):
     """And one that the lesion covers as a whole is painted over."""
     monkeypatch.setattr("LeFusion.box_painter.paint", lambda *given: torch.full_like(given[3], -0.6))
+    run, seen = BoxPainter.run, []
+    monkeypatch.setattr(BoxPainter, "run", lambda self, given: (seen.extend(given), run(self, given))[1])
     ct = np.random.default_rng(0).normal(-850, 20, (32, 48, 48))
     mask = np.zeros(ct.shape, np.uint8)
     mask[10:22, 18:30, 17:27] = 1
@@ -56,6 +58,10 @@ def test_a_vessel_that_runs_into_a_lesion_is_seen_in_it(monkeypatch):
     assert painted[15:17, 23:25, 2:22] == pytest.approx(30, abs=1)
     assert painted[15:17, 23:25, 24:27] == pytest.approx(-720, abs=1)
     assert painted[19:21, 25:28, 22:25] == pytest.approx(-720, abs=1)
+    (box,) = seen
+    rim = box.edit[0] & ~box.lesions[0]
+    assert bool((rim & box.vessels).any()) and bool((box.guide.layer[0, 0][rim & box.vessels] == -1).all())
+    assert bool((box.guide.layer[0, 0][rim & ~box.vessels] >= 0).all())
 
 
 def test_a_painter_leaves_no_line_between_lesion_and_wall(monkeypatch):

@@ -120,6 +120,8 @@ def test_voxels_next_to_a_wall_are_no_border_and_left_out(tmp_path):
     assert layers.sum() == pytest.approx(1) and not layers[:, hu[:-1] > 100].any()
     middles, of_sum = (hu[:-1] + hu[1:]) / 2, layers.sum(axis=0)
     assert of_sum[middles < -200].sum() == pytest.approx((900 - 8**3) / 900, abs=0.01)
+    rim = fit._rim(loaded, look_around(loaded, loaded.all_lesions))
+    assert rim.sum(axis=1) == pytest.approx(np.ones(len(rim))) and not rim[:, hu[:-1] > -700].any()
     inside = layers[np.digitize(1.0, DEPTHS_MM) :].sum(axis=0)  # at the wall, too, it is nodule
     assert inside.sum() > 0.4 and inside @ middles / inside.sum() == pytest.approx(0, abs=15)
 

@@ -147,6 +147,20 @@ def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):
     assert look.brightest == pytest.approx(max(9 / 8 - 1, 2 * 100 / 160 - 1))  # of the window: 0 to 160
 
 
+def test_what_is_around_the_drawn_lesion_is_asked_for_as_well(tmp_path):
+    """As in the scan; a table without it asks for nothing there."""
+    path = table_in(tmp_path, depths=(1.5,))
+    table = read_lesion_table(path)
+    rim = np.zeros((80, 5, BINS))
+    rim[np.arange(80), :, np.arange(80) % BINS] = 1
+    image, without = scan(), choose(realistic_textures=path, condition="realistic", **SAME).wanted(scan(), 1)
+    write_lesion_table(path, replace(table, rim=rim, noise=np.full(80, 5.0)))
+    look = choose(realistic_textures=path, condition="realistic", **SAME).wanted(image, 1)
+    around = look_around(image, image.all_lesions)
+    assert torch.equal(look.rim, read_lesion_table(path).look_beside(look.drawn, around))
+    assert look.drawn == without.drawn and without.rim is None
+
+
 def test_a_lesion_at_a_wall_has_less_border(tmp_path):
     path = table_in(tmp_path, depths=(1.5,))
     free = scan()
