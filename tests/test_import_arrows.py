@@ -48,6 +48,7 @@ ALLOWED_OF_THE_PROJECT = {
         "LeFusion.runtime.pictures",
         "LeFusion.settings",
         "LeFusion.runtime.tables",
+        "LeFusion.textures.noise",
     },
     "data": set(),
     "data.preparation": {"LeFusion.dataset", "LeFusion.errors", "DiffMask.placement"},

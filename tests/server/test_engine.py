@@ -47,7 +47,7 @@ def test_a_lesion_grows_around_the_point(engine, region):
     assert axial == pytest.approx(10, rel=0.15)
     assert changed[made["mask"] > 0].mean() > 0.5
     rim = ndimage.distance_transform_edt(made["mask"] == 0, sampling=SPACING_MM)
-    assert not changed[rim > 3.5].any()
+    assert not changed[rim > 5.5].any()  # 4 mm, and what an interpolation adds
     assert shares == sorted(shares) and len(shares) > 3 and 0 == shares[0] <= shares[-1] < 1
 
 
