@@ -163,7 +163,7 @@ class Conditions:
         mm3 = float(part.voxels.sum()) * math.prod(loaded.spacing_mm)
         if table.classes:
             return self._drawn_of_heart(table, mm3, generator, chosen, loaded, part, address)
-        around = look_around(loaded, part) if table.depths_mm or table.noise is not None else None
+        around = look_around(loaded, part)
         shares = None
         if table.depths_mm:
             _, lesions, solid = lesion_and_solid(loaded, part, around, table.depths_mm[-1])
@@ -184,15 +184,15 @@ class Conditions:
             number, layers = _in_order(table, mm3, generator, fitted)[chosen]
         drawn = folded(layers.sum(dim=0), self.bins)
         wanted = perturb(drawn, self.perturbation, self.bins, address)
+        darkest = around and around.darkest - around.noise
         if not table.depths_mm:
-            return Wanted(wanted, drawn=number)
+            return Wanted(wanted, drawn=number, darkest=darkest)
         factors = (wanted / drawn.clamp(min=1e-12)).repeat_interleave(table.layer_bins // self.bins)
         layers = with_shares(layers * factors, layers.sum(dim=1))
         rim = table.look_beside(number, around)
         look = Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number, rim=rim)
         if around is None:
             return look
-        darkest = around.darkest - around.noise
         low, high = table.window
         brightest = max(brightest_of(look.histogram), 2 * (BLOOD_HU - low) / (high - low) - 1)
         return replace(look, noise=around.grain, darkest=darkest, brightest=brightest, solid=around.solid)

@@ -147,6 +147,14 @@ def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):
     assert look.brightest == pytest.approx(max(9 / 8 - 1, 2 * 100 / 160 - 1))  # of the window: 0 to 160
 
 
+def test_a_table_without_layers_leaves_no_black_ring_either(tmp_path):
+    image = scan()
+    around = look_around(image, image.all_lesions)
+    look = choose(realistic_textures=table_in(tmp_path), condition="realistic", **SAME).wanted(image, 1)
+    assert look.layers is None and look.darkest == pytest.approx(around.darkest - around.noise)
+    assert choose(condition="own").wanted(image, 1).darkest is None
+
+
 def test_what_is_around_the_drawn_lesion_is_asked_for_as_well(tmp_path):
     """As in the scan; a table without it asks for nothing there."""
     path = table_in(tmp_path, depths=(1.5,))
