@@ -212,7 +212,9 @@ class BoxPainter:
         )
         if not bool(torch.isfinite(painted).all()):
             raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
-        return torch.stack([finished(image, one) for image, one in zip(painted, prepared, strict=True)])
+        strength = self.sampler.intensity_guidance
+        pairs = zip(painted, prepared, strict=True)
+        return torch.stack([finished(image, one, strength) for image, one in pairs])
 
     def _image(self, task: Task, part: Part, box: Box) -> Tensor:
         """(1, *box.size): what the network paints into; other lesions of the image stay."""

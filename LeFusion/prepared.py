@@ -8,7 +8,8 @@ import torch
 from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter, median_filter
 from torch import Tensor
 
-from LeFusion.guidance import SMOOTH, Guide
+from LeFusion.guidance import Guide, as_the_scan
+from LeFusion.ordering import SMOOTH
 from LeFusion.textures.layers import brightest_of
 
 ALIKE = 2.0  # voxels: sd of the Gaussian within which the fine structure of two images is compared
@@ -50,8 +51,10 @@ class Prepared:
         return cls(**sent | {"guide": sent["guide"] and Guide(*sent["guide"])})
 
 
-def finished(painted: Tensor, prepared: Prepared) -> Tensor:
-    """(1, D, H, W): what the network painted, without what gives it away."""
+def finished(painted: Tensor, prepared: Prepared, strength: float = 1.0) -> Tensor:
+    """(1, D, H, W): what the network painted, without what gives it away. strength: of intensity guidance."""
+    if prepared.guide is not None and strength:
+        painted = as_the_scan(painted, prepared.guide, strength)
     painted = _faded(_joined(painted, prepared), prepared)
     return _with_vessels(_dimmed(_lit(painted, prepared), prepared), prepared)
 
@@ -90,9 +93,9 @@ def _with_vessels(painted: Tensor, prepared: Prepared) -> Tensor:
 def _faded(painted: Tensor, prepared: Prepared) -> Tensor:
     """(1, D, H, W): without a seam where the rim ends.
 
-    There the smooth structure is a mean of what is painted and the scan, with their shares as weights; so is
-    the fine structure, but as strong as theirs: of independent noise a mean would be weaker, of what both
-    share, as a wall, it is not.
+    There the smooth structure is a mean of what is painted and the scan, in the outer half of the seam alone,
+    so that strands reach it. The fine structure is a mean with their shares as weights, but as strong as
+    theirs: of independent noise a mean would be weaker, of what both share, as a wall, it is not.
     """
     if prepared.share is None:
         return painted
@@ -104,7 +107,8 @@ def _faded(painted: Tensor, prepared: Prepared) -> Tensor:
     alike = (both / each.clamp(min=1e-16).sqrt()).clamp(0, 1)
     strength = share**2 + (1 - share) ** 2 + 2 * alike * share * (1 - share)
     fine = (share * fine + (1 - share) * fine_scan) / strength.sqrt()
-    mixed = share * smooth + (1 - share) * of_scan + fine
+    inner = (2 * share).clamp(max=1)
+    mixed = inner * smooth + (1 - inner) * of_scan + fine
     return torch.where(prepared.edit.any(dim=0) & (share < 1), mixed.clamp(-1, 1), painted)
 
 

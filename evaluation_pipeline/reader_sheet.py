@@ -89,7 +89,8 @@ def run(arguments: argparse.Namespace) -> Path | None:
 def _in_like_scans(real: list[tuple], synthetic: list[tuple], data_type: DataType, count: int) -> list[tuple]:
     """So many of the real lesions, in their order: those whose scans are the most like the synthetic ones'.
 
-    By the sum of differences from the medians in noise (its logarithm) and in blur along each axis (voxels).
+    By the sum of differences from the medians in the logarithms of the noise and of its roughness along each
+    axis.
     """
     looks = []
     for files in (real, synthetic):
@@ -97,7 +98,7 @@ def _in_like_scans(real: list[tuple], synthetic: list[tuple], data_type: DataTyp
         for image, mask, case, _ in files:
             loaded = load_case(Case(case, image, mask), data_type.layout, data_type.window)
             around = look_around(loaded, loaded.all_lesions)
-            found.append([np.nan] * 4 if around is None else [np.log(max(around.noise, 1e-6)), *around.blur])
+            found.append(np.full(4, np.nan) if around is None else np.log(np.maximum(around.grain, 1e-6)))
         looks.append(np.array(found))
     away = np.abs(looks[0] - np.nanmedian(looks[1], axis=0)).sum(axis=1)
     known = int(np.isfinite(away).sum())

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from LeFusion.guidance import Guide
 from LeFusion.prepared import Prepared, _joined, _lit, finished
 
 
@@ -75,7 +76,7 @@ def faded(painted, scan, share):
 
 
 def test_what_is_painted_fades_into_the_scan():
-    """All of either at the ends; of what is smooth a mean."""
+    """All of either at the ends; of what is smooth a mean, in the outer half."""
     share = torch.linspace(0, 1, 9).expand(9, 9, 9)
     generator = torch.Generator().manual_seed(0)
     painted, scan = (torch.rand(1, 9, 9, 9, generator=generator) - 0.5 for _ in range(2))
@@ -84,7 +85,7 @@ def test_what_is_painted_fades_into_the_scan():
         found[..., 8], painted[..., 8]
     )
     flat = faded(torch.full_like(scan, 0.5), torch.full_like(scan, -0.5), share)
-    assert torch.allclose(flat[0], share - 0.5, atol=1e-6)
+    assert torch.allclose(flat[0], (2 * share).clamp(max=1) - 0.5, atol=1e-6)
 
 
 def test_a_mean_of_two_noises_is_as_noisy_as_they_are():
@@ -117,9 +118,29 @@ def test_fading_leaves_no_specks():
 
 
 def test_nothing_fades_beyond_what_is_painted_or_without_a_share():
-    painted, scan, share = torch.zeros(1, 4, 4, 4), torch.ones(1, 4, 4, 4) / 2, torch.full((4, 4, 4), 0.5)
+    painted, scan, share = torch.zeros(1, 4, 4, 4), torch.ones(1, 4, 4, 4) / 2, torch.full((4, 4, 4), 0.25)
     edit = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
     edit[:, :2] = True
     prepared = Prepared(scan, edit, edit, ("a",), share=share)
     assert torch.equal(finished(painted, prepared), torch.where(edit, 0.25, painted))
     assert torch.equal(finished(painted, replace(prepared, share=None)), painted)
+
+
+def test_a_painting_is_as_smooth_across_slices_as_the_scan_where_it_is_guided():
+    """By intensity guidance of any strength, and only where that acts."""
+    generator = torch.Generator().manual_seed(0)
+    painted = 0.2 * torch.randn(1, 20, 20, 20, generator=generator)
+    edit = torch.zeros(1, 20, 20, 20, dtype=torch.bool)
+    edit[:, 4:16, 4:16, 4:16] = True
+    histogram = torch.exp(-0.5 * ((torch.arange(64) / 32 - 1) / 0.2) ** 2)[None, None]
+    guide = Guide(torch.where(edit, 0, -1)[None], (histogram,), ((0.1, 0.5, 2.0, 2.0),), (None,))
+    given = Prepared(torch.zeros_like(painted), edit, edit, ("a",), histogram[0, 0], guide)
+    found = finished(painted, given)
+    assert torch.equal(found[~edit], painted[~edit])
+    inside = found[0, 4:16, 4:16, 4:16]
+    across, within = ((inside.diff(dim=axis)).square().mean() for axis in (0, 1))
+    assert float(across) < 0.4 * float(within)
+    assert float(inside.std()) == pytest.approx(0.2, rel=0.05)
+    assert torch.equal(finished(painted, given, strength=0), painted)
+    unknown = replace(given, guide=replace(guide, noise=((0.1,),)))
+    assert torch.equal(finished(painted, unknown), painted)

@@ -16,11 +16,13 @@ from torch import Tensor
 BRIGHTEST = 0.99  # share of a layer's voxels below which a layer nearer to the border ends
 # Of a small lesion at its deepest, as of the smallest nodules (90 mm3), though the Gaussian takes that off
 DEEPEST_MM = 0.6
-SMOOTH_MM = 1.0  # sd of the Gaussian that rounds a mask's steps and corners off
+# sd, along each axis, of the Gaussian that rounds a mask's steps and corners off: readers draw slice by slice
+SMOOTH_MM = (1.5, 1.0, 1.0)
 # Where one layer ends and the next begins; corners of a mask lie outside its smooth border, below 0
 DEPTHS_MM = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 RIM_MM = (1.0, 2.0, 3.0, 4.0)  # the same around a lesion, by the distance from that border
+RAY, INSIDE_MM = 3, 1.0  # voxels to each side along a ray; how deep in a lesion it ends
 LEAST_VOXELS = 20  # of a layer around a lesion, whose histogram is known then
 
 
@@ -76,6 +78,25 @@ def rim_layers_of(lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float]) -> T
     return torch.from_numpy(np.where(rim.numpy(), np.digitize(-_depth(lesion, spacing_mm), RIM_MM), -1))
 
 
+def rays_through(lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """Both (D, H, W) bool -> (2 * RAY + 1, D, H, W) int64: of each voxel of the rim those on the normal of
+    the smooth border through it, itself in the middle, as numbers in the flattened array; -1 elsewhere, and
+    beyond INSIDE_MM in the lesion."""
+    depth = _depth(lesion, spacing_mm)
+    inwards = np.stack(np.gradient(depth, *spacing_mm))
+    inwards /= np.linalg.norm(inwards, axis=0).clip(min=1e-6)
+    step = min(spacing_mm) * inwards / np.array(spacing_mm)[:, None, None, None]
+    own = np.indices(depth.shape)
+    most = np.array(depth.shape)[:, None, None, None] - 1
+    found = []
+    for n in range(-RAY, RAY + 1):
+        there = np.rint(own + n * step).astype(int)
+        within = rim.numpy() & ((there >= 0) & (there <= most)).all(axis=0)
+        there = np.ravel_multi_index(tuple(there.clip(0, most)), depth.shape)
+        found.append(np.where(within & (depth.flat[there] <= INSIDE_MM), there, -1))
+    return torch.from_numpy(np.stack(found))
+
+
 def rim_histograms(
     image: Tensor, lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float], bins: int
 ) -> Tensor:
@@ -89,13 +110,12 @@ def rim_histograms(
 def _depth(filled: Tensor, spacing_mm: Sequence[float]) -> np.ndarray:
     """(D, H, W) bool -> of each voxel's centre in mm below the smooth border, above it negative."""
     filled = filled.numpy()
-    reach = [math.ceil(4 * SMOOTH_MM / mm) for mm in spacing_mm]
+    reach = [math.ceil(4 * sd / mm) for sd, mm in zip(SMOOTH_MM, spacing_mm, strict=True)]
     filled = np.pad(filled, [(n, n) for n in reach])
     half = min(spacing_mm) / 2
     inside, outside = (distance_transform_edt(part, sampling=spacing_mm) for part in (filled, ~filled))
-    depth = gaussian_filter(
-        np.where(filled, inside - half, half - outside), [SMOOTH_MM / mm for mm in spacing_mm]
-    )
+    widths = [sd / mm for sd, mm in zip(SMOOTH_MM, spacing_mm, strict=True)]
+    depth = gaussian_filter(np.where(filled, inside - half, half - outside), widths)
     return depth[tuple(slice(n, -n) for n in reach)]
 
 

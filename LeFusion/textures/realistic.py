@@ -246,10 +246,10 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
     classes = content.get(OF_HEARTS, 0)
     if not isinstance(classes, int) or classes < 0 or (classes and depths):
         raise UserError(f"{path}: classes={classes} must be the number of lesion labels, without depths_mm")
-    if depths and content.get(SMOOTH) != SMOOTH_MM:
+    if depths and content.get(SMOOTH) != list(SMOOTH_MM):
         raise UserError(
             f"{path}: its layers are counted from a border smoothed by {content.get(SMOOTH, 0)} mm, this "
-            f"version takes {SMOOTH_MM:g}; make the table again with fit_lesion_table.py"
+            f"version takes {list(SMOOTH_MM)}; make the table again with fit_lesion_table.py"
         )
     count = classes or len(depths) + 1
     if rows.ndim != 2 or rows.shape[1] != 2 + count * fine:

@@ -1,13 +1,14 @@
 """What happens across a lesion's border, voxel layer by voxel layer, and how grainy and uneven its inside is.
 
 A lesion that ends at its label, or that carries other noise than the scan, is given away by these alone,
-whatever its histogram.
+whatever its histogram. So is one that is sharp across slices in a scan that is not, or that no strand joins.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+from scipy.stats import spearmanr
 
 from evaluation_pipeline.fidelity.discriminator import roc_auc
 from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
@@ -17,6 +18,8 @@ SURROUNDINGS_MM = (5.0, 10.0)  # where the lung, or other tissue around, is look
 CORE_MM = 2.5  # from the border inwards: what is deeper is the core
 RESAMPLES = 500
 LEAST_CORE = 20  # voxels
+BORDER_MM = 2.0  # to each side: where a lesion's sharpness across slices is looked at
+STRANDS_MM = (1.5, 3.5)  # from the border: between which strands are followed
 GRAIN_SIGMA = 1.0  # voxels: grain is what a Gaussian of this width takes off
 
 
@@ -76,6 +79,51 @@ def unevenness(lesion: Lesion) -> float:
     return float((smooth[deep] / weight[deep]).std())
 
 
+def sharpness_across_slices(lesion: Lesion) -> float:
+    """Third differences of voxels across slices over those within them, about the border, over the same of
+    the scan around; NaN where there is too little of either.
+
+    A scan of thick slices is smoother across them, and so are the lesions in it.
+    """
+    away = distance_transform_edt(~lesion.mask, sampling=lesion.spacing_mm)
+    deep = distance_transform_edt(lesion.mask, sampling=lesion.spacing_mm)
+    border = np.maximum(away, deep) <= BORDER_MM
+    image = lesion.image.astype(np.float64)
+    found = []
+    for region in (border, away > SURROUNDINGS_MM[0]):
+        sizes = [_third_difference(image.swapaxes(0, axis), region.swapaxes(0, axis)) for axis in range(3)]
+        found.append(2 * sizes[0] / (sizes[1] + sizes[2]) if min(sizes) > 0 else float("nan"))
+    return found[0] / found[1]
+
+
+def _third_difference(image: np.ndarray, region: np.ndarray) -> float:
+    """Its size along the first axis, of four voxels in a row of the region: median; NaN of too few."""
+    rows = region[:-3] & region[1:-2] & region[2:-1] & region[3:]
+    return float(np.median(np.abs(np.diff(image, 3, axis=0)[rows]))) if rows.sum() >= LEAST_CORE else np.nan
+
+
+def strands(lesion: Lesion) -> float:
+    """Rank correlation of what lies outside the border at the first of STRANDS_MM and, on the same normal, at
+    the second; NaN where there is too little. Vessels, spicules and tails go on."""
+    depth = gaussian_filter(
+        distance_transform_edt(~lesion.mask, sampling=lesion.spacing_mm)
+        - distance_transform_edt(lesion.mask, sampling=lesion.spacing_mm),
+        [1 / mm for mm in lesion.spacing_mm],
+    )
+    normal = np.stack(np.gradient(depth, *lesion.spacing_mm))
+    normal /= np.linalg.norm(normal, axis=0).clip(min=1e-6)
+    half = max(lesion.spacing_mm) / 2
+    near = np.argwhere((np.abs(depth - STRANDS_MM[0]) <= half) & ~lesion.mask).T
+    step = (STRANDS_MM[1] - STRANDS_MM[0]) / np.array(lesion.spacing_mm)[:, None]
+    far = near + step * normal[(slice(None), *near)]
+    within = ((far >= 0) & (far <= np.array(lesion.mask.shape)[:, None] - 1)).all(axis=0)
+    if within.sum() < LEAST_CORE:
+        return float("nan")
+    image = lesion.image.astype(np.float64)
+    pair = (map_coordinates(image, places[:, within], order=1) for places in (near, far))
+    return float(spearmanr(*pair).statistic)
+
+
 def profiles(lesions: Sequence[Lesion]) -> np.ndarray:
     """(lesions, len(LAYERS)); see layer_profile."""
     return np.array([layer_profile(lesion) for lesion in lesions]).reshape(-1, len(LAYERS))
@@ -94,7 +142,7 @@ def compare_profiles(
 
     `layers`: for each, the median share of the contrast of both, and the AUC (of the better direction, so 0.5
     at least) with 95 % over lesions drawn anew. `grain`: the same for the grain of the core over the scan's;
-    `unevenness`: likewise.
+    `unevenness`, `sharpness`, `strands`: likewise.
     Raises TooLittleData without surroundings or contrast to measure.
     """
     shares = profiles(real), profiles(synthetic)
@@ -105,12 +153,12 @@ def compare_profiles(
         for column, layer in enumerate(LAYERS)
     ]
     grains = (grain_ratios(lesions) for lesions in (real, synthetic))
-    uneven = (np.array([unevenness(lesion) for lesion in lesions]) for lesions in (real, synthetic))
-    return {
-        "layers": rows,
-        "grain": _told_apart(*grains, generator),
-        "unevenness": _told_apart(*uneven, generator),
-    }
+    found = {"layers": rows, "grain": _told_apart(*grains, generator)}
+    measures = {"unevenness": unevenness, "sharpness": sharpness_across_slices, "strands": strands}
+    for name, measure in measures.items():
+        values = (np.array([measure(lesion) for lesion in lesions]) for lesions in (real, synthetic))
+        found[name] = _told_apart(*values, generator)
+    return found
 
 
 def _told_apart(real: np.ndarray, synthetic: np.ndarray, generator: np.random.Generator) -> dict:

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evaluation_pipeline.fidelity.memorisation import COPY_CORRELATION
+from evaluation_pipeline.fidelity.profile import STRANDS_MM
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.tables import markdown_table
 
@@ -62,6 +63,9 @@ def summary_rows(report: dict) -> list[dict]:
             _add_told_apart(add, f"{where}, share of the contrast", row)
         _add_told_apart(add, "grain of the core over the scan's", part["grain"])
         _add_told_apart(add, f"unevenness of the core, smoothed ({unit})", part["unevenness"])
+        _add_told_apart(add, "sharpness across slices at the border over the scan's", part["sharpness"])
+        near, far = STRANDS_MM
+        _add_told_apart(add, f"strands: likeness from {near:g} to {far:g} mm outside", part["strands"])
     if part := found["realism"]:
         for name, title in (("frechet", "Fréchet"), ("kernel", "kernel (MMD²)")):
             cells = [_spread(part[name][who]) for who in ("synthetic", "real")]

@@ -10,6 +10,7 @@ from LeFusion.textures.layers import (
     layered_histogram,
     layers_of,
     no_darker_than,
+    rays_through,
     rim_histograms,
     rim_layers_of,
     with_shares,
@@ -36,21 +37,23 @@ def ball(radius=8.0, slice_mm=1.0):
 
 @pytest.mark.parametrize("slice_mm", [1.0, 2.0])
 def test_layers_of_a_ball_are_its_shells(slice_mm):
-    """To half a voxel, also in thick slices."""
+    """To a voxel, also in thick slices; but for its ends, which are rounded off more."""
     lesion, distance = ball(8.0, slice_mm)
     layers = layers_of(lesion, (slice_mm, 1, 1), (2.0, 4.0))
     assert torch.equal(layers >= 0, lesion)
-    assert bool((layers[distance < 3.4] == 2).all()) and bool((layers[distance > 6.6] <= 0).all())
+    middle = slice(len(lesion) // 2 - round(2 / slice_mm), len(lesion) // 2 + round(2 / slice_mm) + 1)
+    layers, distance = layers[middle], distance[middle]
+    assert bool((layers[distance < 3.1] == 2).all()) and bool((layers[distance > 6.6] <= 0).all())
     assert bool((layers[(distance > 4.1) & (distance < 5.4)] == 1).all())
 
 
 def test_a_mask_s_corners_and_edges_lie_nearer_to_the_border_than_its_faces():
-    """They are rounded off: a mask that was drawn slice by slice has steps, the lesion has none."""
-    corner, edge, face = (3, 3, 3), (3, 3, 7), (3, 7, 7)
-    found = [
-        [int(layers_of(block(), MM, (depth,))[at]) for at in (corner, edge, face)] for depth in (-0.2, 0.3)
-    ]
-    assert found == [[0, 1, 1], [0, 0, 1]]
+    """They are rounded off: a mask that was drawn slice by slice has steps, the lesion has none. More
+    across slices than within them."""
+    corner, edge, upright, end, face = (3, 3, 3), (3, 3, 7), (7, 3, 3), (3, 7, 7), (7, 3, 7)
+    places = (corner, edge, upright, end, face)
+    found = [[int(layers_of(block(), MM, (depth,))[at]) for at in places] for depth in (-0.4, -0.15, 0.3)]
+    assert found == [[0, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 1, 1]]
 
 
 def test_small_lesions_have_a_core():
@@ -59,7 +62,7 @@ def test_small_lesions_have_a_core():
         layers = layers_of(ball(radius)[0], MM, (0.55,))
         assert int(layers.max()) == 1 and int(layers[10, 10, 10]) == 1
         assert radius < 1.5 or int(layers[ball(radius)[0]].min()) == 0
-    assert int(layers_of(ball(3.0)[0], MM, (1.2,))[10, 10, 10]) == 1
+    assert int(layers_of(ball(3.0)[0], MM, (1.0,))[10, 10, 10]) == 1
 
 
 def test_one_voxel_more_on_a_face_hardly_moves_the_border():
@@ -101,6 +104,24 @@ def test_layers_around_a_ball_are_shells_as_well():
     for layer in range(4):  # a voxel's centre next to the border is half a millimetre away
         found = distance[layers == layer]
         assert float(found.min()) > 4.4 + layer and float(found.max()) < 6.6 + layer
+
+
+@pytest.mark.parametrize("slice_mm", [1.0, 2.0])
+def test_rays_go_through_the_middle_of_a_ball(slice_mm):
+    """Each ray of a rim's voxel goes inwards, itself in the middle, and ends one mm deep in the lesion."""
+    lesion, distance = ball(5.0, slice_mm)
+    rim = (distance > 5.0) & (distance <= 8.0)
+    rays = rays_through(lesion, rim, (slice_mm, 1, 1))
+    assert rays.shape == (7, *lesion.shape) and bool((rays[:, ~rim] == -1).all())
+    numbers = torch.arange(lesion.numel()).view_as(lesion)
+    assert torch.equal(rays[3][rim], numbers[rim])
+    away = torch.where(rays >= 0, distance.flatten()[rays.clamp(min=0)], torch.nan)[:, rim]
+    steps = -away.diff(dim=0)
+    steps = steps[steps.isfinite()]
+    assert float(steps.mean()) == pytest.approx(1, abs=0.15) and float((steps < -0.01).float().mean()) < 0.02
+    depths = layers_of(lesion, (slice_mm, 1, 1), (1.0,))
+    ends = rays[(rays >= 0) & lesion.flatten()[rays.clamp(min=0)]]
+    assert len(ends) and not bool((depths.flatten()[ends] == 1).any())
 
 
 def test_histograms_around_a_lesion_are_of_each_layer_alone():

@@ -132,7 +132,7 @@ def test_layers_of_a_real_lesion_take_the_shares_of_the_lesion_to_paint(tmp_path
 
 def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):
     """Its rim is drawn with voxels brighter than its inside, and darker than any tissue."""
-    path = table_in(tmp_path, depths=(1.5,))
+    path = table_in(tmp_path, depths=(1.0,))
     layers = np.zeros((80, 2, BINS))
     layers[:, 0, [0, 7, 15]], layers[:, 1, 8] = (0.1, 0.3, 0.1), 0.5
     write_lesion_table(path, replace(read_lesion_table(path), layers=layers))
@@ -142,7 +142,7 @@ def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):
     darkest = int((around.darkest + 1) / 2 * BINS)
     assert look.layers[0, 0].nonzero().flatten().tolist() == [darkest, 7, 8] and 0 < darkest < 7
     assert look.layers[0, 1].nonzero().flatten().tolist() == [8]
-    assert look.noise == (around.noise, *around.blur)
+    assert look.noise == around.grain
     assert look.darkest == pytest.approx(around.darkest - around.noise)
     assert look.brightest == pytest.approx(max(9 / 8 - 1, 2 * 100 / 160 - 1))  # of the window: 0 to 160
 
@@ -170,7 +170,7 @@ def test_what_is_around_the_drawn_lesion_is_asked_for_as_well(tmp_path):
 
 
 def test_a_lesion_at_a_wall_has_less_border(tmp_path):
-    path = table_in(tmp_path, depths=(1.5,))
+    path = table_in(tmp_path, depths=(1.0,))
     free = scan()
     values = free.volume.raw.copy()
     values[:, :, 23:30] = 0.9
@@ -181,14 +181,14 @@ def test_a_lesion_at_a_wall_has_less_border(tmp_path):
         shares.append(look.layers[0].sum(dim=1).tolist())
         around = look_around(image, image.all_lesions)
         _, lesions, solid = lesion_and_solid(image, image.all_lesions, around, 1.5)
-        border.append(layer_shares(lesions[0], image.spacing_mm, (1.5,), solid).tolist())
+        border.append(layer_shares(lesions[0], image.spacing_mm, (1.0,), solid).tolist())
     assert shares == [pytest.approx(each) for each in border] and shares[0][0] > shares[1][0]
 
 
 def test_a_lesion_s_own_look_knows_the_noise_and_may_be_as_dark_as_it_is():
     image = scan()
     around, look = look_around(image, image.all_lesions), choose(condition="own").wanted(image, 1)
-    assert look.noise == (around.noise, *around.blur) and look.darkest is None
+    assert look.noise == around.grain and look.darkest is None
 
 
 def test_perturbed_layers_sum_to_the_histogram_and_keep_their_shares(tmp_path):

@@ -143,8 +143,11 @@ def test_a_table_of_hearts_is_read_as_it_was_written(tmp_path):
         ({"lesions": [["a"]]}, "numbers"),
         ({"more": 1}, "keys"),
         ({"depths_mm": [2, 1]}, "must rise"),
-        ({"depths_mm": [1, 2], "smooth_mm": 1.0}, "3 x 16 bins"),
-        ({"depths_mm": [1, 2]}, "smoothed by 0 mm, this version takes 1; make the table again"),
+        ({"depths_mm": [1, 2], "smooth_mm": [1.5, 1.0, 1.0]}, "3 x 16 bins"),
+        (
+            {"depths_mm": [1, 2]},
+            r"smoothed by 0 mm, this version takes \[1.5, 1.0, 1.0\]; make the table again",
+        ),
         ({"depths_mm": ["deep"]}, "numbers"),
     ],
 )

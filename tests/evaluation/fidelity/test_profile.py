@@ -1,4 +1,4 @@
-"""Layers across a border and grain, on lesions made by hand."""
+"""Layers across a border, grain and strands, on lesions made by hand."""
 
 import numpy as np
 import pytest
@@ -12,6 +12,8 @@ from evaluation_pipeline.fidelity.profile import (
     grain_ratios,
     layer_profile,
     profiles,
+    sharpness_across_slices,
+    strands,
     unevenness,
 )
 
@@ -102,3 +104,43 @@ def test_lesions_without_profile_are_too_little_data():
     nothing = [lesion_of(np.zeros((9, 9, 9)), ball(2, 9))]
     with pytest.raises(TooLittleData):
         compare_profiles(nothing, nothing, np.random.default_rng(0))
+
+
+def test_a_lesion_that_is_sharp_across_slices_of_a_blurred_scan_is_seen():
+    """Thick slices blur a real lesion as well."""
+    rng, mask = np.random.default_rng(0), ball(8)
+    scans = [gaussian_filter(rng.normal(0, 60, mask.shape), (1.2, 0.4, 0.4)) for _ in range(12)]
+    lesion, blur = gaussian_filter(800.0 * mask, 0.7), (1.2, 0.4, 0.4)
+    real = [lesion_of(scan + gaussian_filter(lesion, blur), mask) for scan in scans[:6]]
+    sharp = [lesion_of(scan + lesion + 60 * rng.normal(0, 1, mask.shape) * mask, mask) for scan in scans[6:]]
+    found = compare_profiles(real, sharp, np.random.default_rng(1))["sharpness"]
+    assert found["auc"] == 1 and found["synthetic"] > 1.3 * found["real"]
+    turned = lesion_of(sharp[0].image.swapaxes(1, 2), mask.swapaxes(1, 2))
+    assert sharpness_across_slices(turned) == pytest.approx(sharpness_across_slices(sharp[0]))
+
+
+def test_strands_that_end_at_a_lesion_are_seen():
+    """Bright rods that go on outwards, or that begin anew further out."""
+    rng, mask = np.random.default_rng(0), ball(6)
+    places = np.indices(mask.shape) - 16
+    away = np.sqrt((places**2).sum(axis=0))
+
+    def lesion(joined: bool) -> Lesion:
+        image = np.full(mask.shape, -800.0)
+        for number in range(8):
+            axis = rng.normal(size=3)
+            axis /= np.linalg.norm(axis)
+            along = np.tensordot(axis, places, 1)
+            rod = (along > 0) & (np.sqrt(np.maximum(away**2 - along**2, 0)) < 1.5)
+            image[rod & ((away < 8.5) if not joined and number % 2 else (away > (0 if joined else 8.5)))] = 0
+        image = gaussian_filter(np.where(mask, 0, image), 0.6) + rng.normal(0, 20, mask.shape)
+        return lesion_of(image, mask)
+
+    real, torn = ([lesion(joined) for _ in range(6)] for joined in (True, False))
+    found = compare_profiles(real, torn, np.random.default_rng(1))["strands"]
+    assert found["auc"] > 0.95 and found["real"] > found["synthetic"] + 0.2
+    assert np.isnan(strands(lesion_of(np.zeros((5, 5, 5)), np.ones((5, 5, 5), dtype=bool))))
+
+
+def test_too_little_around_a_lesion_tells_no_sharpness():
+    assert np.isnan(sharpness_across_slices(lesion_of(np.zeros((9, 9, 9)), ball(2, 9))))

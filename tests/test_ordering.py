@@ -1,0 +1,115 @@
+"""In which order guidance ranks the voxels of a lesion's layers: identities, and what the scan is like."""
+
+import pytest
+import torch
+
+from LeFusion.ordering import FINE, MOST, _alike, _parts, _standard, _widths, blurred_as, ordered
+from LeFusion.textures.histograms import match_intensities
+from LeFusion.textures.layers import rays_through
+
+SIZE = 24
+BELL = torch.exp(-0.5 * ((torch.arange(64) / 32 - 1) / 0.3) ** 2)
+
+
+def noise(seed=0, size=SIZE):
+    return torch.randn(size, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def ball(radius, size=SIZE):
+    place = torch.stack(torch.meshgrid(*[torch.arange(size) - (size - 1) / 2] * 3, indexing="ij"))
+    return place.square().sum(dim=0).sqrt() <= radius
+
+
+def differences(image, inside):
+    """Mean square of third differences along each axis."""
+    found = []
+    for axis in range(3):
+        one, rows = image.swapaxes(0, axis), inside.swapaxes(0, axis)
+        whole = rows[3:] & rows[2:-1] & rows[1:-2] & rows[:-3]
+        found.append(float(one.diff(n=3, dim=0)[whole].square().mean()))
+    return found
+
+
+@pytest.mark.parametrize("loud, share", [(0.0, FINE), (0.12, FINE + 0.16), (1.0, MOST)])
+def test_fine_structure_has_its_share_of_the_variance_asked_for(loud, share):
+    lesion, x_0 = torch.ones(SIZE, SIZE, SIZE, dtype=torch.bool), noise()
+    smooth, fine = _parts(x_0, lesion.float())
+    assert torch.allclose(smooth + fine, x_0, atol=1e-6)
+    ranked = ordered(x_0, [(lesion, BELL)], (loud,))
+    matched = match_intensities(ranked.flatten(), BELL).reshape(lesion.shape)
+    assert float(matched.std()) == pytest.approx(0.3, rel=0.05)
+    both = float((_standard(smooth) * _standard(fine)).mean())  # their correlation
+    weights = (1 - share) ** 0.5, share**0.5
+    along = (weights[0] + weights[1] * both) / (1 + 2 * weights[0] * weights[1] * both) ** 0.5
+    assert float((_standard(matched) * _standard(smooth)).mean()) == pytest.approx(along, abs=0.02)
+
+
+def test_the_order_looks_at_the_lesion_only():
+    lesion, x_0 = ball(8), noise()
+    other = torch.where(lesion, x_0, noise(1))
+    first, second = (ordered(one, [(lesion, BELL)], (0.1, 1.0, 4.0, 4.0)) for one in (x_0, other))
+    assert torch.equal(first, second) and not bool(first[~lesion].any())
+
+
+def test_each_layer_is_ranked_by_itself():
+    inner, outer = ball(5), ball(9) & ~ball(5)
+    x_0 = noise() + 3 * inner
+    order = ordered(x_0, [(inner, BELL), (outer, BELL)], (0.1,))
+    for layer in (inner, outer):
+        assert float(order[layer].mean()) == pytest.approx(0, abs=1e-5)
+        assert float(order[layer].std()) == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("rough", [(1.0, 4.0, 4.0), (4.0, 1.0, 2.0), (4.0, 4.0, 4.0)])
+def test_fine_structure_is_as_rough_along_one_axis_to_another_as_the_scan(rough):
+    """White noise is blurred along the axes along which the scan is smoother, and not along the roughest."""
+    lesion, x_0 = ball(10).float(), noise()
+    _, fine = _parts(x_0, lesion)
+    widths = _widths(fine, lesion, rough)
+    assert min(widths) < 0.2
+    found = torch.tensor(differences(blurred_as(rough, x_0, lesion > 0), lesion > 0))
+    assert (found / found.max()).tolist() == pytest.approx([(r / max(rough)) ** 2 for r in rough], abs=0.15)
+
+
+@pytest.mark.parametrize("rough", [(), (0.0, 4.0, 4.0)])
+def test_a_scan_that_is_not_known_along_each_axis_blurs_nothing(rough):
+    x_0 = noise()
+    assert torch.equal(blurred_as(rough, x_0, ball(8)), x_0)
+
+
+def test_covariances_are_of_voxels_inside():
+    """By hand: a row of which the last voxel lies outside."""
+    row = torch.tensor([1.0, 2.0, -1.0, 3.0, 100.0]).view(1, 1, 5)
+    inside = torch.tensor([1.0, 1, 1, 1, 0]).view(1, 1, 5)
+    found = [_alike(row, inside, 2, lag) for lag in (0, 1, 3, 4, 9)]
+    assert found == pytest.approx([15 / 4, (2 - 2 - 3) / 3, 3.0, 0.0, 0.0])
+
+
+def test_strands_run_along_rays_through_the_layers_of_the_rim():
+    """Each layer is ranked by itself, but what is bright in one is brighter in the next."""
+    lesion, rim = ball(5), ball(9) & ~ball(5)
+    layers = [(lesion, BELL), (ball(7) & ~lesion, BELL), (rim & ~ball(7), BELL)]
+    rays = rays_through(lesion, rim, (1, 1, 1))
+    plain, along = (ordered(noise(), layers, (0.1,), given) for given in (None, rays))
+    assert torch.equal(plain[lesion], along[lesion])
+    chosen = rim & (rays[4] >= 0) & ball(8)
+
+    def alike(order):
+        further = order.flatten()[rays[2][chosen]]
+        return float(torch.corrcoef(torch.stack([order[chosen], further]))[0, 1])
+
+    assert alike(along) > alike(plain) + 0.15
+
+
+def test_strands_go_on_from_the_scan():
+    """A bright rod that ends where the rim ends is continued in it."""
+    lesion, rim = ball(5), ball(9) & ~ball(5)
+    x_0 = 0.1 * noise()
+    x_0[10:14, 10:14, 22:] = x_0[10:14, 10:14, 20:22] = 3.0
+    x_0[rim] = 0.1 * noise(1)[rim]
+    rays = rays_through(lesion, rim, (1, 1, 1))
+    plain, along = (ordered(x_0, [(lesion, BELL), (rim, BELL)], (0.1,), given) for given in (None, rays))
+    end = torch.zeros_like(rim)
+    end[11:13, 11:13, 19:21] = True
+    end &= rim
+    assert bool(end.any()) and float(along[end].mean()) > float(plain[end].mean()) + 0.5
