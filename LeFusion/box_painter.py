@@ -212,7 +212,8 @@ class BoxPainter:
         )
         if not bool(torch.isfinite(painted).all()):
             raise UserError("the network's output is not finite; try precision=no, or another checkpoint")
-        strength = self.sampler.intensity_guidance
+        # Who says until when intensities are guided leaves the rest to the network
+        strength = self.sampler.intensity_guidance if self.sampler.guided_signal is None else 0.0
         pairs = zip(painted, prepared, strict=True)
         return torch.stack([finished(image, one, strength) for image, one in pairs])
 

@@ -137,19 +137,19 @@ def as_the_scan(painted: Tensor, guide: Guide, strength: float = 1.0) -> Tensor:
 
     A scan that was blurred across slices has soft borders there, too. Blurring narrows a layer's histogram,
     and so it is matched again, which roughens a little: in TURNS. Nothing changes where the noise of the scan
-    is not known along its axes.
+    is not known along each axis. strength: 0 to 1, how far intensities are moved.
     """
     rough = (guide.noise[0] or ())[1:]
-    layers = [guide.layers(0, k) for k in range(len(guide.histograms[0]))]
-    if not rough or not any(layers):
+    layers = list(filter(None, (guide.layers(0, k) for k in range(len(guide.histograms[0])))))
+    if not rough or min(rough) <= 0 or not layers:
         return painted
-    inside = (guide.layer[0] >= 0).any(dim=0)
+    inside = torch.stack([voxels for one in layers for voxels, _ in one]).any(dim=0)
     found = painted[0]
     for _ in range(TURNS):
-        found = torch.where(inside, blurred_as(rough, found, inside), found)
-        for one in filter(None, layers):
-            found = _matched(found, ordered(found, one, guide.noise[0]), one, strength)
-    return found[None]
+        found = blurred_as(rough, found, inside)
+        for one in layers:
+            found = _matched(found, ordered(found, one, guide.noise[0]), one, 1.0)
+    return painted + strength * (found - painted)
 
 
 def _matched(x_0: Tensor, order: Tensor, layers: Sequence[tuple[Tensor, Tensor]], strength: float) -> Tensor:

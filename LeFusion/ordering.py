@@ -17,6 +17,7 @@ ALONG = 0.1  # share of the variance in which the rim's voxels are ranked by wha
 FARTHEST = 3.0  # sd from the mean, for what lies beyond the rim and for fine structure
 WIDTHS = np.linspace(0.0, 1.5, 31)  # voxels: of the Gaussians that fine structure is blurred with
 LAGS = 8  # voxels: how far fine structure is compared with itself
+LEAST_VOXELS = 100  # that tell how rough they are along each axis
 
 
 def ordered(
@@ -56,19 +57,19 @@ def ordered(
 def _along(
     order: Tensor, x_0: Tensor, layers: Sequence[tuple[Tensor, Tensor]], inside: Tensor, rays: Tensor
 ) -> Tensor:
-    """The order with that of the rim nearer to its mean along each voxel's ray, on into the lesion and the
-    scan: layers are ranked one by one, strands and tails cross them."""
-    rim = (rays >= 0).any(dim=0)
-    seen = torch.zeros_like(inside).flatten()
-    seen[rays[rays >= 0]] = True
-    beyond = seen.view_as(inside) & ~inside
+    """The order with that of the rim nearer to its mean along each voxel's ray, on into the lesion and beyond
+    the rim, where the network sees the scan: layers are ranked one by one, strands and tails cross them."""
+    seen = torch.zeros_like(inside)
+    seen.view(-1)[rays[rays >= 0]] = True
+    beyond = seen & ~inside
     if bool(beyond.any()):
-        around = _blurred(x_0, (SMOOTH,) * 3)[beyond]
-        order = order.masked_scatter(beyond, _standard(around).clamp(-FARTHEST, FARTHEST))
-    rows = rays[:, rim]
-    values = torch.where(rows >= 0, order.flatten()[rows.clamp(min=0)], 0)
-    mean = torch.zeros_like(order)
-    mean[rim] = values.sum(dim=0) / (rows >= 0).sum(dim=0)
+        around = _standard(_within(x_0, torch.ones_like(x_0), (SMOOTH,) * 3)[beyond])
+        order = order.masked_scatter(beyond, around.clamp(-FARTHEST, FARTHEST))
+    known = rays >= 0
+    values = torch.where(known, order.flatten()[rays.clamp(min=0)], 0)
+    mean, rim = torch.zeros_like(order), torch.zeros_like(inside)
+    middle = rays[len(rays) // 2]
+    mean.view(-1)[middle], rim.view(-1)[middle] = values.sum(dim=0) / known.sum(dim=0), True
     found = order.clone()
     for voxels, _ in layers:
         chosen = voxels & rim
@@ -91,10 +92,11 @@ def _standard(values: Tensor) -> Tensor:
 
 
 def blurred_as(rough: Sequence[float], image: Tensor, inside: Tensor) -> Tensor:
-    """image (D, H, W), blurred so that what is inside, (D, H, W) bool, is as smooth along one axis to another
-    as a scan that is so rough, see textures.noise.Around."""
-    _, fine = _parts(image, inside.to(image.dtype))
-    return _blurred(image, _widths(fine, inside.to(image.dtype), rough))
+    """image (D, H, W), of which what is inside, (D, H, W) bool, is blurred, of itself alone, to be as smooth
+    along one axis to another as a scan that is so rough, see textures.noise.Around."""
+    filled = inside.to(image.dtype)
+    _, fine = _parts(image, filled)
+    return torch.where(inside, _within(image, filled, _widths(fine, filled, rough)), image)
 
 
 def _parts(x_0: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,10 +114,13 @@ def _within(volume: Tensor, inside: Tensor, widths: Sequence[float]) -> Tensor:
 def _widths(fine: Tensor, inside: Tensor, rough: Sequence[float]) -> list[float]:
     """By how much a Gaussian along each axis must blur fine structure (D, H, W), for third differences along
     one axis to be to those along another as in the scan; nothing along at least one axis, and nothing at all
-    where one of the scan's is not known. Those of the lesion are over its own variance, since a blur along
-    one axis makes it less for all."""
-    if not rough or min(rough) <= 0:
+    where one of the scan's is not known, or of less than LEAST_VOXELS. Those of the lesion are over its own
+    variance, since a blur along one axis makes it less for all."""
+    if not rough or min(rough) <= 0 or inside.sum() < LEAST_VOXELS:
         return [0.0] * 3
+    for axis in range(3):  # the rest is 0
+        first, last = inside.amax(dim=[n for n in range(3) if n != axis]).nonzero().aminmax()
+        fine, inside = (one.narrow(axis, int(first), int(last - first) + 1) for one in (fine, inside))
     limit = FARTHEST * 1.4826 * fine[inside > 0].abs().median()  # edges are no grain
     fine = fine.clamp(-limit, limit)
     differences, variances = _after_blur()
@@ -132,9 +137,7 @@ def _alike(fine: Tensor, inside: Tensor, axis: int, lag: int) -> float:
     count = fine.shape[axis] - lag
     if count < 1:
         return 0.0
-    both, pairs = (
-        one.narrow(axis, lag, count) * one.narrow(axis, 0, count) for one in (fine * inside, inside)
-    )
+    both, pairs = (one.narrow(axis, lag, count) * one.narrow(axis, 0, count) for one in (fine, inside))
     return float(both.sum() / pairs.sum().clamp(min=1))
 
 

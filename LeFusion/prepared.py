@@ -22,8 +22,9 @@ class Prepared:
     image: (1, D, H, W) in [-1, 1]. lesions, edit: (K, D, H, W) bool, edit is what is painted. address: of the
     noise. histogram: (K * bins,), and guide: where in the lesions its intensities lie; None: no condition.
     darkest, brightest: see Wanted. seam: (D, H, W) bool, where a wall's surface is that a lesion now lies at;
-    None: not known. share: (D, H, W) in [0, 1], how much of a voxel is painted and not the scan's; None: all.
-    vessels: (D, H, W) bool, where the scan's are that run on into what is painted; None: not known.
+    None: not known. share: (D, H, W) in [0, 1], how much of a voxel is painted and not the scan's, see
+    _faded; None: all. vessels: (D, H, W) bool, where the scan's are that run on into what is painted; None:
+    not known.
     """
 
     image: Tensor

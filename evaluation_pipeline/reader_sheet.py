@@ -98,7 +98,11 @@ def _in_like_scans(real: list[tuple], synthetic: list[tuple], data_type: DataTyp
         for image, mask, case, _ in files:
             loaded = load_case(Case(case, image, mask), data_type.layout, data_type.window)
             around = look_around(loaded, loaded.all_lesions)
-            found.append(np.full(4, np.nan) if around is None else np.log(np.maximum(around.grain, 1e-6)))
+            found.append(
+                np.full(4, np.nan)
+                if around is None
+                else np.log(np.where(np.array(around.grain) > 0, around.grain, np.nan))
+            )
         looks.append(np.array(found))
     away = np.abs(looks[0] - np.nanmedian(looks[1], axis=0)).sum(axis=1)
     known = int(np.isfinite(away).sum())

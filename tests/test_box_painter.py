@@ -8,6 +8,7 @@ import torch
 
 from LeFusion import Painter
 from LeFusion.box_painter import BoxPainter
+from LeFusion.painter_process import _packed, _unpacked
 from LeFusion.prepared import Prepared
 
 
@@ -62,6 +63,16 @@ def test_a_vessel_that_runs_into_a_lesion_is_seen_in_it(monkeypatch):
     rim = box.edit[0] & ~box.lesions[0]
     assert bool((rim & box.vessels).any()) and bool((box.guide.layer[0, 0][rim & box.vessels] == -1).all())
     assert bool((box.guide.layer[0, 0][rim & ~box.vessels] >= 0).all())
+    sent = Prepared.from_dict(_unpacked(_packed({"box": box.as_dict()}))["box"])  # to another process
+    assert sent.guide.noise == box.guide.noise and min(box.guide.noise[0]) > 0
+    assert torch.equal(sent.guide.rays[0], box.guide.rays[0])
+
+
+def test_a_scan_of_one_slice_is_painted():
+    ct, mask = np.random.default_rng(0).normal(-850, 20, (1, 48, 48)), np.zeros((1, 48, 48), np.uint8)
+    mask[0, 18:30, 17:27] = 1
+    painted = np.asarray(painter_of("lidc_edit").paint(ct, mask, seed=1))
+    assert np.median(painted[mask > 0]) > -700 and (painted[0, :12] == ct[0, :12]).all()
 
 
 def test_a_painter_leaves_no_line_between_lesion_and_wall(monkeypatch):
@@ -84,7 +95,7 @@ def test_a_painter_leaves_no_line_between_lesion_and_wall(monkeypatch):
 
 
 def test_a_rim_fades_into_the_scan_and_a_label_does_not(monkeypatch):
-    """Where nothing is fine, what is painted counts less and less; within three quarters of the rim all of it."""
+    """Where nothing is fine, what is painted counts less and less; in the inner three quarters all of it."""
     painter = painter_of("lidc_edit", intensity_guidance=0)
     monkeypatch.setattr("LeFusion.box_painter.paint", lambda *given: torch.zeros_like(given[3]))
     lung = np.full((32, 48, 48), -850.0)

@@ -11,6 +11,7 @@ from LeFusion.guidance import (
     Guide,
     guide_intensity,
 )
+from LeFusion.ordering import ordered
 from LeFusion.textures.layers import Wanted, layers_of, rim_layers_of
 
 SCHEDULE = NoiseSchedule.cosine(300)
@@ -234,3 +235,22 @@ def test_a_batch_of_layered_and_whole_lesions_is_that_of_each_alone(layered):
     for row, guide in enumerate((layered["guide"], whole)):
         assert torch.equal(guided[row : row + 1], guide_intensity(**(layered | {"guide": guide})))
         assert torch.equal(both.rows(slice(row, row + 1)).layer, guide.layer)
+
+
+def test_where_the_noise_of_the_scan_is_known_voxels_are_ranked_by_the_order(layered):
+    """Each layer keeps its intensities, in the order of LeFusion.ordering, rays and all."""
+    inner, outer = layered["guide"].histograms[0], torch.full((5, 16), 1 / 16)
+    wanted = Wanted(inner.sum(dim=1).flatten(), inner, (1.0, 3.0), noise=(0.1, 1.0, 2.0, 2.0), rim=outer)
+    rim = ball(radius=9.0) & ~ball()
+    guide = Guide.of(ball()[None], wanted.histogram[None], wanted, (1, 1, 1), rim=rim[None])
+    given = layered | {"guide": guide}
+    plain = layered | {"guide": replace(guide, noise=(None,))}
+    found, network = (implied(one, guide_intensity(**one))[0, 0] for one in (given, plain))
+    order = ordered(implied(layered, layered["noise"])[0, 0], guide.layers(0, 0), wanted.noise, guide.rays[0])
+    for voxels, _ in guide.layers(0, 0):
+        assert torch.allclose(found[voxels].sort().values, network[voxels].sort().values, atol=1e-4)
+        by_order = found[voxels][order[voxels].argsort()]
+        assert bool((by_order.diff() > -1e-4).all()) and not torch.allclose(found[voxels], network[voxels])
+    assert guide.rays[0] is not None and not torch.equal(
+        order, ordered(implied(layered, layered["noise"])[0, 0], guide.layers(0, 0), wanted.noise)
+    )

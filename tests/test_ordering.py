@@ -81,7 +81,7 @@ def test_covariances_are_of_voxels_inside():
     """By hand: a row of which the last voxel lies outside."""
     row = torch.tensor([1.0, 2.0, -1.0, 3.0, 100.0]).view(1, 1, 5)
     inside = torch.tensor([1.0, 1, 1, 1, 0]).view(1, 1, 5)
-    found = [_alike(row, inside, 2, lag) for lag in (0, 1, 3, 4, 9)]
+    found = [_alike(row * inside, inside, 2, lag) for lag in (0, 1, 3, 4, 9)]
     assert found == pytest.approx([15 / 4, (2 - 2 - 3) / 3, 3.0, 0.0, 0.0])
 
 
@@ -92,11 +92,10 @@ def test_strands_run_along_rays_through_the_layers_of_the_rim():
     rays = rays_through(lesion, rim, (1, 1, 1))
     plain, along = (ordered(noise(), layers, (0.1,), given) for given in (None, rays))
     assert torch.equal(plain[lesion], along[lesion])
-    chosen = rim & (rays[4] >= 0) & ball(8)
+    near = rays[:, ball(8).flatten()[rays[3]]]
 
     def alike(order):
-        further = order.flatten()[rays[2][chosen]]
-        return float(torch.corrcoef(torch.stack([order[chosen], further]))[0, 1])
+        return float(torch.corrcoef(order.flatten()[near[2:4]])[0, 1])
 
     assert alike(along) > alike(plain) + 0.15
 
@@ -113,3 +112,19 @@ def test_strands_go_on_from_the_scan():
     end[11:13, 11:13, 19:21] = True
     end &= rim
     assert bool(end.any()) and float(along[end].mean()) > float(plain[end].mean()) + 0.5
+
+
+def test_what_is_blurred_is_that_inside_alone():
+    """No darker at the end of the array, no brighter beside a wall."""
+    inside = torch.zeros(SIZE, SIZE, SIZE, dtype=torch.bool)
+    inside[:10, 4:20, 4:20] = True
+    image = torch.where(inside, -0.5 + 0.1 * noise(), 0.9)
+    found = blurred_as((0.5, 4.0, 4.0), image, inside)
+    assert torch.equal(found[~inside], image[~inside])
+    means = [float(found[n][inside[n]].mean()) for n in range(10)]
+    assert means == pytest.approx([-0.5] * 10, abs=0.03)
+
+
+def test_a_lesion_of_few_voxels_does_not_tell_how_rough_it_is():
+    few = ball(2.5).float()
+    assert _widths(noise() * few, few, (1.0, 4.0, 4.0)) == [0, 0, 0]

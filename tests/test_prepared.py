@@ -142,5 +142,10 @@ def test_a_painting_is_as_smooth_across_slices_as_the_scan_where_it_is_guided():
     assert float(across) < 0.4 * float(within)
     assert float(inside.std()) == pytest.approx(0.2, rel=0.05)
     assert torch.equal(finished(painted, given, strength=0), painted)
-    unknown = replace(given, guide=replace(guide, noise=((0.1,),)))
-    assert torch.equal(finished(painted, unknown), painted)
+    half = finished(painted, given, strength=0.5)
+    assert torch.allclose(half, (painted + found) / 2, atol=1e-6)
+    for noise in (None, (0.1,), (0.1, 0.0, 2.0, 2.0)):
+        unknown = replace(given, guide=replace(guide, noise=(noise,)))
+        assert torch.equal(finished(painted, unknown), painted)
+    without = replace(given, guide=replace(guide, histograms=(torch.zeros_like(histogram),)))
+    assert torch.equal(finished(painted, without), painted)

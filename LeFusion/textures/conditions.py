@@ -216,8 +216,8 @@ class Conditions:
         around = look_around(loaded, part)
         if around is None:
             return Wanted(wanted, drawn=number)
-        # Without the blur of the scan's noise: in hearts the network's is like it
-        return Wanted(wanted, wanted.reshape(-1, 1, self.bins), (), number, (around.noise, 0.0, 0.0, 0.0))
+        # Without how rough that is along each axis: in hearts the network's noise is like it
+        return Wanted(wanted, wanted.reshape(-1, 1, self.bins), (), number, (around.noise,))
 
 
 def _in_order(

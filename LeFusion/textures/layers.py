@@ -33,12 +33,13 @@ class Wanted:
     histogram: (cond_dim,), zero for classes that they lack. layers: (K, layers, bins), the same in each layer
     (see layers_of, depths_mm), perhaps in finer bins; None: the histogram may lie anywhere in the lesion.
     drawn: the number, in its table, of the real lesion that they are after; None: of none. noise: of
-    the scan around them: sd, in network intensities, and blur of each axis, see textures.noise.Around; None:
-    not known. darkest: of what is painted, so far as the scan is not darker there; None: any. solid: thick
-    tissue beside lesions that is brighter is a wall, at which a lesion has no border and which stays as it
-    is, see textures.noise; None: there is none. rim: (rim layers, bins) of sum 1, or 0 where it is not known,
-    what is around the lesions to look like, where it is painted, see rim_layers_of; None: not known.
-    brightest: of what is painted there, so far as the scan is not brighter; None: any.
+    the scan around them: sd, in network intensities, and perhaps how rough it is along each axis, see
+    textures.noise.Around; None: not known. darkest: of what is painted, so far as the scan is not darker
+    there; None: any. solid: thick tissue beside lesions that is brighter is a wall, at which a lesion has no
+    border and which stays as it is, see textures.noise; None: there is none. rim: (rim layers, bins) of sum
+    1, or 0 where it is not known, what is around the lesions to look like, where it is painted, see
+    rim_layers_of; None: not known. brightest: of what is painted there, so far as the scan is not brighter;
+    None: any.
     """
 
     histogram: Tensor
@@ -79,21 +80,24 @@ def rim_layers_of(lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float]) -> T
 
 
 def rays_through(lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """Both (D, H, W) bool -> (2 * RAY + 1, D, H, W) int64: of each voxel of the rim those on the normal of
-    the smooth border through it, itself in the middle, as numbers in the flattened array; -1 elsewhere, and
+    """Both (D, H, W) bool -> (2 * RAY + 1, voxels of the rim) int64: for each those on the normal of the
+    smooth border through it, itself in the middle, as numbers in the flattened array; -1 beyond the array and
     beyond INSIDE_MM in the lesion."""
     depth = _depth(lesion, spacing_mm)
-    inwards = np.stack(np.gradient(depth, *spacing_mm))
-    inwards /= np.linalg.norm(inwards, axis=0).clip(min=1e-6)
-    step = min(spacing_mm) * inwards / np.array(spacing_mm)[:, None, None, None]
-    own = np.indices(depth.shape)
-    most = np.array(depth.shape)[:, None, None, None] - 1
+    inwards = np.zeros((3, *depth.shape))
+    for axis in (axis for axis, size in enumerate(depth.shape) if size > 1):
+        inwards[axis] = np.gradient(depth, spacing_mm[axis], axis=axis)
+    own = np.stack(np.nonzero(rim.numpy()))
+    inwards = inwards[:, rim.numpy()]
+    step = inwards / np.linalg.norm(inwards, axis=0).clip(min=1e-6)
+    step *= min(spacing_mm) / np.array(spacing_mm)[:, None]
+    most = np.array(depth.shape)[:, None] - 1
     found = []
     for n in range(-RAY, RAY + 1):
         there = np.rint(own + n * step).astype(int)
-        within = rim.numpy() & ((there >= 0) & (there <= most)).all(axis=0)
+        within = ((there >= 0) & (there <= most)).all(axis=0)
         there = np.ravel_multi_index(tuple(there.clip(0, most)), depth.shape)
-        found.append(np.where(within & (depth.flat[there] <= INSIDE_MM), there, -1))
+        found.append(np.where(within & ((depth.flat[there] <= INSIDE_MM) | (n == 0)), there, -1))
     return torch.from_numpy(np.stack(found))
 
 

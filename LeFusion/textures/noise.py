@@ -86,7 +86,9 @@ def look_around(loaded: LoadedCase, part: Part) -> Around | None:
     darkest = np.quantile(beside, DARKEST)
     lung = np.median(beside[beside <= darkest + LUNG])
     rough = [_third_difference(image.swapaxes(0, axis), quiet.swapaxes(0, axis)) for axis in range(3)]
-    return Around(float(noise), float(darkest), tuple(r / max(noise, 1e-6) for r in rough), float(lung))
+    return Around(
+        float(noise), float(darkest), tuple(float(r / max(noise, 1e-6)) for r in rough), float(lung)
+    )
 
 
 def lesion_and_solid(

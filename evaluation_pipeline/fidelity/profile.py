@@ -18,7 +18,7 @@ SURROUNDINGS_MM = (5.0, 10.0)  # where the lung, or other tissue around, is look
 CORE_MM = 2.5  # from the border inwards: what is deeper is the core
 RESAMPLES = 500
 LEAST_CORE = 20  # voxels
-BORDER_MM = 2.0  # to each side: where a lesion's sharpness across slices is looked at
+BORDER = 2.0  # voxels to each side: where a lesion's sharpness across slices is looked at
 STRANDS_MM = (1.5, 3.5)  # from the border: between which strands are followed
 GRAIN_SIGMA = 1.0  # voxels: grain is what a Gaussian of this width takes off
 
@@ -86,8 +86,7 @@ def sharpness_across_slices(lesion: Lesion) -> float:
     A scan of thick slices is smoother across them, and so are the lesions in it.
     """
     away = distance_transform_edt(~lesion.mask, sampling=lesion.spacing_mm)
-    deep = distance_transform_edt(lesion.mask, sampling=lesion.spacing_mm)
-    border = np.maximum(away, deep) <= BORDER_MM
+    border = np.maximum(distance_transform_edt(~lesion.mask), distance_transform_edt(lesion.mask)) <= BORDER
     image = lesion.image.astype(np.float64)
     found = []
     for region in (border, away > SURROUNDINGS_MM[0]):
@@ -105,6 +104,8 @@ def _third_difference(image: np.ndarray, region: np.ndarray) -> float:
 def strands(lesion: Lesion) -> float:
     """Rank correlation of what lies outside the border at the first of STRANDS_MM and, on the same normal, at
     the second; NaN where there is too little. Vessels, spicules and tails go on."""
+    if min(lesion.mask.shape) < 2:
+        return float("nan")
     depth = gaussian_filter(
         distance_transform_edt(~lesion.mask, sampling=lesion.spacing_mm)
         - distance_transform_edt(lesion.mask, sampling=lesion.spacing_mm),

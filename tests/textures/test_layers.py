@@ -112,16 +112,22 @@ def test_rays_go_through_the_middle_of_a_ball(slice_mm):
     lesion, distance = ball(5.0, slice_mm)
     rim = (distance > 5.0) & (distance <= 8.0)
     rays = rays_through(lesion, rim, (slice_mm, 1, 1))
-    assert rays.shape == (7, *lesion.shape) and bool((rays[:, ~rim] == -1).all())
     numbers = torch.arange(lesion.numel()).view_as(lesion)
-    assert torch.equal(rays[3][rim], numbers[rim])
-    away = torch.where(rays >= 0, distance.flatten()[rays.clamp(min=0)], torch.nan)[:, rim]
+    assert rays.shape == (7, int(rim.sum())) and torch.equal(rays[3], numbers[rim])
+    away = torch.where(rays >= 0, distance.flatten()[rays.clamp(min=0)], torch.nan)
     steps = -away.diff(dim=0)
     steps = steps[steps.isfinite()]
     assert float(steps.mean()) == pytest.approx(1, abs=0.15) and float((steps < -0.01).float().mean()) < 0.02
     depths = layers_of(lesion, (slice_mm, 1, 1), (1.0,))
     ends = rays[(rays >= 0) & lesion.flatten()[rays.clamp(min=0)]]
     assert len(ends) and not bool((depths.flatten()[ends] == 1).any())
+
+
+def test_rays_of_a_single_slice_stay_in_it():
+    lesion, distance = ball(5.0)
+    lesion, rim = lesion[10:11], (distance > 5.0)[10:11] & (distance <= 8.0)[10:11]
+    rays = rays_through(lesion, rim, MM)
+    assert bool((rays >= 0).any(dim=0).all()) and int(rays.max()) < lesion.numel()
 
 
 def test_histograms_around_a_lesion_are_of_each_layer_alone():
