@@ -110,3 +110,14 @@ def test_a_rim_fades_into_the_scan_and_a_label_does_not(monkeypatch):
     assert (painted[mask > 0] == painted[16, 24, 22]).all()
     strict = painter_of("lidc_edit", edit_margin_mm=0, intensity_guidance=0)
     assert strict.paint(lung, mask, seed=1)[16, 24, 26] == painted[16, 24, 26]
+
+
+def test_who_says_until_when_is_guided_leaves_the_rest_to_the_network(monkeypatch):
+    """Nothing is matched after that."""
+    monkeypatch.setattr("LeFusion.box_painter.paint", lambda *given: torch.full_like(given[3], -0.6))
+    ct, mask = np.random.default_rng(0).normal(-850, 20, (32, 48, 48)), np.zeros((32, 48, 48), np.uint8)
+    mask[10:22, 18:30, 17:27] = 1
+    painter = painter_of("lidc_edit")
+    other = replace(painter, sampler=replace(painter.sampler, guided_signal=0.9))
+    until, whole = (np.asarray(one.paint(ct, mask, seed=1))[mask > 0] for one in (other, painter))
+    assert until.std() < 1 < 50 < whole.std()

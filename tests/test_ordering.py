@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from LeFusion.ordering import FINE, MOST, _alike, _parts, _standard, _widths, blurred_as, ordered
+from LeFusion.ordering import (
+    FINE,
+    FINE_IN_LAYERS,
+    MOST,
+    _alike,
+    _parts,
+    _standard,
+    _widths,
+    blurred_as,
+    ordered,
+)
 from LeFusion.textures.histograms import match_intensities
 from LeFusion.textures.layers import rays_through
 
@@ -128,3 +138,27 @@ def test_what_is_blurred_is_that_inside_alone():
 def test_a_lesion_of_few_voxels_does_not_tell_how_rough_it_is():
     few = ball(2.5).float()
     assert _widths(noise() * few, few, (1.0, 4.0, 4.0)) == [0, 0, 0]
+
+
+def share_of_fine(order, x_0, lesion):
+    """By regression on the standardised parts."""
+    parts = [_standard(part[lesion]) for part in _parts(x_0, lesion.float())]
+    weights = torch.linalg.lstsq(torch.stack(parts, 1), order[lesion][:, None]).solution.flatten()
+    return float(weights[1] ** 2 / weights.square().sum())
+
+
+def test_several_layers_have_more_fine_structure_each():
+    lesion, x_0 = torch.ones(SIZE, SIZE, SIZE, dtype=torch.bool), noise()
+    half = torch.zeros_like(lesion)
+    half[: SIZE // 2] = True
+    one = ordered(x_0, [(lesion, BELL)], (0.0,))
+    two = ordered(x_0, [(half, BELL), (~half, BELL)], (0.0,))
+    assert share_of_fine(one, x_0, lesion) == pytest.approx(FINE, abs=0.01)
+    assert share_of_fine(two, x_0, lesion) == pytest.approx(FINE_IN_LAYERS, abs=0.02)
+
+
+def test_the_order_is_as_smooth_across_slices_as_the_scan():
+    lesion, x_0 = ball(10), noise()
+    plain, smeared = (ordered(x_0, [(lesion, BELL)], (1.0, *rough)) for rough in ((), (0.5, 4.0, 4.0)))
+    before, after = (differences(order, lesion) for order in (plain, smeared))
+    assert after[0] / after[1] < 0.7 * before[0] / before[1]
