@@ -85,7 +85,9 @@ def look_around(loaded: LoadedCase, part: Part) -> Around | None:
     beside = image[near if near.any() else tissue]
     darkest = np.quantile(beside, DARKEST)
     lung = np.median(beside[beside <= darkest + LUNG])
-    rough = [_third_difference(image.swapaxes(0, axis), quiet.swapaxes(0, axis)) for axis in range(3)]
+    rough = [
+        third_difference(image.swapaxes(0, axis), quiet.swapaxes(0, axis), LEAST_ROWS) for axis in range(3)
+    ]
     return Around(
         float(noise), float(darkest), tuple(float(r / max(noise, 1e-6)) for r in rough), float(lung)
     )
@@ -152,11 +154,12 @@ def _box_around(loaded: LoadedCase, part: Part, reach_mm: float) -> Box:
     return Box(tuple(a for a, _ in ends), tuple(b - a for a, b in ends))
 
 
-def _third_difference(image: np.ndarray, tissue: np.ndarray) -> float:
-    """Along the first axis, of four voxels in a row of tissue: its sd, robust; without a slow trend."""
+def third_difference(image: np.ndarray, tissue: np.ndarray, least: int) -> float:
+    """Its sd along the first axis, robust, without a slow trend: of four voxels in a row of tissue, both
+    (D, H, W); 0 of fewer than so many rows."""
     rows = tissue[:-3] & tissue[1:-2] & tissue[2:-1] & tissue[3:]
     values = (image[3:] - image[:-3] - 3 * (image[2:-1] - image[1:-2]))[rows]
-    return float(1.4826 * np.median(np.abs(values))) if len(values) >= LEAST_ROWS else 0.0
+    return float(1.4826 * np.median(np.abs(values))) if len(values) >= least else 0.0
 
 
 def under_noise(layers: Tensor, of: float, wanted: float) -> Tensor:

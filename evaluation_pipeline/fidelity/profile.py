@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 
 from evaluation_pipeline.fidelity.discriminator import roc_auc
 from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
+from LeFusion.textures.noise import third_difference
 
 LAYERS = (-3, -2, -1, 1, 2, 3)  # from the border: inside below 0, outside above 0
 SURROUNDINGS_MM = (5.0, 10.0)  # where the lung, or other tissue around, is looked at
@@ -90,15 +91,10 @@ def sharpness_across_slices(lesion: Lesion) -> float:
     image = lesion.image.astype(np.float64)
     found = []
     for region in (border, away > SURROUNDINGS_MM[0]):
-        sizes = [_third_difference(image.swapaxes(0, axis), region.swapaxes(0, axis)) for axis in range(3)]
+        turned = [(image.swapaxes(0, axis), region.swapaxes(0, axis)) for axis in range(3)]
+        sizes = [third_difference(*one, LEAST_CORE) for one in turned]
         found.append(2 * sizes[0] / (sizes[1] + sizes[2]) if min(sizes) > 0 else float("nan"))
     return found[0] / found[1]
-
-
-def _third_difference(image: np.ndarray, region: np.ndarray) -> float:
-    """Its size along the first axis, of four voxels in a row of the region: median; NaN of too few."""
-    rows = region[:-3] & region[1:-2] & region[2:-1] & region[3:]
-    return float(np.median(np.abs(np.diff(image, 3, axis=0)[rows]))) if rows.sum() >= LEAST_CORE else np.nan
 
 
 def strands(lesion: Lesion) -> float:
