@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -101,6 +102,15 @@ def test_real_lesions_may_be_of_scans_as_noisy_as_the_painted_ones(call, data):
     assert cases == {"R-1_Vol_1", "R-3_Vol_1"}
     code, _, error = call("--lesions", 4, "--like_scans", 7, "--output", data / "other.png")
     assert code and "--like_scans 7: the noise of 6 of the real lesions' scans can be told" in error
+
+
+def test_a_scan_that_is_not_known_along_each_axis_is_like_none(call, data, monkeypatch):
+    around = reader_sheet.look_around
+    monkeypatch.setattr(
+        reader_sheet, "look_around", lambda *given: replace(around(*given), rough=(0.0, 1.0, 1.0))
+    )
+    code, _, error = call("--lesions", 4, "--like_scans", 2, "--output", data / "sheet.png")
+    assert code and "--like_scans 2: the noise of 0 of the real lesions' scans can be told" in error
 
 
 def test_a_seed_gives_its_sheet_and_another_one_another(call, data):

@@ -115,6 +115,8 @@ def test_a_lesion_that_is_sharp_across_slices_of_a_blurred_scan_is_seen():
     sharp = [lesion_of(scan + lesion + 60 * rng.normal(0, 1, mask.shape) * mask, mask) for scan in scans[6:]]
     found = compare_profiles(real, sharp, np.random.default_rng(1))["sharpness"]
     assert found["auc"] == 1 and found["synthetic"] > 1.3 * found["real"]
+    alike = [sharpness_across_slices(lesion_of(scan, mask)) for scan in scans]  # as the scan
+    assert np.median(alike) == pytest.approx(1, abs=0.15)
     turned = lesion_of(sharp[0].image.swapaxes(1, 2), mask.swapaxes(1, 2))
     assert sharpness_across_slices(turned) == pytest.approx(sharpness_across_slices(sharp[0]))
 
