@@ -92,11 +92,16 @@ def _standard(values: Tensor) -> Tensor:
 
 
 def blurred_as(rough: Sequence[float], image: Tensor, inside: Tensor) -> Tensor:
-    """image (D, H, W), of which what is inside, (D, H, W) bool, is blurred, of itself alone, to be as smooth
-    along one axis to another as a scan that is so rough, see textures.noise.Around."""
+    """image (D, H, W), of which what is inside, (D, H, W) bool, is blurred to be as smooth along one axis to
+    another as a scan that is so rough, see textures.noise.Around.
+
+    What lies beside it is blurred into it, as the scanner does (of itself alone, ends of lesions stay sharp);
+    what lies beyond the array is not known and counts nothing.
+    """
     filled = inside.to(image.dtype)
     _, fine = _parts(image, filled)
-    return torch.where(inside, _within(image, filled, _widths(fine, filled, rough)), image)
+    blurred = _within(image, torch.ones_like(image), _widths(fine, filled, rough))
+    return torch.where(inside, blurred, image)
 
 
 def _parts(x_0: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:

@@ -124,15 +124,16 @@ def test_strands_go_on_from_the_scan():
     assert bool(end.any()) and float(along[end].mean()) > float(plain[end].mean()) + 0.5
 
 
-def test_what_is_blurred_is_that_inside_alone():
-    """No darker at the end of the array, no brighter beside a wall."""
+def test_what_lies_beside_is_blurred_in_as_the_scanner_does():
+    """Of itself alone, a lesion's ends stay sharp; nothing is darker at the end of the array."""
     inside = torch.zeros(SIZE, SIZE, SIZE, dtype=torch.bool)
     inside[:10, 4:20, 4:20] = True
     image = torch.where(inside, -0.5 + 0.1 * noise(), 0.9)
     found = blurred_as((0.5, 4.0, 4.0), image, inside)
     assert torch.equal(found[~inside], image[~inside])
     means = [float(found[n][inside[n]].mean()) for n in range(10)]
-    assert means == pytest.approx([-0.5] * 10, abs=0.03)
+    assert means[:5] == pytest.approx([-0.5] * 5, abs=0.03)
+    assert -0.4 < means[9] < 0.2 and means[9] > means[8]
 
 
 def test_a_lesion_of_few_voxels_does_not_tell_how_rough_it_is():
