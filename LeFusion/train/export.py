@@ -17,23 +17,25 @@ from LeFusion.settings import LARGEST_MARGIN_MM
 def export(
     source: Path,
     target: Path,
-    intensity_guidance: float = 0.0,
+    intensity_guidance: float | None = None,
     soft_edge_mm: float | None = None,
     guided_signal: float | None = None,
     num_steps: int | None = None,
     edit_margin_mm: float | None = None,
 ) -> None:
     """intensity_guidance, soft_edge_mm, num_steps (of sampler=ddim), edit_margin_mm: what inference uses with
-    these weights unless told otherwise. guided_signal: until when it guides, see SamplerSettings.
+    these weights unless told otherwise. guided_signal: until when it guides, see SamplerSettings. None: as the
+    source says.
 
     Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average, or for a
     guidance outside 0 to 1, an edge outside 0 to LARGEST_MARGIN_MM, more steps than the training had or a
     margin that it did not have."""
-    if not 0 <= intensity_guidance <= 1:
-        raise UserError(f"--intensity-guidance {intensity_guidance} must be a number from 0 to 1")
     checkpoint = load_checkpoint(source, "ema")
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in ("format", "weights")}
-    metadata["intensity_guidance"] = intensity_guidance
+    if intensity_guidance is not None:
+        if not 0 <= intensity_guidance <= 1:
+            raise UserError(f"--intensity-guidance {intensity_guidance} must be a number from 0 to 1")
+        metadata["intensity_guidance"] = intensity_guidance
     if edit_margin_mm is not None:
         least, most = metadata.get("edit_margins_mm", [metadata.get("edit_margin_mm", 0)] * 2)
         if edit_margin_mm and not least <= edit_margin_mm <= most:
@@ -70,8 +72,7 @@ def main() -> None:
     parser.add_argument(
         "--intensity-guidance",
         type=float,
-        default=0.0,
-        help="what inference uses by default (0 to 1; default 0)",
+        help="what inference uses by default (0 to 1; default: as in the source, 0 where it says nothing)",
     )
     parser.add_argument("--soft-edge-mm", type=float, help="likewise (at least 0; default: as in the source)")
     parser.add_argument(

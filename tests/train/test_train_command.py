@@ -111,6 +111,8 @@ def test_training_and_then_painting(train, command, lidc, tmp_path, overrides, r
     found = load_checkpoint(soft)
     keys = ("soft_edge_mm", "intensity_guidance", "guided_signal", "num_steps")
     assert [found.metadata[key] for key in keys] == [2.5, 1.0, 0.99, 3]
+    export(soft, tmp_path / "again.safetensors")
+    assert load_checkpoint(tmp_path / "again.safetensors").metadata == found.metadata
     once = load_checkpoint(exported).network.state_dict()
     assert all(torch.equal(value, once[name]) for name, value in found.network.state_dict().items())
     assert exported.stat().st_size < path.stat().st_size / 3
