@@ -24,8 +24,8 @@ def export(
     edit_margin_mm: float | None = None,
 ) -> None:
     """intensity_guidance, soft_edge_mm, num_steps (of sampler=ddim), edit_margin_mm: what inference uses with
-    these weights unless told otherwise. guided_signal: until when it guides, see SamplerSettings. None: as the
-    source says.
+    these weights unless told otherwise. guided_signal: until when it guides, see SamplerSettings. None: as
+    the source says.
 
     Raises ValueError or FileNotFoundError where the source is not a checkpoint with moving average, or for a
     guidance outside 0 to 1, an edge outside 0 to LARGEST_MARGIN_MM, more steps than the training had or a
