@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,13 +20,14 @@ from LeFusion.diffusion import Checkpoint, NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError, check_choice
 from LeFusion.guidance import Guide
+from LeFusion.mending import mended
 from LeFusion.painting import SamplerSettings, paint
-from LeFusion.prepared import Prepared, finished, grown
+from LeFusion.prepared import Prepared
 from LeFusion.runtime.memory import BatchSize
 from LeFusion.settings import PaintingSettings
 from LeFusion.tasks import Patch, Task, paint_together
-from LeFusion.textures.layers import Wanted
-from LeFusion.textures.noise import beside, solid_in, vessels_in
+from LeFusion.textures.look import Look
+from LeFusion.textures.surroundings import grown, near_walls, vessels_in, walls_in
 from LeFusion.weights import check_fit, sampler_settings
 
 GPU_STEP = (8, 16)  # of depth and plane, to which boxes just around lesions are rounded up on a GPU
@@ -165,34 +166,21 @@ class BoxPainter:
 
     def prepared(self, task: Task) -> Prepared:
         """What the network needs to know of a task."""
-        part, box = task.loaded.parts(self.size)[task.number], task.boxes[task.number]
-        lesions, histogram, guide, seam, vessels = part.lesions(box), None, None, None, None
-        image, edit = self._image(task, part, box), self._edit(task.loaded, part, box)
-        if task.wanted is not None:  # a class that the part lacks has none, as in training
-            present = part.voxels.flatten(1).any(dim=1)
-            classes = task.wanted.histogram.reshape(len(present), -1) * present[:, None]
-            histogram = classes.flatten()
-            solid = None if task.wanted.solid is None else solid_in(image, lesions, task.wanted.solid)
-            rim = edit & ~lesions.any(dim=0)
-            if solid is not None:
-                seam = edit.any(dim=0) & solid & torch.from_numpy(grown(lesions.any(dim=0).numpy()))
-                edit = edit & ~solid
-                rim &= edit & ~beside(solid, task.loaded.spacing_mm)
-                vessels = vessels_in(image, lesions, edit, task.wanted.solid)
-                vessels = torch.from_numpy(grown(vessels.numpy()))  # with what the scan shares with them
-            guide = Guide.of(lesions, classes, task.wanted, task.loaded.spacing_mm, solid, rim, vessels)
-        return Prepared(
-            image,
+        loaded, look = task.loaded, task.look
+        part, box = loaded.parts(self.size)[task.number], task.boxes[task.number]
+        lesions = part.lesions(box)
+        bare = Prepared(
+            self._image(task, part, box),
             lesions,
-            edit,
+            self._edit(loaded, part, box),
             (*task.address, task.number + 1) if task.number else task.address,
-            histogram,
-            guide,
-            *((task.wanted.darkest, task.wanted.brightest) if task.wanted is not None else (None, None)),
-            seam,
-            self._share(lesions, task.loaded.spacing_mm),
-            vessels,
+            share=self._share(lesions, loaded.spacing_mm),
         )
+        if look is None:
+            return bare
+        present = part.voxels.flatten(1).any(dim=1)  # a class that the part lacks has none, as in training
+        histogram = (look.histogram.reshape(len(present), -1) * present[:, None]).flatten()
+        return _with_look(bare, replace(look, histogram=histogram), loaded.spacing_mm)
 
     def run(self, prepared: Sequence[Prepared]) -> Tensor:
         """Paints what `prepared` made of tasks; all with a condition, or none."""
@@ -215,16 +203,16 @@ class BoxPainter:
         # Who says until when intensities are guided leaves the rest to the network
         strength = self.sampler.intensity_guidance if self.sampler.guided_signal is None else 0.0
         pairs = zip(painted, prepared, strict=True)
-        return torch.stack([finished(image, one, strength) for image, one in pairs])
+        return torch.stack([mended(image, one, strength) for image, one in pairs])
 
     def _image(self, task: Task, part: Part, box: Box) -> Tensor:
         """(1, *box.size): what the network paints into; other lesions of the image stay."""
         image = task.loaded.image_under(task.earlier, box)
-        if not self.soft_edge_mm or task.wanted is None:
+        if not self.soft_edge_mm or task.look is None:
             return image
-        wanted, spacing_mm = task.wanted.histogram, task.loaded.spacing_mm
+        asked, spacing_mm = task.look.histogram, task.loaded.spacing_mm
         organ = task.loaded.organ_in(box)
-        soft = soften_edge(image, part.lesions(box), wanted, spacing_mm, self.soft_edge_mm, organ)
+        soft = soften_edge(image, part.lesions(box), asked, spacing_mm, self.soft_edge_mm, organ)
         return torch.where(task.loaded.lesions(box).any(dim=0), image, soft)
 
     def _edit(self, loaded: LoadedCase, part: Part, box: Box) -> Tensor:
@@ -270,17 +258,41 @@ class BoxPainter:
         return painted
 
 
+def _with_look(bare: Prepared, look: Look, spacing_mm: Sequence[float]) -> Prepared:
+    """A box with what its lesions are to look like: condition, guide, and what mending takes. Walls are not
+    painted."""
+    image, lesions, edit = bare.image, bare.lesions, bare.edit
+    rim, walls, seam, vessels = edit & ~lesions.any(dim=0), None, None, None
+    if look.wall_level is not None:
+        walls = walls_in(image, lesions, look.wall_level)
+        seam = edit.any(dim=0) & walls & grown(lesions.any(dim=0))
+        edit = edit & ~walls
+        rim = rim & edit & ~near_walls(walls, spacing_mm)
+        vessels = grown(vessels_in(image, lesions, edit, look.wall_level))  # what the scan shares with them
+    classes = look.histogram.reshape(len(lesions), -1)
+    return replace(
+        bare,
+        edit=edit,
+        histogram=look.histogram,
+        guide=Guide.of(lesions, classes, look, spacing_mm, walls, rim, vessels),
+        darkest=look.darkest,
+        brightest=look.brightest,
+        seam=seam,
+        vessels=vessels,
+    )
+
+
 def paint_case(
-    painter: BoxPainter, loaded: LoadedCase, wanted: Callable[[int], Wanted | None], address: tuple
+    painter: BoxPainter, loaded: LoadedCase, look: Callable[[int], Look | None], address: tuple
 ) -> list[Patch]:
     """Paints all lesions of a case, each part over those before it.
 
-    wanted: number of a part, from 0 -> how its lesions are to look. address: see Task.
+    look: number of a part, from 0 -> what its lesions are to look like. address: see Task.
     """
     boxes = painter.boxes(loaded)
 
     def task(_: str, number: int, earlier: Sequence[Patch]) -> Task:
-        return Task(loaded, number, boxes, wanted(number), address, earlier)
+        return Task(loaded, number, boxes, look(number), address, earlier)
 
     size = BatchSize(1, "use a machine with more memory, or smaller lesions")
     (done,) = filter(None, paint_together(painter.paint_boxes, {"case": boxes}, task, size))

@@ -1,5 +1,11 @@
-"""Which voxels of a layer are the brighter ones: as much fine structure as in real lesions, as rough as the
-scan."""
+"""In which order intensity guidance ranks the voxels of a layer: with as much fine structure as real lesions
+have, as rough as the scan.
+
+The network's x_0 is parted into smooth structure, what a Gaussian of SMOOTH voxels leaves of it, and fine
+structure, what that takes off. In each layer both are mixed again, in the proportion that real lesions have
+in such a scan; the fine structure is blurred along axes along which the scan is smoother. In the rim, voxels
+on a line across it are ranked a little alike, so that strands cross it.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 SMOOTH = 1.0  # voxels: sd of the Gaussian that parts smooth from fine structure
-FINE, MOST = 0.2, 0.55  # shares of a lesion's variance
+# Shares of fine structure in a layer's variance: without noise, and the most with it
+FINE, MOST = 0.2, 0.55
 FINE_IN_LAYERS, MOST_IN_LAYERS = 0.3, 0.65  # of several: matching one by one takes some off again
 ALONG = 0.1  # share of the variance in which the rim's voxels are ranked by what lies along their rays
 FARTHEST = 3.0  # sd from the mean, for what lies beyond the rim and for fine structure
@@ -19,108 +26,124 @@ WIDTHS = np.linspace(0.0, 1.5, 31)  # voxels: of the Gaussians that fine structu
 LAGS = 8  # voxels: how far fine structure is compared with itself
 LEAST_VOXELS = 100  # that tell how rough they are along each axis
 
+# A layer: its voxels, (D, H, W) bool, and the histogram (bins,) over [-1, 1] that they are to have
+Target = tuple[Tensor, Tensor]
+
 
 def ordered(
-    x_0: Tensor,
-    layers: Sequence[tuple[Tensor, Tensor]],
-    scan: Sequence[float],
-    rays: Tensor | None = None,
+    x_0: Tensor, targets: Sequence[Target], grain: Sequence[float], rays: Tensor | None = None
 ) -> Tensor:
-    """x_0 (D, H, W) of a lesion -> (D, H, W), of which voxels of the same layer are to be ranked.
+    """Numbers by which the voxels of each layer are to be ranked: x_0 with as much fine structure as real
+    lesions have, in the scan's own shape.
 
-    With as much fine structure as real lesions have, in the scan's own shape. A network that was trained on
-    scans of all kernels paints as much of it into smooth scans as into noisy ones: there borders, whose
-    histograms are wide, come out ragged; and as much across slices as within them, in scans that are
-    smoother across. The fine structure gets FINE of a layer's variance and that of the noise, but at most
-    MOST, of several layers more. (In 77 training nodules medians of the layers of textures.layers, sd over
-    that of the layer, are from the border 0.49, 0.46, 0.52, 0.78, 0.71, 0.70.)
+    A network that was trained on scans of all kernels paints as much of it into smooth scans as into noisy
+    ones: there borders, whose histograms are wide, come out ragged; and as much across slices as within them,
+    in scans that are smoother across. The fine structure gets FINE of a layer's variance and that of the
+    noise, but at most MOST, of several layers more. (In 77 training nodules medians of the layers of
+    textures.layers, sd over that of the layer, are from the border 0.49, 0.46, 0.52, 0.78, 0.71, 0.70.)
 
     Args:
-        layers: the voxels of each, (D, H, W) bool, and its histogram (bins,) over [-1, 1].
-        scan: its noise and, perhaps, how rough that is along each axis, see textures.noise.Around.grain.
-        rays: see textures.layers.rays_through; None: no voxel has one.
+        x_0: (D, H, W), the lesion as the network predicts it.
+        grain: (sd of the scan's noise in [-1, 1], how rough it is along each axis); the latter may be
+            missing, see textures.surroundings.Around.grain.
+        rays: (2 * RAY + 1, voxels of the rim) int64, see textures.layers.rays_through; None: there is no rim.
+
+    Returns:
+        (D, H, W), 0 outside the layers. Numbers of different layers mean nothing to each other.
     """
-    inside = torch.stack([voxels for voxels, _ in layers]).any(dim=0)
+    inside = torch.stack([voxels for voxels, _ in targets]).any(dim=0)
     filled = inside.to(x_0.dtype)
-    smooth, fine = _parts(x_0, filled)
-    fine = _within(fine, filled, _widths(fine, filled, scan[1:]))
+    smooth, fine = _smooth_and_fine(x_0, filled)
+    fine = _blurred_inside(fine, filled, _widths(fine, filled, grain[1:]))
     order = torch.zeros_like(x_0)
-    least, most = (FINE, MOST) if len(layers) == 1 else (FINE_IN_LAYERS, MOST_IN_LAYERS)
-    for voxels, histogram in layers:
+    least, most = (FINE, MOST) if len(targets) == 1 else (FINE_IN_LAYERS, MOST_IN_LAYERS)
+    for voxels, histogram in targets:
         low, high = (_quantile(histogram, rank) for rank in (0.159, 0.841))
-        share = min(most, least + (2 * scan[0] / max(high - low, 1e-6)) ** 2)
-        mixed = (1 - share) ** 0.5 * _standard(smooth[voxels]) + share**0.5 * _standard(fine[voxels])
-        order[voxels] = _standard(mixed)
-    return order if rays is None else _along(order, x_0, layers, inside, rays)
+        share = min(most, least + (2 * grain[0] / max(high - low, 1e-6)) ** 2)
+        mixed = (1 - share) ** 0.5 * _standardised(smooth[voxels])
+        order[voxels] = _standardised(mixed + share**0.5 * _standardised(fine[voxels]))
+    return order if rays is None else _with_strands(order, x_0, targets, inside, rays)
 
 
-def _along(
-    order: Tensor, x_0: Tensor, layers: Sequence[tuple[Tensor, Tensor]], inside: Tensor, rays: Tensor
+def _with_strands(
+    order: Tensor, x_0: Tensor, targets: Sequence[Target], inside: Tensor, rays: Tensor
 ) -> Tensor:
-    """The order with that of the rim nearer to its mean along each voxel's ray, on into the lesion and beyond
-    the rim, where the network sees the scan: layers are ranked one by one, strands and tails cross them."""
+    """The order, that of each voxel of the rim nearer to the mean along its ray.
+
+    Layers are ranked one by one, but strands and tails cross them. A ray goes on into the lesion, and beyond
+    the rim, where x_0 is the scan. order, x_0, inside: (D, H, W). Returns (D, H, W).
+    """
+    known = rays >= 0
     seen = torch.zeros_like(inside)
-    seen.view(-1)[rays[rays >= 0]] = True
+    seen.view(-1)[rays[known]] = True
     beyond = seen & ~inside
     if bool(beyond.any()):
-        around = _standard(_within(x_0, torch.ones_like(x_0), (SMOOTH,) * 3)[beyond])
-        order = order.masked_scatter(beyond, around.clamp(-FARTHEST, FARTHEST))
-    known = rays >= 0
+        smooth = _blurred_inside(x_0, torch.ones_like(x_0), (SMOOTH,) * 3)
+        scan = _standardised(smooth[beyond])
+        order = order.masked_scatter(beyond, scan.clamp(-FARTHEST, FARTHEST))
     values = torch.where(known, order.flatten()[rays.clamp(min=0)], 0)
     mean, rim = torch.zeros_like(order), torch.zeros_like(inside)
     middle = rays[len(rays) // 2]
     mean.view(-1)[middle], rim.view(-1)[middle] = values.sum(dim=0) / known.sum(dim=0), True
     found = order.clone()
-    for voxels, _ in layers:
+    for voxels, _ in targets:
         chosen = voxels & rim
         if bool(chosen.any()):
-            along = _standard(mean[chosen])
+            along = _standardised(mean[chosen])
             found[chosen] = (1 - ALONG) ** 0.5 * order[chosen] + ALONG**0.5 * along
     return found
 
 
+def smoothed_as(rough: Sequence[float], image: Tensor, inside: Tensor) -> Tensor:
+    """The image, inside blurred to be as smooth along one axis to another as a scan.
+
+    What lies beside it is blurred into it, as a scanner does (of itself alone, ends of lesions stay sharp);
+    what lies beyond the array is not known and counts nothing.
+
+    rough: of the scan along each axis, see textures.surroundings.Around. image: (D, H, W). inside: (D, H, W)
+    bool. Returns (D, H, W), the same outside.
+    """
+    filled = inside.to(image.dtype)
+    _, fine = _smooth_and_fine(image, filled)
+    blurred = _blurred_inside(image, torch.ones_like(image), _widths(fine, filled, rough))
+    return torch.where(inside, blurred, image)
+
+
 def _quantile(histogram: Tensor, rank: float) -> float:
-    """Of shares (bins,) over [-1, 1]."""
+    """Of shares (bins,) over [-1, 1]: the intensity below which this share of the sum lies."""
     below = histogram.double().cpu().cumsum(0).numpy()
     edges = np.linspace(-1, 1, len(below) + 1)
     return float(np.interp(rank * below[-1], np.concatenate([[0.0], below]), edges))
 
 
-def _standard(values: Tensor) -> Tensor:
+def _standardised(values: Tensor) -> Tensor:
+    """Of mean 0 and sd 1."""
     middle = values.mean()
     return (values - middle) / (values - middle).square().mean().sqrt().clamp(min=1e-6)
 
 
-def blurred_as(rough: Sequence[float], image: Tensor, inside: Tensor) -> Tensor:
-    """image (D, H, W), of which what is inside, (D, H, W) bool, is blurred to be as smooth along one axis to
-    another as a scan that is so rough, see textures.noise.Around.
-
-    What lies beside it is blurred into it, as the scanner does (of itself alone, ends of lesions stay sharp);
-    what lies beyond the array is not known and counts nothing.
-    """
-    filled = inside.to(image.dtype)
-    _, fine = _parts(image, filled)
-    blurred = _within(image, torch.ones_like(image), _widths(fine, filled, rough))
-    return torch.where(inside, blurred, image)
-
-
-def _parts(x_0: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """x_0 (D, H, W) as smooth and fine structure, what a Gaussian of SMOOTH voxels over the lesion leaves and
-    takes off, as in textures.noise. inside: (D, H, W), 1 in the lesion and 0 outside."""
-    smooth = _within(x_0, inside, (SMOOTH,) * 3)
+def _smooth_and_fine(x_0: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """x_0 (D, H, W) as smooth and fine structure: what a Gaussian of SMOOTH voxels over the lesion alone
+    leaves, and what it takes off. inside: (D, H, W), 1 in the lesion and 0 outside."""
+    smooth = _blurred_inside(x_0, inside, (SMOOTH,) * 3)
     return smooth, (x_0 - smooth) * inside
 
 
-def _within(volume: Tensor, inside: Tensor, widths: Sequence[float]) -> Tensor:
-    """Blurred by the Gaussians of these sd in voxels, of what is inside alone."""
+def _blurred_inside(volume: Tensor, inside: Tensor, widths: Sequence[float]) -> Tensor:
+    """The volume (D, H, W) after a Gaussian of these sd in voxels, a mean of what is inside alone."""
     return _blurred(volume * inside, widths) / _blurred(inside, widths).clamp(min=1e-6)
 
 
 def _widths(fine: Tensor, inside: Tensor, rough: Sequence[float]) -> list[float]:
-    """By how much a Gaussian along each axis must blur fine structure (D, H, W), for third differences along
-    one axis to be to those along another as in the scan; nothing along at least one axis, and nothing at all
-    where one of the scan's is not known, or of less than LEAST_VOXELS. Those of the lesion are over its own
-    variance, since a blur along one axis makes it less for all."""
+    """How wide a Gaussian along each axis has to be for fine structure to be as smooth along one axis to
+    another as the scan.
+
+    The measure is the mean square of third differences of neighbouring voxels, over the variance of the
+    structure, since a blur along one axis makes it less for all. Nothing is blurred along at least one axis;
+    along none where the scan's roughness is not known, or that of the lesion, which has under LEAST_VOXELS.
+
+    fine, inside: (D, H, W). Returns sd in voxels of depth, height and width.
+    """
     if not rough or min(rough) <= 0 or inside.sum() < LEAST_VOXELS:
         return [0.0] * 3
     for axis in range(3):  # the rest is 0
@@ -129,16 +152,16 @@ def _widths(fine: Tensor, inside: Tensor, rough: Sequence[float]) -> list[float]
     limit = FARTHEST * 1.4826 * fine[inside > 0].abs().median()  # edges are no grain
     fine = fine.clamp(-limit, limit)
     differences, variances = _after_blur()
-    ratios = []
+    ratios = []  # of each axis, (widths,): third differences after each blur, in units of the scan's
     for axis, wanted in enumerate(rough):
-        alike = np.array([_alike(fine, inside, axis, lag) for lag in range(LAGS + 1)])
-        ratios.append(differences @ alike / np.maximum(variances @ alike, 1e-12) / wanted**2)
+        covariances = np.array([_covariance(fine, inside, axis, lag) for lag in range(LAGS + 1)])
+        ratios.append(differences @ covariances / np.maximum(variances @ covariances, 1e-12) / wanted**2)
     least = min(one[0] for one in ratios)
     return [float(WIDTHS[np.argmax(one <= least)] if one.min() <= least else WIDTHS[-1]) for one in ratios]
 
 
-def _alike(fine: Tensor, inside: Tensor, axis: int, lag: int) -> float:
-    """The covariance of voxels so many apart that both lie inside; 0 where there are none."""
+def _covariance(fine: Tensor, inside: Tensor, axis: int, lag: int) -> float:
+    """Of voxels so many apart along an axis that both lie inside; 0 where there are none."""
     count = fine.shape[axis] - lag
     if count < 1:
         return 0.0
@@ -148,8 +171,8 @@ def _alike(fine: Tensor, inside: Tensor, axis: int, lag: int) -> float:
 
 @cache
 def _after_blur() -> tuple[np.ndarray, np.ndarray]:
-    """Both (widths, LAGS + 1): by these, covariances of voxels so many apart sum up to the mean square of
-    third differences, and to the variance, after a Gaussian of each of WIDTHS."""
+    """Weights, (widths, LAGS + 1) each, with which covariances of voxels 0 to LAGS apart sum up to the mean
+    square of third differences, and to the variance, after a Gaussian of each of WIDTHS."""
     rows = []
     for kernel in ([1.0, -3.0, 3.0, -1.0], [1.0]):
         for width in WIDTHS:

@@ -29,7 +29,7 @@ from LeFusion.runtime.memory import BatchSize, largest_batch, needs_less_memory
 from LeFusion.settings import InferenceSettings, InsertSettings
 from LeFusion.tasks import Key, MakeTask, Patch, Task, paint_together
 from LeFusion.textures.conditions import Conditions, Texture, conditions_of
-from LeFusion.textures.layers import Wanted
+from LeFusion.textures.look import Look
 from LeFusion.weights import painter_settings
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def paint_lesions(
     painter: Painter,
     image: np.ndarray,
     labels: np.ndarray,
-    histogram: Tensor | Wanted | None,
+    histogram: Tensor | Look | None,
     layout: Layout,
     window: Window,
     affine: np.ndarray | None = None,
@@ -320,7 +320,7 @@ def paint_lesions(
         image: (X, Y, Z) integers or floats, in the units of `window` (HU in CT).
         labels: (X, Y, Z), where lesions are: the layout's lesion_labels; 0 and other_labels elsewhere.
         histogram: (K * bins,) intensities of the lesions over the window, each class's sum 1, see
-            LeFusion.textures.histograms.condition_from_counts; or what Conditions.wanted gives, which knows
+            LeFusion.textures.histograms.condition_from_counts; or what Conditions.look gives, which knows
             where in a lesion they lie; None: without condition.
         layout: which axis is the depth, or the orientation; and the labels.
         window: (lowest, highest) intensity, "minmax" or percentiles, as in the network's training.
@@ -347,6 +347,6 @@ def paint_lesions(
         case.mask_path: Volume(case.mask_path, np.asarray(labels), 1.0, 0.0, affine, None),
     }
     loaded = load_case(case, layout, window, spacing_mm, read=volumes.__getitem__)
-    wanted = Wanted(histogram) if isinstance(histogram, Tensor) else histogram
-    patches = paint_case(painter, loaded, lambda part: wanted, (seed, name, kind))
+    look = Look(histogram) if isinstance(histogram, Tensor) else histogram
+    patches = paint_case(painter, loaded, lambda part: look, (seed, name, kind))
     return painter.painted(loaded, patches, case.image_path).raw

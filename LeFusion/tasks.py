@@ -11,7 +11,7 @@ from torch import Tensor
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.loading import LoadedCase
 from LeFusion.runtime.memory import BatchSize
-from LeFusion.textures.layers import Wanted
+from LeFusion.textures.look import Look
 
 Patch = tuple[Tensor, Box]  # (1, *its box.size) in [-1, 1], painted, of the network's grid
 Key = TypeVar("Key", bound=Hashable)
@@ -21,14 +21,14 @@ Key = TypeVar("Key", bound=Hashable)
 class Task:
     """One box to paint: that of part `number` (from 0) of a case.
 
-    boxes: of all parts. wanted: how its lesions are to look; None: without condition. address: of the noise,
-    such as (seed, case name, type). earlier: what was painted before in the same image.
+    boxes: of all parts. look: what its lesions are to look like; None: without condition. address: of the
+    noise, such as (seed, case name, type). earlier: what was painted before in the same image.
     """
 
     loaded: LoadedCase
     number: int
     boxes: tuple[Box, ...]
-    wanted: Wanted | None
+    look: Look | None
     address: tuple
     earlier: Sequence[Patch] = ()
 

@@ -25,7 +25,7 @@ from LeFusion.dataset.loading import load_case
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import command_parser, run_with_flags
-from LeFusion.textures.noise import look_around
+from LeFusion.textures.surroundings import look_around
 
 CT_WINDOWS = ((-1000.0, 400.0), (-160.0, 240.0))  # lung, mediastinum
 SHOWN_MM = 32.0  # the side of a panel, with the lesion in its middle

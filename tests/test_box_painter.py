@@ -61,10 +61,10 @@ def test_a_vessel_that_runs_into_a_lesion_is_seen_in_it(monkeypatch):
     assert painted[19:21, 25:28, 22:25] == pytest.approx(-720, abs=1)
     (box,) = seen
     rim = box.edit[0] & ~box.lesions[0]
-    assert bool((rim & box.vessels).any()) and bool((box.guide.layer[0, 0][rim & box.vessels] == -1).all())
-    assert bool((box.guide.layer[0, 0][rim & ~box.vessels] >= 0).all())
+    assert bool((rim & box.vessels).any()) and bool((box.guide.layers[0, 0][rim & box.vessels] == -1).all())
+    assert bool((box.guide.layers[0, 0][rim & ~box.vessels] >= 0).all())
     sent = Prepared.from_dict(_unpacked(_packed({"box": box.as_dict()}))["box"])  # to another process
-    assert sent.guide.noise == box.guide.noise and min(box.guide.noise[0]) > 0
+    assert sent.guide.grain == box.guide.grain and min(box.guide.grain[0]) > 0
     assert torch.equal(sent.guide.rays[0], box.guide.rays[0])
 
 
@@ -87,7 +87,7 @@ def test_a_painter_leaves_no_line_between_lesion_and_wall(monkeypatch):
     beside, away = np.s_[13:19, 21:27, 27], np.s_[2:8, 2:14, 27]
     assert np.median(painted[beside]) > -100 and (painted[away] == -200).all()
     assert (painted[:, :, 28:] == 40).all()
-    layer, lesion = seen[0].guide.layer[0, 0], seen[0].lesions[0]
+    layer, lesion = seen[0].guide.layers[0, 0], seen[0].lesions[0]
     (first, last), middle = lesion.nonzero()[:, 2].aminmax(), [n // 2 for n in lesion.shape[:2]]
     assert 0 < int(layer[(*middle, first)]) < int(layer[(*middle, last)])  # 0 are corners
     strict = np.asarray(painter_of("lidc_edit", edit_margin_mm=0).paint(ct, mask, texture="solid", seed=1))

@@ -12,7 +12,8 @@ from LeFusion.guidance import (
     guide_intensity,
 )
 from LeFusion.ordering import ordered
-from LeFusion.textures.layers import Wanted, layers_of, rim_layers_of
+from LeFusion.textures.layers import depth_below_border, layers_of, rim_layers_of
+from LeFusion.textures.look import Look
 
 SCHEDULE = NoiseSchedule.cosine(300)
 
@@ -149,8 +150,8 @@ def layered() -> dict:
     lesion = ball()
     layers = torch.zeros(1, 3, 16)
     layers[0, 0, 2], layers[0, 1, 8], layers[0, 2, 13] = 0.3, 0.3, 0.4
-    wanted = Wanted(layers.sum(dim=1).flatten(), layers, (1.0, 3.0))
-    guide = Guide.of(lesion[None], wanted.histogram[None], wanted, (1, 1, 1))
+    look = Look(layers.sum(dim=1).flatten(), layers, (1.0, 3.0))
+    guide = Guide.of(lesion[None], look.histogram[None], look, (1, 1, 1))
     return {"noise": noise, "x_t": x_t, "t": torch.tensor([150]), "guide": guide, "schedule": SCHEDULE}
 
 
@@ -161,7 +162,7 @@ def test_each_layer_gets_its_own_intensities(layered):
         inside = x_0[layers == layer]
         low = -1 + bin_ / 8
         assert len(inside) > 50 and bool(((inside >= low) & (inside <= low + 1 / 8)).all())
-    outside = layered["guide"].layer[0, 0] < 0
+    outside = layered["guide"].layers[0, 0] < 0
     assert torch.equal(outside, ~ball())
     assert torch.equal(guide_intensity(**layered)[0, 0][outside], layered["noise"][0, 0][outside])
 
@@ -170,7 +171,7 @@ def test_a_layer_without_histogram_is_left_alone(layered):
     (histograms,) = (given.clone() for given in layered["guide"].histograms)
     histograms[:, 1] = 0
     guided = guide_intensity(
-        **(layered | {"guide": Guide(layered["guide"].layer, (histograms,), (None,), (None,))})
+        **(layered | {"guide": Guide(layered["guide"].layers, (histograms,), (None,), (None,))})
     )
     changed = guided[0, 0] != layered["noise"][0, 0]
     layers = layers_of(ball(), (1, 1, 1), (1.0, 3.0))
@@ -181,42 +182,42 @@ def test_what_is_painted_around_a_lesion_gets_the_intensities_around_a_real_one(
     """Where they are known, and not in the rest of the rim."""
     inner, outer = layered["guide"].histograms[0], torch.zeros(5, 16)
     outer[0, 4] = outer[1, 1] = 1
-    wanted = Wanted(inner.sum(dim=1).flatten(), inner, (1.0, 3.0), rim=outer)
+    look = Look(inner.sum(dim=1).flatten(), inner, (1.0, 3.0), rim=outer)
     rim = ball(radius=9.0) & ~ball()
     rim[:8] = False
-    given = (ball()[None], wanted.histogram[None], wanted, (1, 1, 1))
+    given = (ball()[None], look.histogram[None], look, (1, 1, 1))
     with_rim, without = Guide.of(*given, rim=rim[None]), Guide.of(*given)
-    assert torch.equal(with_rim.layer >= 0, (ball() | rim)[None, None])
-    assert torch.equal(without.layer, layered["guide"].layer)
+    assert torch.equal(with_rim.layers >= 0, (ball() | rim)[None, None])
+    assert torch.equal(without.layers, layered["guide"].layers)
     x_0 = implied(layered, guide_intensity(**(layered | {"guide": with_rim})))[0, 0]
-    around = rim_layers_of(ball(), rim, (1, 1, 1))
+    around = rim_layers_of(depth_below_border(ball(), (1, 1, 1)), rim)
     for layer, low in ((0, -0.5), (1, -0.875)):
         found = x_0[around == layer]
         assert len(found) > 50 and bool(((found >= low) & (found <= low + 1 / 8)).all())
     changed = guide_intensity(**(layered | {"guide": with_rim}))[0, 0] != layered["noise"][0, 0]
     assert not bool(changed[around == 2].any()) and bool((around == 2).any())
-    unknown = replace(wanted, rim=None)
-    assert torch.equal(Guide.of(given[0], given[1], unknown, (1, 1, 1), rim=rim[None]).layer, without.layer)
+    unknown = replace(look, rim=None)
+    assert torch.equal(Guide.of(given[0], given[1], unknown, (1, 1, 1), rim=rim[None]).layers, without.layers)
 
 
 def test_the_scan_s_vessels_are_the_brightest_around_a_lesion(layered):
     """They are not guided, and the others get what is left of the histogram."""
     inner, outer = layered["guide"].histograms[0], torch.zeros(5, 16)
     outer[:2, 1], outer[:2, 12] = 0.5, 0.5
-    wanted = Wanted(inner.sum(dim=1).flatten(), inner, (1.0, 3.0), rim=outer)
+    look = Look(inner.sum(dim=1).flatten(), inner, (1.0, 3.0), rim=outer)
     rim = ball(radius=9.0) & ~ball()
-    around = rim_layers_of(ball(), rim, (1, 1, 1))
+    around = rim_layers_of(depth_below_border(ball(), (1, 1, 1)), rim)
     vessels = torch.zeros_like(rim)
     vessels[:, :, 8:] = True  # half of the rim
-    given = (ball()[None], wanted.histogram[None], wanted, (1, 1, 1))
+    given = (ball()[None], look.histogram[None], look, (1, 1, 1))
     guide = Guide.of(*given, rim=rim[None], vessels=vessels)
-    assert torch.equal(guide.layer[0, 0] >= 0, ball() | (rim & ~vessels))
+    assert torch.equal(guide.layers[0, 0] >= 0, ball() | (rim & ~vessels))
     x_0 = implied(layered, guide_intensity(**(layered | {"guide": guide})))[0, 0]
     assert float(x_0[(around == 0) & ~vessels].max()) <= -0.75
     without = Guide.of(*given, rim=rim[None])
     x_0 = implied(layered, guide_intensity(**(layered | {"guide": without})))[0, 0]
     assert float((x_0[around == 0] > 0.4).float().mean()) == pytest.approx(0.5, abs=0.01)
-    assert torch.equal(Guide.of(*given, vessels=vessels).layer, Guide.of(*given).layer)
+    assert torch.equal(Guide.of(*given, vessels=vessels).layers, Guide.of(*given).layers)
 
 
 def test_layers_are_guided_to_the_end_and_whole_lesions_are_not(layered):
@@ -234,23 +235,23 @@ def test_a_batch_of_layered_and_whole_lesions_is_that_of_each_alone(layered):
     guided = guide_intensity(**twice, guide=both, schedule=SCHEDULE)
     for row, guide in enumerate((layered["guide"], whole)):
         assert torch.equal(guided[row : row + 1], guide_intensity(**(layered | {"guide": guide})))
-        assert torch.equal(both.rows(slice(row, row + 1)).layer, guide.layer)
+        assert torch.equal(both.rows(slice(row, row + 1)).layers, guide.layers)
 
 
 def test_where_the_noise_of_the_scan_is_known_voxels_are_ranked_by_the_order(layered):
     """Each layer keeps its intensities, in the order of LeFusion.ordering, rays and all."""
     inner, outer = layered["guide"].histograms[0], torch.full((5, 16), 1 / 16)
-    wanted = Wanted(inner.sum(dim=1).flatten(), inner, (1.0, 3.0), noise=(0.1, 1.0, 2.0, 2.0), rim=outer)
+    look = Look(inner.sum(dim=1).flatten(), inner, (1.0, 3.0), grain=(0.1, 1.0, 2.0, 2.0), rim=outer)
     rim = ball(radius=9.0) & ~ball()
-    guide = Guide.of(ball()[None], wanted.histogram[None], wanted, (1, 1, 1), rim=rim[None])
+    guide = Guide.of(ball()[None], look.histogram[None], look, (1, 1, 1), rim=rim[None])
     given = layered | {"guide": guide}
-    plain = layered | {"guide": replace(guide, noise=(None,))}
+    plain = layered | {"guide": replace(guide, grain=(None,))}
     found, network = (implied(one, guide_intensity(**one))[0, 0] for one in (given, plain))
-    order = ordered(implied(layered, layered["noise"])[0, 0], guide.layers(0, 0), wanted.noise, guide.rays[0])
-    for voxels, _ in guide.layers(0, 0):
+    order = ordered(implied(layered, layered["noise"])[0, 0], guide.targets(0, 0), look.grain, guide.rays[0])
+    for voxels, _ in guide.targets(0, 0):
         assert torch.allclose(found[voxels].sort().values, network[voxels].sort().values, atol=1e-4)
         by_order = found[voxels][order[voxels].argsort()]
         assert bool((by_order.diff() > -1e-4).all()) and not torch.allclose(found[voxels], network[voxels])
     assert guide.rays[0] is not None and not torch.equal(
-        order, ordered(implied(layered, layered["noise"])[0, 0], guide.layers(0, 0), wanted.noise)
+        order, ordered(implied(layered, layered["noise"])[0, 0], guide.targets(0, 0), look.grain)
     )

@@ -49,6 +49,7 @@ ALLOWED_OF_THE_PROJECT = {
         "LeFusion.settings",
         "LeFusion.runtime.tables",
         "LeFusion.textures.noise",
+        "LeFusion.textures.surroundings",
     },
     "data": set(),
     "data.preparation": {"LeFusion.dataset", "LeFusion.errors", "DiffMask.placement"},

@@ -7,15 +7,15 @@ from LeFusion.ordering import (
     FINE,
     FINE_IN_LAYERS,
     MOST,
-    _alike,
-    _parts,
-    _standard,
+    _covariance,
+    _smooth_and_fine,
+    _standardised,
     _widths,
-    blurred_as,
     ordered,
+    smoothed_as,
 )
 from LeFusion.textures.histograms import match_intensities
-from LeFusion.textures.layers import rays_through
+from LeFusion.textures.layers import depth_below_border, rays_through
 
 SIZE = 24
 BELL = torch.exp(-0.5 * ((torch.arange(64) / 32 - 1) / 0.3) ** 2)
@@ -43,15 +43,15 @@ def differences(image, inside):
 @pytest.mark.parametrize("loud, share", [(0.0, FINE), (0.12, FINE + 0.16), (1.0, MOST)])
 def test_fine_structure_has_its_share_of_the_variance_asked_for(loud, share):
     lesion, x_0 = torch.ones(SIZE, SIZE, SIZE, dtype=torch.bool), noise()
-    smooth, fine = _parts(x_0, lesion.float())
+    smooth, fine = _smooth_and_fine(x_0, lesion.float())
     assert torch.allclose(smooth + fine, x_0, atol=1e-6)
     ranked = ordered(x_0, [(lesion, BELL)], (loud,))
     matched = match_intensities(ranked.flatten(), BELL).reshape(lesion.shape)
     assert float(matched.std()) == pytest.approx(0.3, rel=0.05)
-    both = float((_standard(smooth) * _standard(fine)).mean())  # their correlation
+    both = float((_standardised(smooth) * _standardised(fine)).mean())  # their correlation
     weights = (1 - share) ** 0.5, share**0.5
     along = (weights[0] + weights[1] * both) / (1 + 2 * weights[0] * weights[1] * both) ** 0.5
-    assert float((_standard(matched) * _standard(smooth)).mean()) == pytest.approx(along, abs=0.02)
+    assert float((_standardised(matched) * _standardised(smooth)).mean()) == pytest.approx(along, abs=0.02)
 
 
 def test_the_order_looks_at_the_lesion_only():
@@ -74,24 +74,24 @@ def test_each_layer_is_ranked_by_itself():
 def test_fine_structure_is_as_rough_along_one_axis_to_another_as_the_scan(rough):
     """White noise is blurred along the axes along which the scan is smoother, and not along the roughest."""
     lesion, x_0 = ball(10).float(), noise()
-    _, fine = _parts(x_0, lesion)
+    _, fine = _smooth_and_fine(x_0, lesion)
     widths = _widths(fine, lesion, rough)
     assert min(widths) < 0.2
-    found = torch.tensor(differences(blurred_as(rough, x_0, lesion > 0), lesion > 0))
+    found = torch.tensor(differences(smoothed_as(rough, x_0, lesion > 0), lesion > 0))
     assert (found / found.max()).tolist() == pytest.approx([(r / max(rough)) ** 2 for r in rough], abs=0.15)
 
 
 @pytest.mark.parametrize("rough", [(), (0.0, 4.0, 4.0)])
 def test_a_scan_that_is_not_known_along_each_axis_blurs_nothing(rough):
     x_0 = noise()
-    assert torch.equal(blurred_as(rough, x_0, ball(8)), x_0)
+    assert torch.equal(smoothed_as(rough, x_0, ball(8)), x_0)
 
 
 def test_covariances_are_of_voxels_inside():
     """By hand: a row of which the last voxel lies outside."""
     row = torch.tensor([1.0, 2.0, -1.0, 3.0, 100.0]).view(1, 1, 5)
     inside = torch.tensor([1.0, 1, 1, 1, 0]).view(1, 1, 5)
-    found = [_alike(row * inside, inside, 2, lag) for lag in (0, 1, 3, 4, 9)]
+    found = [_covariance(row * inside, inside, 2, lag) for lag in (0, 1, 3, 4, 9)]
     assert found == pytest.approx([15 / 4, (2 - 2 - 3) / 3, 3.0, 0.0, 0.0])
 
 
@@ -99,7 +99,7 @@ def test_strands_run_along_rays_through_the_layers_of_the_rim():
     """Each layer is ranked by itself, but what is bright in one is brighter in the next."""
     lesion, rim = ball(5), ball(9) & ~ball(5)
     layers = [(lesion, BELL), (ball(7) & ~lesion, BELL), (rim & ~ball(7), BELL)]
-    rays = rays_through(lesion, rim, (1, 1, 1))
+    rays = rays_through(depth_below_border(lesion, (1, 1, 1)), rim, (1, 1, 1))
     plain, along = (ordered(noise(), layers, (0.1,), given) for given in (None, rays))
     assert torch.equal(plain[lesion], along[lesion])
     near = rays[:, ball(8).flatten()[rays[3]]]
@@ -116,7 +116,7 @@ def test_strands_go_on_from_the_scan():
     x_0 = 0.1 * noise()
     x_0[10:14, 10:14, 22:] = x_0[10:14, 10:14, 20:22] = 3.0
     x_0[rim] = 0.1 * noise(1)[rim]
-    rays = rays_through(lesion, rim, (1, 1, 1))
+    rays = rays_through(depth_below_border(lesion, (1, 1, 1)), rim, (1, 1, 1))
     plain, along = (ordered(x_0, [(lesion, BELL), (rim, BELL)], (0.1,), given) for given in (None, rays))
     end = torch.zeros_like(rim)
     end[11:13, 11:13, 19:21] = True
@@ -129,7 +129,7 @@ def test_what_lies_beside_is_blurred_in_as_the_scanner_does():
     inside = torch.zeros(SIZE, SIZE, SIZE, dtype=torch.bool)
     inside[:10, 4:20, 4:20] = True
     image = torch.where(inside, -0.5 + 0.1 * noise(), 0.9)
-    found = blurred_as((0.5, 4.0, 4.0), image, inside)
+    found = smoothed_as((0.5, 4.0, 4.0), image, inside)
     assert torch.equal(found[~inside], image[~inside])
     means = [float(found[n][inside[n]].mean()) for n in range(10)]
     assert means[:5] == pytest.approx([-0.5] * 5, abs=0.03)
@@ -143,7 +143,7 @@ def test_a_lesion_of_few_voxels_does_not_tell_how_rough_it_is():
 
 def share_of_fine(order, x_0, lesion):
     """By regression on the standardised parts."""
-    parts = [_standard(part[lesion]) for part in _parts(x_0, lesion.float())]
+    parts = [_standardised(part[lesion]) for part in _smooth_and_fine(x_0, lesion.float())]
     weights = torch.linalg.lstsq(torch.stack(parts, 1), order[lesion][:, None]).solution.flatten()
     return float(weights[1] ** 2 / weights.square().sum())
 

@@ -19,8 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from scipy.ndimage import binary_dilation
 
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import Case, find_cases, patient_of
@@ -32,8 +30,8 @@ from LeFusion.hearts.tissue import WINDOW as WINDOW_OF_TISSUE
 from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
 from LeFusion.textures.layers import DEPTHS_MM, layered_histogram, rim_histograms
-from LeFusion.textures.noise import Around, beside, lesion_and_solid, look_around
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable, write_lesion_table
+from LeFusion.textures.surroundings import Around, grown, lesion_and_walls, look_around, near_walls
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
 LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")
@@ -139,18 +137,18 @@ def of_hearts(cases: list[Case]) -> LesionTable:
 def _layers(loaded: LoadedCase, around: Around | None) -> np.ndarray:
     """(layers, LAYER_BINS): see LesionTable. Voxels next to a wall are left out: masks often take in some of
     it."""
-    image, lesions, solid = lesion_and_solid(loaded, loaded.all_lesions, around, DEPTHS_MM[-1])
-    at_wall = lesions & torch.from_numpy(binary_dilation(solid.numpy(), np.ones((3, 3, 3))))
+    image, lesions, walls = lesion_and_walls(loaded, loaded.all_lesions, around, DEPTHS_MM[-1])
+    at_wall = lesions & grown(walls)
     if bool((lesions & ~at_wall).any()):
-        lesions, solid = lesions & ~at_wall, solid | at_wall.any(dim=0)
-    return layered_histogram(image, lesions, loaded.spacing_mm, LAYER_BINS, solid=solid)[0].numpy()
+        lesions, walls = lesions & ~at_wall, walls | at_wall.any(dim=0)
+    return layered_histogram(image, lesions, loaded.spacing_mm, LAYER_BINS, walls=walls)[0].numpy()
 
 
 def _rim(loaded: LoadedCase, around: Around | None) -> np.ndarray:
     """(rim layers, LAYER_BINS): see LesionTable. Without voxels at walls, too."""
-    image, lesions, solid = lesion_and_solid(loaded, loaded.all_lesions, around, WIDEST_RIM_MM)
+    image, lesions, walls = lesion_and_walls(loaded, loaded.all_lesions, around, WIDEST_RIM_MM)
     rim = edit_masks(lesions, WIDEST_RIM_MM, loaded.spacing_mm)[0] & ~lesions[0]
-    rim &= ~beside(solid, loaded.spacing_mm)
+    rim &= ~near_walls(walls, loaded.spacing_mm)
     return rim_histograms(image, lesions[0], rim, loaded.spacing_mm, LAYER_BINS).numpy()
 
 

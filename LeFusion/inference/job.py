@@ -18,7 +18,7 @@ from LeFusion.runtime.commandline import given_path
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import Conditions, choose_conditions, histogram_of, own_histogram
 from LeFusion.textures.histograms import shift_histogram
-from LeFusion.textures.layers import Wanted
+from LeFusion.textures.look import Look
 
 DONORS_TRIED = 10  # for one case, where the lesions of the first drawn leave nothing on it
 
@@ -47,11 +47,11 @@ class Job:
     save_edit_mask: bool
     canvas: Callable[[Case], Canvas]
 
-    def looks(self, canvas: Canvas, kind: int) -> tuple[Wanted, ...]:
+    def looks(self, canvas: Canvas, kind: int) -> tuple[Look, ...]:
         """What the lesions of each part of a case are to look like."""
         return self.conditions.looks(canvas.loaded, kind, self.painter.size, canvas.own_histogram)
 
-    def requested(self, canvas: Canvas, looks: Sequence[Wanted]) -> torch.Tensor:
+    def requested(self, canvas: Canvas, looks: Sequence[Look]) -> torch.Tensor:
         """The histogram asked for, (cond_dim,); zero for classes that the case lacks."""
         return histogram_of(canvas.loaded, looks, self.painter.size)
 

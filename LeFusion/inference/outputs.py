@@ -8,7 +8,7 @@ from LeFusion.dataset.cases import Case
 from LeFusion.inference.job import Job
 from LeFusion.inference.report import Manifest
 from LeFusion.runtime.kept import is_whole
-from LeFusion.textures.layers import Wanted
+from LeFusion.textures.look import Look
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Output:
     case: Case
     kind: int
     boxes: tuple[Box, ...]  # one for each part, see LoadedCase.parts
-    looks: tuple[Wanted, ...] = field(compare=False)  # and what its lesions are to look like
+    looks: tuple[Look, ...] = field(compare=False)  # and what its lesions are to look like
     image_path: Path
     label_path: Path
     shape: tuple[int, ...]  # stored

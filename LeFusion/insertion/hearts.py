@@ -73,7 +73,7 @@ def insert_infarct(
         lambda *_: np.ascontiguousarray(labels, layout.label_dtype),
         read={volume.path: volume, labels_path: label_map}.__getitem__,
     )
-    look = conditions.wanted(loaded, 1)
+    look = conditions.look(loaded, 1)
     try:
         patches = paint_case(tools.painter, loaded, lambda part: look, ("insert", name))
     except UserError as error:

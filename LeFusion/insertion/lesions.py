@@ -193,7 +193,7 @@ def _painted(
     if not label.any():
         raise UserError(f"{lesion.what}: lies wholly in a lesion before it; move it, or leave it out")
     loaded = _on_patch(canvas, lesion, shape.mask)
-    look = conditions.wanted(_on_patch(canvas, lesion, shape.mask, painted=False), 1)
+    look = conditions.look(_on_patch(canvas, lesion, shape.mask, painted=False), 1)
     try:
         patches = paint_case(tools.painter, loaded, lambda part: look, ("insert", _name(lesion)))
     except UserError as error:

@@ -25,18 +25,18 @@ from LeFusion.textures.histograms import (
 )
 from LeFusion.textures.layers import (
     DEPTHS_MM,
-    Wanted,
     brightest_of,
     layer_shares,
     layered_histogram,
     no_darker_than,
     with_shares,
-    without_bright_rim,
+    without_bright_border,
 )
-from LeFusion.textures.noise import lesion_and_solid, look_around
+from LeFusion.textures.look import Look
 from LeFusion.textures.of_cases import textures_of_cases
 from LeFusion.textures.palette import Palette, load_palette, realistic_palette
 from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable
+from LeFusion.textures.surroundings import lesion_and_walls, look_around
 
 BLOOD_HU = 100.0  # vessels around a lesion are about as bright, with noise
 MOST_DRAWS = 20  # of one lesion of each texture, until they are in order
@@ -80,8 +80,8 @@ class Conditions:
         generator = torch.Generator().manual_seed(address_seed(self.seed, "texture", case_name, kind))
         return int(torch.multinomial(torch.tensor(self.palette.shares), 1, generator=generator))
 
-    def name(self, case_name: str, kind: int, looks: Sequence[Wanted] = ()) -> str:
-        """The texture of output `kind`; with by_size those of the looks that were `wanted`."""
+    def name(self, case_name: str, kind: int, looks: Sequence[Look] = ()) -> str:
+        """The texture of output `kind`; with by_size those of these looks."""
         chosen, table = self.choose(case_name, kind), self.palette.table
         if chosen is not None:
             return self.palette.names[chosen]
@@ -92,22 +92,22 @@ class Conditions:
 
     def looks(
         self, loaded: LoadedCase, kind: int, size: Sequence[int], own: Tensor | None = None
-    ) -> tuple[Wanted, ...]:
-        """What the lesions of each part of a case are to look like; see `wanted`.
+    ) -> tuple[Look, ...]:
+        """What the lesions of each part of a case are to look like; see `look`.
 
         size: of the boxes in which they are painted.
         """
         parts = loaded.parts(size)
-        return tuple(self.wanted(loaded, kind, own, part, number) for number, part in enumerate(parts))
+        return tuple(self.look(loaded, kind, own, part, number) for number, part in enumerate(parts))
 
-    def wanted(
+    def look(
         self,
         loaded: LoadedCase,
         kind: int,
         own: Tensor | None = None,
         part: Part | None = None,
         number: int = 0,
-    ) -> Wanted:
+    ) -> Look:
         """What the lesions of a part of a case are to look like.
 
         own: the histogram of the lesion itself where it is not the one in the image. part: None: all lesions;
@@ -126,15 +126,15 @@ class Conditions:
             layers = layered_histogram(loaded.image(part.place), part.voxels, loaded.spacing_mm, self.bins)
             around = look_around(loaded, part)
             wanted = layers.sum(dim=1).flatten()
-            look = Wanted(wanted, layers, DEPTHS_MM, noise=around and around.grain)
+            look = Look(wanted, layers, DEPTHS_MM, grain=around and around.grain)
         elif chosen is None:
-            look = Wanted(own)
+            look = Look(own)
         else:
             wanted = self.palette.histograms[chosen]
             if self.palette.reference_mean is not None and loaded.reference_mean is not None:
                 shift = loaded.reference_mean - self.palette.reference_mean
                 wanted = shift_histogram(wanted, shift, self.bins)
-            look = Wanted(perturb(wanted, self.perturbation, self.bins, address))
+            look = Look(perturb(wanted, self.perturbation, self.bins, address))
         classes = look.histogram.reshape(-1, self.bins)
         present = part.voxels.flatten(1).any(dim=1)
         lacking = present & (classes.sum(dim=1) == 0)
@@ -145,7 +145,7 @@ class Conditions:
             )
         return replace(look, histogram=(classes * present[:, None]).flatten())
 
-    def scores(self, wanted: Wanted) -> str:
+    def scores(self, wanted: Look) -> str:
         """Those of the real lesion that was drawn, as far as they are known: "texture_score=5 spiculation=1";
         "" where none was drawn."""
         table = self.palette.table
@@ -156,7 +156,7 @@ class Conditions:
 
     def _drawn(
         self, table: LesionTable, loaded: LoadedCase, part: Part, chosen: int | None, address: tuple
-    ) -> Wanted:
+    ) -> Look:
         """A real lesion of like size, as under the noise of the case's image; layers (1, layers, layer_bins)
         where the table has them, with as many voxels in each as the part has."""
         generator = torch.Generator().manual_seed(address_seed(*address))
@@ -166,14 +166,14 @@ class Conditions:
         around = look_around(loaded, part)
         shares = None
         if table.depths_mm:
-            _, lesions, solid = lesion_and_solid(loaded, part, around, table.depths_mm[-1])
-            shares = layer_shares(lesions[0], loaded.spacing_mm, table.depths_mm, solid)
+            _, lesions, walls = lesion_and_walls(loaded, part, around, table.depths_mm[-1])
+            shares = layer_shares(lesions[0], loaded.spacing_mm, table.depths_mm, walls)
 
         def fitted(number: int) -> Tensor:
-            layers = table.look(number, around)
+            layers = table.layers_in(number, around)
             if shares is None:
                 return layers
-            layers = without_bright_rim(layers)
+            layers = without_bright_border(layers)
             layers = no_darker_than(layers, around.darkest) if around else layers
             return with_shares(layers, shares)
 
@@ -186,20 +186,20 @@ class Conditions:
         wanted = perturb(drawn, self.perturbation, self.bins, address)
         darkest = around and around.darkest - around.noise
         if not table.depths_mm:
-            return Wanted(wanted, drawn=number, darkest=darkest)
+            return Look(wanted, drawn=number, darkest=darkest)
         factors = (wanted / drawn.clamp(min=1e-12)).repeat_interleave(table.layer_bins // self.bins)
         layers = with_shares(layers * factors, layers.sum(dim=1))
-        rim = table.look_beside(number, around)
-        look = Wanted(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number, rim=rim)
+        rim = table.rim_in(number, around)
+        look = Look(folded(layers.sum(dim=0), self.bins), layers[None], table.depths_mm, number, rim=rim)
         if around is None:
             return look
         low, high = table.window
         brightest = max(brightest_of(look.histogram), 2 * (BLOOD_HU - low) / (high - low) - 1)
-        return replace(look, noise=around.grain, darkest=darkest, brightest=brightest, solid=around.solid)
+        return replace(
+            look, grain=around.grain, darkest=darkest, brightest=brightest, wall_level=around.wall_level
+        )
 
-    def _drawn_of_heart(
-        self, table, mm3, generator, chosen, loaded: LoadedCase, part: Part, address
-    ) -> Wanted:
+    def _drawn_of_heart(self, table, mm3, generator, chosen, loaded: LoadedCase, part: Part, address) -> Look:
         """Of a real lesion of like size with the part's labels, as it would look here."""
         tissue = tissue_of(loaded)
         if tissue is None:
@@ -211,13 +211,13 @@ class Conditions:
             number = table.pick(mm3, generator, chosen, part.voxels.flatten(1).any(dim=1).tolist())
         except UserError as error:
             raise UserError(f"{loaded.case.mask_path}: {error}; choose another condition") from None
-        drawn = in_heart(table.look(number), tissue, self.bins)
+        drawn = in_heart(table.layers_in(number), tissue, self.bins)
         wanted = perturb(drawn, self.perturbation, self.bins, address)
         around = look_around(loaded, part)
         if around is None:
-            return Wanted(wanted, drawn=number)
+            return Look(wanted, drawn=number)
         # Without how rough that is along each axis: in hearts the network's noise is like it
-        return Wanted(wanted, wanted.reshape(-1, 1, self.bins), (), number, (around.noise,))
+        return Look(wanted, wanted.reshape(-1, 1, self.bins), (), number, (around.noise,))
 
 
 def _in_order(
@@ -234,7 +234,7 @@ def _in_order(
     return {kind: (drawn[kind], looks[kind]) for kind in drawn}
 
 
-def histogram_of(loaded: LoadedCase, looks: Sequence[Wanted], size: Sequence[int]) -> Tensor:
+def histogram_of(loaded: LoadedCase, looks: Sequence[Look], size: Sequence[int]) -> Tensor:
     """(cond_dim,): what all lesions of a case are to look like together, from the looks of its parts."""
     voxels = torch.stack([part.voxels.flatten(1).sum(dim=1) for part in loaded.parts(size)]).float()
     wanted = torch.stack([look.histogram.reshape(len(voxels[0]), -1) for look in looks])

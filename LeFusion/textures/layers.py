@@ -1,12 +1,14 @@
-"""A lesion's intensities layer by layer: how they depend on the distance from its border.
+"""A lesion's intensities layer by layer: how they depend on the depth below its border.
 
 One histogram of a whole lesion says that some of it is dark, but not that this is its rim. A large solid
-nodule is flat inside; painted after the histogram alone, it is mottled.
+nodule is flat inside; painted after the histogram alone, it is mottled. So a lesion is parted into layers by
+depth, from the border inwards, and its rim (what is painted around it) by distance, from the border outwards.
+The functions here say which voxel lies in which layer, count histograms of layers, and change these for
+another lesion or scan.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,64 +28,72 @@ RAY, INSIDE_MM = 3, 1.0  # voxels to each side along a ray; how deep in a lesion
 LEAST_VOXELS = 20  # of a layer around a lesion, whose histogram is known then
 
 
-@dataclass(frozen=True, eq=False)
-class Wanted:
-    """What lesions are to look like.
+def depth_below_border(mask: Tensor, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Mask (D, H, W) bool -> (D, H, W) float64: how deep each voxel's centre lies, in mm below the smooth
+    border of the mask; negative outside.
 
-    histogram: (cond_dim,), zero for classes that they lack. layers: (K, layers, bins), the same in each layer
-    (see layers_of, depths_mm), perhaps in finer bins; None: the histogram may lie anywhere in the lesion.
-    drawn: the number, in its table, of the real lesion that they are after; None: of none. noise: of
-    the scan around them: sd, in network intensities, and perhaps how rough it is along each axis, see
-    textures.noise.Around; None: not known. darkest: of what is painted, so far as the scan is not darker
-    there; None: any. solid: thick tissue beside lesions that is brighter is a wall, at which a lesion has no
-    border and which stays as it is, see textures.noise; None: there is none. rim: (rim layers, bins) of sum
-    1, or 0 where it is not known, what is around the lesions to look like, where it is painted, see
-    rim_layers_of; None: not known. brightest: of what is painted there, so far as the scan is not brighter;
-    None: any.
+    The signed distance from the mask, smoothed by a Gaussian of SMOOTH_MM: it rounds off the steps and
+    corners of a mask drawn slice by slice, which the lesion under it does not have. Beyond the array is
+    outside.
     """
-
-    histogram: Tensor
-    layers: Tensor | None = None
-    depths_mm: Sequence[float] = ()
-    drawn: int | None = None
-    noise: tuple[float, ...] | None = None
-    darkest: float | None = None
-    solid: float | None = None
-    rim: Tensor | None = None
-    brightest: float | None = None
+    filled = mask.numpy()
+    reach = [math.ceil(4 * sd / mm) for sd, mm in zip(SMOOTH_MM, spacing_mm, strict=True)]
+    filled = np.pad(filled, [(n, n) for n in reach])
+    half = min(spacing_mm) / 2
+    inside, outside = (distance_transform_edt(part, sampling=spacing_mm) for part in (filled, ~filled))
+    widths = [sd / mm for sd, mm in zip(SMOOTH_MM, spacing_mm, strict=True)]
+    depth = gaussian_filter(np.where(filled, inside - half, half - outside), widths)
+    return depth[tuple(slice(n, -n) for n in reach)]
 
 
 def layers_of(
     lesion: Tensor,
     spacing_mm: Sequence[float],
     depths_mm: Sequence[float] = DEPTHS_MM,
-    solid: Tensor | None = None,
+    walls: Tensor | None = None,
 ) -> Tensor:
-    """(D, H, W) bool -> int64: the layer of each lesion voxel, 0 at the border; -1 outside.
+    """The layer of each lesion voxel, by its depth below the border.
 
-    By the depth in mm below the border, a Gaussian of SMOOTH_MM having rounded off the steps and corners of
-    a mask drawn slice by slice, which the lesion under it does not have: of the variance of the HU in 77
-    nodules the layers tell 63 % (median, each voxel left out in turn), by distance from the mask itself 44 %.
-    Beyond the array is outside. A lesion that is nowhere DEEPEST_MM deep is moved there, to have a core.
-    solid: (D, H, W) bool, what is not: at a wall a lesion has no border.
+    Of the variance of the HU in 77 nodules these layers tell 63 % (median, each voxel left out in turn),
+    layers by distance from the mask itself 44 %. A lesion that is nowhere DEEPEST_MM deep is moved there, so
+    that it has a core.
+
+    Args:
+        lesion: (D, H, W) bool.
+        depths_mm: where each layer but the innermost ends, rising.
+        walls: (D, H, W) bool, tissue at which a lesion has no border; None: there is none.
+
+    Returns:
+        (D, H, W) int64: 0 at the border to len(depths_mm) in the core; -1 outside the lesion.
     """
-    depth = _depth(lesion if solid is None else lesion | solid, spacing_mm)
+    depth = depth_below_border(lesion if walls is None else lesion | walls, spacing_mm)
     if bool(lesion.any()):
         depth = depth + max(0.0, DEEPEST_MM - float(depth[lesion.numpy()].max()))
     return torch.from_numpy(np.where(lesion.numpy(), np.digitize(depth, depths_mm), -1))
 
 
-def rim_layers_of(lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """Both (D, H, W) bool -> int64: the layer of each voxel of the rim around a lesion, 0 next to it; -1
-    elsewhere. By the distance in mm from the same smooth border, see RIM_MM."""
-    return torch.from_numpy(np.where(rim.numpy(), np.digitize(-_depth(lesion, spacing_mm), RIM_MM), -1))
+def rim_layers_of(depth: np.ndarray, rim: Tensor) -> Tensor:
+    """The layer of each voxel of the rim around a lesion, by its distance from the lesion's border, see
+    RIM_MM.
+
+    depth: (D, H, W), `depth_below_border` of the lesion. rim: (D, H, W) bool. Returns (D, H, W) int64: 0 next
+    to the lesion to len(RIM_MM); -1 outside the rim.
+    """
+    return torch.from_numpy(np.where(rim.numpy(), np.digitize(-depth, RIM_MM), -1))
 
 
-def rays_through(lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """Both (D, H, W) bool -> (2 * RAY + 1, voxels of the rim) int64: for each those on the normal of the
-    smooth border through it, itself in the middle, as numbers in the flattened array; -1 beyond the array and
-    beyond INSIDE_MM in the lesion."""
-    depth = _depth(lesion, spacing_mm)
+def rays_through(depth: np.ndarray, rim: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """Rays across the rim around a lesion: for each of its voxels those on the line through it that is
+    normal to the lesion's border.
+
+    Args:
+        depth: (D, H, W), `depth_below_border` of the lesion.
+        rim: (D, H, W) bool.
+
+    Returns:
+        (2 * RAY + 1, voxels of the rim) int64: indices into the flattened array, from outside inwards, the
+        rim's voxel itself in the middle row; -1 beyond the array and deeper than INSIDE_MM in the lesion.
+    """
     inwards = np.zeros((3, *depth.shape))
     for axis in (axis for axis, size in enumerate(depth.shape) if size > 1):
         inwards[axis] = np.gradient(depth, spacing_mm[axis], axis=axis)
@@ -104,30 +114,22 @@ def rays_through(lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float]) -> Te
 def rim_histograms(
     image: Tensor, lesion: Tensor, rim: Tensor, spacing_mm: Sequence[float], bins: int
 ) -> Tensor:
-    """image (1, D, H, W) in [-1, 1] -> (rim layers, bins) of sum 1; 0 for layers of under LEAST_VOXELS."""
-    layers = rim_layers_of(lesion, rim, spacing_mm)
+    """The histogram of each layer of the rim around a lesion.
+
+    image: (1, D, H, W) in [-1, 1]. lesion, rim: (D, H, W) bool. Returns (rim layers, bins), of sum 1 each; 0
+    for layers of under LEAST_VOXELS voxels.
+    """
+    layers = rim_layers_of(depth_below_border(lesion, spacing_mm), rim)
     counts = torch.stack([torch.histc(image[0][layers == n], bins, -1, 1) for n in range(len(RIM_MM) + 1)])
     held = counts.sum(dim=1, keepdim=True)
     return torch.where(held >= LEAST_VOXELS, counts / held.clamp(min=1), 0)
 
 
-def _depth(filled: Tensor, spacing_mm: Sequence[float]) -> np.ndarray:
-    """(D, H, W) bool -> of each voxel's centre in mm below the smooth border, above it negative."""
-    filled = filled.numpy()
-    reach = [math.ceil(4 * sd / mm) for sd, mm in zip(SMOOTH_MM, spacing_mm, strict=True)]
-    filled = np.pad(filled, [(n, n) for n in reach])
-    half = min(spacing_mm) / 2
-    inside, outside = (distance_transform_edt(part, sampling=spacing_mm) for part in (filled, ~filled))
-    widths = [sd / mm for sd, mm in zip(SMOOTH_MM, spacing_mm, strict=True)]
-    depth = gaussian_filter(np.where(filled, inside - half, half - outside), widths)
-    return depth[tuple(slice(n, -n) for n in reach)]
-
-
 def layer_shares(
-    lesion: Tensor, spacing_mm: Sequence[float], depths_mm: Sequence[float], solid: Tensor | None = None
+    lesion: Tensor, spacing_mm: Sequence[float], depths_mm: Sequence[float], walls: Tensor | None = None
 ) -> Tensor:
-    """(D, H, W) bool -> (layers,) float32 of sum 1: the share of the voxels in each layer."""
-    layers = layers_of(lesion, spacing_mm, depths_mm, solid)[lesion]
+    """The share of a lesion's voxels in each of its layers, (layers,) float32 of sum 1; see `layers_of`."""
+    layers = layers_of(lesion, spacing_mm, depths_mm, walls)[lesion]
     return torch.bincount(layers, minlength=len(depths_mm) + 1).float() / max(len(layers), 1)
 
 
@@ -137,15 +139,16 @@ def layered_histogram(
     spacing_mm: Sequence[float],
     bins: int = 16,
     depths_mm: Sequence[float] = DEPTHS_MM,
-    solid: Tensor | None = None,
+    walls: Tensor | None = None,
 ) -> Tensor:
-    """image (1, D, H, W) in [-1, 1], lesions (K, D, H, W) bool -> (K, layers, bins) float32.
+    """The histograms of the layers of each lesion class, see `layers_of`.
 
-    Summed over the layers it is `lesion_histogram`: each class sums to 1, one that is absent is zero.
+    image: (1, D, H, W) in [-1, 1]. lesions: (K, D, H, W) bool. Returns (K, layers, bins) float32 over
+    [-1, 1]. Summed over the layers it is `lesion_histogram`: each class sums to 1, one that is absent to 0.
     """
     found = []
     for lesion in lesions:
-        layers = layers_of(lesion, spacing_mm, depths_mm, solid)
+        layers = layers_of(lesion, spacing_mm, depths_mm, walls)
         counts = [torch.histc(image[0][layers == n], bins, -1, 1) for n in range(len(depths_mm) + 1)]
         found.append(torch.stack(counts) / lesion.sum().clamp(min=1))
     return torch.stack(found)
@@ -162,23 +165,24 @@ def with_shares(layers: Tensor, shares: Tensor) -> Tensor:
     return layers[nearest] / held[nearest, None] * shares[:, None]
 
 
-def without_bright_rim(layers: Tensor) -> Tensor:
-    """Histograms (layers, bins) of a drawn lesion whose rim is nowhere brighter than its inside; same sums.
+def without_bright_border(layers: Tensor) -> Tensor:
+    """Histograms (layers, bins) of a real lesion, in which no layer has voxels brighter than those deeper in
+    the lesion; same sums.
 
-    What is brighter there, than BRIGHTEST of each deeper layer, is not the lesion: a mask took in a vessel or
-    a rib, or a sharp kernel overshot. In a lesion in free lung it would be a white ring. Its voxels are given
-    the deeper layers' brightest bin. A layer that is brighter than the next one as a whole, the wall of a
-    cavity, stays as it is.
+    What is brighter than BRIGHTEST of each deeper layer is not the lesion: its mask took in a vessel or a
+    rib, or a sharp kernel overshot. In a lesion in free lung it would be a white ring. It goes to the deeper
+    layers' brightest bin. A layer that is brighter than the next deeper one as a whole, the wall of a cavity,
+    stays as it is.
     """
     found, brightest, deeper = layers.clone(), -1, -1
     for n in range(len(layers) - 1, -1, -1):
         if found[n].sum() == 0:
             continue
-        middle = _quantile(found[n], 0.5)
+        middle = _bin_at(found[n], 0.5)
         if deeper >= middle:
             found[n, brightest] += found[n, brightest + 1 :].sum()
             found[n, brightest + 1 :] = 0
-        brightest, deeper = max(brightest, _quantile(found[n], BRIGHTEST)), middle
+        brightest, deeper = max(brightest, _bin_at(found[n], BRIGHTEST)), middle
     return found
 
 
@@ -197,8 +201,8 @@ def no_darker_than(layers: Tensor, darkest: float) -> Tensor:
 
 
 def without_brightest(layers: Tensor, shares: Tensor) -> Tensor:
-    """Histograms (layers, bins) without these shares (layers,) of their brightest voxels; the same sums,
-    but 0 where nothing is left."""
+    """Histograms (layers, bins) without their brightest voxels, of each layer this share (layers,), 0 to 1;
+    the same sums, but 0 where nothing is left."""
     total = layers.sum(dim=1, keepdim=True)
     below = torch.minimum(layers.cumsum(dim=1), (1 - shares[:, None]) * total)
     kept = torch.diff(below, dim=1, prepend=torch.zeros_like(total))
@@ -207,9 +211,9 @@ def without_brightest(layers: Tensor, shares: Tensor) -> Tensor:
 
 def brightest_of(histogram: Tensor) -> float:
     """The upper end of the bin of (bins,) over [-1, 1] below which BRIGHTEST of the voxels end."""
-    return 2 * (_quantile(histogram, BRIGHTEST) + 1) / len(histogram) - 1
+    return 2 * (_bin_at(histogram, BRIGHTEST) + 1) / len(histogram) - 1
 
 
-def _quantile(shares: Tensor, rank: float) -> int:
+def _bin_at(shares: Tensor, rank: float) -> int:
     """The bin of (bins,), not all 0, that holds this share of the sum with those before it."""
     return int((shares.cumsum(dim=0) < rank * shares.sum()).sum())

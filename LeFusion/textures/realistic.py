@@ -20,7 +20,8 @@ from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.textures.histograms import folded, mean_bin
 from LeFusion.textures.layers import RIM_MM, SMOOTH_MM
-from LeFusion.textures.noise import Around, under_lung, under_noise
+from LeFusion.textures.noise import under_lung, under_noise
+from LeFusion.textures.surroundings import Around
 
 NEIGHBOURS = 12  # lesions of like size that one is drawn from
 KEYS = ("data_type", "window", "bins", "voxels", "masks", "source", "textures", "depths_mm", "lesions")
@@ -36,17 +37,26 @@ HIGHEST_SCORES = {"texture_score": 5, "margin_score": 5, "spiculation": 5, "calc
 
 @dataclass(frozen=True)
 class LesionTable:
-    """Real lesions: what each looks like, how large it is, and which texture it is.
+    """N real lesions: what each looks like, how large it is, and which texture it is.
 
-    window: of the bins. voxels, masks, source: what the histograms were taken from, in words. textures: the
-    names. texture (N,): the index of each lesion's. volume_mm3 (N,). layers (N, len(depths_mm) + 1, bins):
-    the histogram of each layer of a lesion, see textures.layers; of sum 1 together. depths_mm: where a layer
-    ends; empty: lesions as a whole. classes: above 0, of hearts: `layers` are then the lesion labels, and
-    window and bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue. The bins of
-    `layers` may be finer, a multiple of `bins`. noise (N,): of each lesion's scan, sd in the window's units,
-    and lung (N,): of the lung beside it, HU, see textures.noise; 0 where it is not known; None: of no lesion.
-    rim (N, rim layers, layer_bins): what is around them, see Wanted; None: not known. scores: what
-    radiologists of LIDC-IDRI gave, by the names of HIGHEST_SCORES, (N,) each, 0 where it is not known.
+    Attributes:
+        data_type: such as lidc.
+        window: of the bins, in the images' unit.
+        bins: of a whole lesion's histogram.
+        voxels, masks, source: what the histograms were taken from, in words.
+        textures: the names of the textures.
+        texture: (N,), the index of each lesion's.
+        volume_mm3: (N,).
+        layers: (N, layers, layer_bins), the histogram of each layer of a lesion, see textures.layers; of sum
+            1 together. layer_bins is a multiple of `bins`.
+        depths_mm: where each layer but the innermost ends; empty: lesions have one layer.
+        classes: 0, or of hearts the number of lesion labels: `layers` are then those labels, and window and
+            bins are in units of the heart's healthy tissue, see LeFusion.hearts.tissue.
+        noise: (N,), of each lesion's scan, sd in the window's unit; 0 where it is not known; None: of none.
+        lung: (N,), HU of the lung beside each, see textures.surroundings; 0 and None as with noise.
+        scores: what radiologists of LIDC-IDRI gave, by the names of HIGHEST_SCORES, (N,) each; 0 where it is
+            not known.
+        rim: (N, rim layers, layer_bins), what is around each lesion, see Look.rim; None: not known.
     """
 
     data_type: str
@@ -99,7 +109,7 @@ class LesionTable:
         """
         usable = self._numbers[texture]
         if any(present):
-            has = (self._looks[usable].sum(dim=2) > 0)[:, list(present)].all(dim=1)
+            has = (self._layers[usable].sum(dim=2) > 0)[:, list(present)].all(dim=1)
             if not bool(has.any()):
                 raise UserError("no real lesion of the table has all lesion labels of the mask")
             usable = usable[has.numpy()]
@@ -107,16 +117,16 @@ class LesionTable:
         nearest = usable[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
         return int(nearest[int(torch.randint(len(nearest), (), generator=generator))])
 
-    def look(self, number: int, around: Around | None = None) -> Tensor:
-        """(layers, layer_bins) of sum 1 of a lesion, by its number.
+    def layers_in(self, number: int, around: Around | None = None) -> Tensor:
+        """The layers of a lesion, by its number, as they would be in a scan: (layers, layer_bins) of sum 1.
 
-        around: of the scan that it is for, whose lung and noise it then has; None: not known, so it looks as
-        in its own scan.
+        around: of the scan, whose lung and noise they then have; None: not known, so they stay as in the
+        lesion's own scan.
         """
-        return self._in_scan(self._looks[number], number, around)
+        return self._in_scan(self._layers[number], number, around)
 
-    def look_beside(self, number: int, around: Around | None = None) -> Tensor | None:
-        """(rim layers, layer_bins), see Wanted.rim, of a lesion by its number; None: not known."""
+    def rim_in(self, number: int, around: Around | None = None) -> Tensor | None:
+        """What is around the lesion, likewise: (rim layers, layer_bins), see Look.rim; None: not known."""
         if self.rim is None:
             return None
         return self._in_scan(torch.from_numpy(self.rim[number].astype(np.float32)), number, around)
@@ -134,8 +144,7 @@ class LesionTable:
 
     def draw_whole(self, volume_mm3: float, generator: torch.Generator) -> Tensor:
         """(bins,): a histogram of any texture, without its layers."""
-        look = self.look(self.pick(volume_mm3, generator))
-        return folded(look.sum(dim=0), self.bins)
+        return folded(self._layers[self.pick(volume_mm3, generator)].sum(dim=0), self.bins)
 
     def only(self, texture: int) -> "LesionTable":
         """The lesions of one texture, by its index."""
@@ -185,8 +194,8 @@ class LesionTable:
         return tuple(sorted(kinds, key=lambda kind: means[self.texture == kind].mean()))
 
     @cached_property
-    def _looks(self) -> Tensor:
-        """(N, layers, layer_bins)"""
+    def _layers(self) -> Tensor:
+        """(N, layers, layer_bins) float32."""
         return torch.from_numpy(self.layers.astype(np.float32))
 
 

@@ -19,13 +19,13 @@ from LeFusion.textures.conditions import Conditions
 
 
 def test_what_a_lesion_is_to_look_like_is_worked_out_once(paint, monkeypatch):
-    asked, wanted = Counter(), Conditions.wanted
+    asked, look = Counter(), Conditions.look
 
     def counted(self, loaded, kind, *rest):
         asked[loaded.case.name, kind] += 1
-        return wanted(self, loaded, kind, *rest)
+        return look(self, loaded, kind, *rest)
 
-    monkeypatch.setattr(Conditions, "wanted", counted)
+    monkeypatch.setattr(Conditions, "look", counted)
     code, _, error = paint("condition=realistic", "types=2")
     assert code == 0, error
     assert len(asked) == 6 and set(asked.values()) == {1}

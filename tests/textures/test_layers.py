@@ -6,6 +6,7 @@ import torch
 from LeFusion.textures.histograms import lesion_histogram
 from LeFusion.textures.layers import (
     brightest_of,
+    depth_below_border,
     layer_shares,
     layered_histogram,
     layers_of,
@@ -14,7 +15,7 @@ from LeFusion.textures.layers import (
     rim_histograms,
     rim_layers_of,
     with_shares,
-    without_bright_rim,
+    without_bright_border,
     without_brightest,
 )
 
@@ -99,7 +100,7 @@ def test_a_lesion_has_no_border_at_a_wall():
 def test_layers_around_a_ball_are_shells_as_well():
     lesion, distance = ball(5.0)
     rim = (distance > 5) & (distance <= 9)
-    layers = rim_layers_of(lesion, rim, MM)
+    layers = rim_layers_of(depth_below_border(lesion, MM), rim)
     assert torch.equal(layers >= 0, rim)
     for layer in range(4):  # a voxel's centre next to the border is half a millimetre away
         found = distance[layers == layer]
@@ -111,7 +112,7 @@ def test_rays_go_through_the_middle_of_a_ball(slice_mm):
     """Each ray of a rim's voxel goes inwards, itself in the middle, and ends one mm deep in the lesion."""
     lesion, distance = ball(5.0, slice_mm)
     rim = (distance > 5.0) & (distance <= 8.0)
-    rays = rays_through(lesion, rim, (slice_mm, 1, 1))
+    rays = rays_through(depth_below_border(lesion, (slice_mm, 1, 1)), rim, (slice_mm, 1, 1))
     numbers = torch.arange(lesion.numel()).view_as(lesion)
     assert rays.shape == (7, int(rim.sum())) and torch.equal(rays[3], numbers[rim])
     away = torch.where(rays >= 0, distance.flatten()[rays.clamp(min=0)], torch.nan)
@@ -126,7 +127,7 @@ def test_rays_go_through_the_middle_of_a_ball(slice_mm):
 def test_rays_of_a_single_slice_stay_in_it():
     lesion, distance = ball(5.0)
     lesion, rim = lesion[10:11], (distance > 5.0)[10:11] & (distance <= 8.0)[10:11]
-    rays = rays_through(lesion, rim, MM)
+    rays = rays_through(depth_below_border(lesion, MM), rim, MM)
     assert bool((rays >= 0).any(dim=0).all()) and int(rays.max()) < lesion.numel()
 
 
@@ -173,18 +174,18 @@ def histograms(*shares):
 def test_a_rim_is_no_brighter_than_what_lies_deeper():
     layers = histograms({2: 0.2, 5: 0.1, 9: 0.1}, {4: 0.15, 6: 0.05, 8: 0.002}, {}, {5: 0.298, 6: 0.1})
     wanted = histograms({2: 0.2, 5: 0.1, 6: 0.1}, {4: 0.15, 6: 0.052}, {}, {5: 0.298, 6: 0.1})
-    assert torch.allclose(without_bright_rim(layers), wanted)
+    assert torch.allclose(without_bright_border(layers), wanted)
 
 
 def test_the_wall_of_a_cavity_stays_brighter_than_the_cavity():
     layers = histograms({1: 0.1, 4: 0.2, 8: 0.1}, {6: 0.3}, {1: 0.3})
     wanted = histograms({1: 0.1, 4: 0.2, 6: 0.1}, {6: 0.3}, {1: 0.3})
-    assert torch.allclose(without_bright_rim(layers), wanted)
+    assert torch.allclose(without_bright_border(layers), wanted)
 
 
 def test_a_lesion_without_a_bright_rim_stays_as_it_is():
     layers = histograms({1: 0.3, 3: 0.1}, {2: 0.2, 5: 0.1}, {5: 0.3})
-    assert torch.equal(without_bright_rim(layers), layers)
+    assert torch.equal(without_bright_border(layers), layers)
 
 
 def test_the_brightest_of_a_histogram():

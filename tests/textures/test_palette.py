@@ -30,9 +30,9 @@ from LeFusion.errors import UserError
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import choose_conditions, conditions_of
 from LeFusion.textures.layers import layer_shares
-from LeFusion.textures.noise import lesion_and_solid, look_around
 from LeFusion.textures.palette import Palette, load_palette
 from LeFusion.textures.realistic import read_lesion_table, write_lesion_table
+from LeFusion.textures.surroundings import lesion_and_walls, look_around
 
 
 def test_a_palette_of_lists():
@@ -122,11 +122,11 @@ def test_layers_of_a_real_lesion_take_the_shares_of_the_lesion_to_paint(tmp_path
     """Three voxels in a row are at most 0.6 mm below the smooth border."""
     path = table_in(tmp_path, depths=(0.65,))
     conditions = choose(realistic_textures=path, **SAME, types=2, know_sizes=True)
-    wanted = conditions.wanted(loaded(), 1)
+    wanted = conditions.look(loaded(), 1)
     assert wanted.depths_mm == (0.65,) and wanted.layers.shape == (1, 2, BINS)
     assert torch.allclose(wanted.layers[0, 0], histogram({2: 1.0})) and not bool(wanted.layers[0, 1].any())
     assert torch.allclose(wanted.histogram, histogram({2: 1.0}))
-    thick = conditions.wanted(loaded(mm=3.0), 1)  # voxels of 3 mm lie deeper
+    thick = conditions.look(loaded(mm=3.0), 1)  # voxels of 3 mm lie deeper
     assert torch.allclose(thick.layers[0, 1], histogram({1: 1.0})) and not bool(thick.layers[0, 0].any())
 
 
@@ -138,11 +138,11 @@ def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):
     write_lesion_table(path, replace(read_lesion_table(path), layers=layers))
     image = scan()
     around = look_around(image, image.all_lesions)
-    look = choose(realistic_textures=path, condition="realistic", **SAME).wanted(image, 1)
+    look = choose(realistic_textures=path, condition="realistic", **SAME).look(image, 1)
     darkest = int((around.darkest + 1) / 2 * BINS)
     assert look.layers[0, 0].nonzero().flatten().tolist() == [darkest, 7, 8] and 0 < darkest < 7
     assert look.layers[0, 1].nonzero().flatten().tolist() == [8]
-    assert look.noise == around.grain
+    assert look.grain == around.grain
     assert look.darkest == pytest.approx(around.darkest - around.noise)
     assert look.brightest == pytest.approx(max(9 / 8 - 1, 2 * 100 / 160 - 1))  # of the window: 0 to 160
 
@@ -150,9 +150,9 @@ def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):
 def test_a_table_without_layers_leaves_no_black_ring_either(tmp_path):
     image = scan()
     around = look_around(image, image.all_lesions)
-    look = choose(realistic_textures=table_in(tmp_path), condition="realistic", **SAME).wanted(image, 1)
+    look = choose(realistic_textures=table_in(tmp_path), condition="realistic", **SAME).look(image, 1)
     assert look.layers is None and look.darkest == pytest.approx(around.darkest - around.noise)
-    assert choose(condition="own").wanted(image, 1).darkest is None
+    assert choose(condition="own").look(image, 1).darkest is None
 
 
 def test_what_is_around_the_drawn_lesion_is_asked_for_as_well(tmp_path):
@@ -161,11 +161,11 @@ def test_what_is_around_the_drawn_lesion_is_asked_for_as_well(tmp_path):
     table = read_lesion_table(path)
     rim = np.zeros((80, 5, BINS))
     rim[np.arange(80), :, np.arange(80) % BINS] = 1
-    image, without = scan(), choose(realistic_textures=path, condition="realistic", **SAME).wanted(scan(), 1)
+    image, without = scan(), choose(realistic_textures=path, condition="realistic", **SAME).look(scan(), 1)
     write_lesion_table(path, replace(table, rim=rim, noise=np.full(80, 5.0)))
-    look = choose(realistic_textures=path, condition="realistic", **SAME).wanted(image, 1)
+    look = choose(realistic_textures=path, condition="realistic", **SAME).look(image, 1)
     around = look_around(image, image.all_lesions)
-    assert torch.equal(look.rim, read_lesion_table(path).look_beside(look.drawn, around))
+    assert torch.equal(look.rim, read_lesion_table(path).rim_in(look.drawn, around))
     assert look.drawn == without.drawn and without.rim is None
 
 
@@ -176,28 +176,28 @@ def test_a_lesion_at_a_wall_has_less_border(tmp_path):
     values[:, :, 23:30] = 0.9
     shares, border = [], []
     for image in (free, replace(free, volume=replace(free.volume, raw=values))):
-        look = choose(realistic_textures=path, condition="realistic", **SAME).wanted(image, 1)
-        assert look.solid == pytest.approx(look_around(image, image.all_lesions).solid)
+        look = choose(realistic_textures=path, condition="realistic", **SAME).look(image, 1)
+        assert look.wall_level == pytest.approx(look_around(image, image.all_lesions).wall_level)
         shares.append(look.layers[0].sum(dim=1).tolist())
         around = look_around(image, image.all_lesions)
-        _, lesions, solid = lesion_and_solid(image, image.all_lesions, around, 1.5)
-        border.append(layer_shares(lesions[0], image.spacing_mm, (1.0,), solid).tolist())
+        _, lesions, walls = lesion_and_walls(image, image.all_lesions, around, 1.5)
+        border.append(layer_shares(lesions[0], image.spacing_mm, (1.0,), walls).tolist())
     assert shares == [pytest.approx(each) for each in border] and shares[0][0] > shares[1][0]
 
 
 def test_a_lesion_s_own_look_knows_the_noise_and_may_be_as_dark_as_it_is():
     image = scan()
-    around, look = look_around(image, image.all_lesions), choose(condition="own").wanted(image, 1)
-    assert look.noise == around.grain and look.darkest is None
+    around, look = look_around(image, image.all_lesions), choose(condition="own").look(image, 1)
+    assert look.grain == around.grain and look.darkest is None
 
 
 def test_perturbed_layers_sum_to_the_histogram_and_keep_their_shares(tmp_path):
     path = table_in(tmp_path, depths=(1.5,))
     for lesion in (loaded(), loaded(mm=2.0)):
         plain, moved = (
-            choose(
-                realistic_textures=path, **SAME, types=2, know_sizes=True, histogram_perturbation=v
-            ).wanted(lesion, 2)
+            choose(realistic_textures=path, **SAME, types=2, know_sizes=True, histogram_perturbation=v).look(
+                lesion, 2
+            )
             for v in (0.0, 0.5)
         )
         assert torch.allclose(moved.layers.sum(dim=(0, 1)), moved.histogram)
@@ -205,10 +205,10 @@ def test_perturbed_layers_sum_to_the_histogram_and_keep_their_shares(tmp_path):
 
 
 def test_a_lesion_s_own_layers_sum_to_its_histogram():
-    wanted = choose(condition="own").wanted(loaded(), 1)
+    wanted = choose(condition="own").look(loaded(), 1)
     assert torch.allclose(wanted.layers.sum(dim=1).flatten(), wanted.histogram)
     assert torch.allclose(wanted.histogram, OWN)
-    donated = choose(condition="own").wanted(loaded(), 1, own=FIRST)
+    donated = choose(condition="own").look(loaded(), 1, own=FIRST)
     assert donated.layers is None and torch.equal(donated.histogram, FIRST)
 
 
@@ -226,7 +226,7 @@ def far_apart():
 def test_each_part_of_a_case_has_what_it_wants_and_the_case_their_mean():
     conditions, case, size = choose(condition="own"), far_apart(), (4, 4, 4)
     parts = case.parts(size)
-    found = [conditions.wanted(case, 1, None, part, n).histogram for n, part in enumerate(parts)]
+    found = [conditions.look(case, 1, None, part, n).histogram for n, part in enumerate(parts)]
     assert [int(h.argmax()) for h in found] == [2, 13]
     assert torch.allclose(asked(conditions, case, 1, size=size), histogram({2: 0.25, 13: 0.75}))
 
@@ -236,7 +236,7 @@ def test_parts_draw_apart_from_each_other(tmp_path):
     layers = np.eye(BINS)[np.arange(80) % BINS][:, None]
     write_lesion_table(path, replace(read_lesion_table(path), volume_mm3=np.full(80, 3.0), layers=layers))
     conditions = choose(condition="realistic", realistic_textures=path, types=8, **SAME)
-    pairs = [[conditions.wanted(far_apart(), kind, number=n) for n in (0, 1, 1)] for kind in range(1, 9)]
+    pairs = [[conditions.look(far_apart(), kind, number=n) for n in (0, 1, 1)] for kind in range(1, 9)]
     bins = [[int(wanted.histogram.argmax()) for wanted in each] for each in pairs]
     assert all(second == again for _, second, again in bins)
     assert any(first != second for first, second, _ in bins)
@@ -260,7 +260,7 @@ def test_realistic_draws_any_of_like_size_and_says_which_texture_it_was(tmp_path
     names = Counter()
     for number in range(60):
         case = loaded(f"case {number}")
-        look = conditions.wanted(case, 1)
+        look = conditions.look(case, 1)
         name = conditions.name(case.case.name, 1, [look])
         assert int(look.histogram.argmax()) == {"dim": 2, "vivid": 10}[name]
         names[name] += 1
@@ -274,8 +274,8 @@ def test_realistic_draws_the_textures_that_lesions_of_the_size_have(tmp_path):
     conditions = choose(realistic_textures=path, condition="realistic", **SAME)
     small, large = loaded(), loaded(lesions=(tuple(range(8)),), mm=7.1)
     for case, name in ((small, "dim"), (large, "vivid")):
-        assert conditions.name("A", 1, [conditions.wanted(case, 1)]) == name
-    both = [conditions.wanted(case, 1) for case in (large, small, large)]
+        assert conditions.name("A", 1, [conditions.look(case, 1)]) == name
+    both = [conditions.look(case, 1) for case in (large, small, large)]
     assert conditions.name("A", 1, both) == "vivid; dim"
     assert conditions.name("A", 1) == "realistic"
 
@@ -315,20 +315,20 @@ def test_scores_restrict_the_real_lesions_drawn_from(tmp_path):
     path = scored_in(tmp_path)
     given = {"realistic_textures": path, **SAME, "condition": None}
     conditions = choose(**given, texture_score=5)
-    look = conditions.wanted(loaded(), 1)
+    look = conditions.look(loaded(), 1)
     assert conditions.draw and conditions.name("A", 1, [look]) == "vivid"
     assert int(look.histogram.argmax()) == 10 and conditions.scores(look) == "texture_score=5"
-    look = choose(**given, texture_score=[2, 5], calcification=3).wanted(loaded(), 1)  # large ones, as asked
+    look = choose(**given, texture_score=[2, 5], calcification=3).look(loaded(), 1)  # large ones, as asked
     assert int(look.histogram.argmax()) == 14
     of_type = {**given, "condition": "textures", "types": 2, "know_sizes": True}
-    looks = [choose(**of_type, texture_score=[2, 5]).wanted(loaded(), kind) for kind in (1, 2)]
+    looks = [choose(**of_type, texture_score=[2, 5]).look(loaded(), kind) for kind in (1, 2)]
     assert [int(look.histogram.argmax()) for look in looks] == [6, 10]
 
 
 def test_nothing_is_said_about_scores_where_no_real_lesion_is_drawn(tmp_path):
-    assert choose().scores(choose().wanted(loaded(), 1)) == ""
+    assert choose().scores(choose().look(loaded(), 1)) == ""
     conditions = choose(realistic_textures=table_in(tmp_path), condition="realistic", **SAME)
-    assert conditions.scores(conditions.wanted(loaded(), 1)) == ""
+    assert conditions.scores(conditions.look(loaded(), 1)) == ""
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_a_texture_may_be_scores(tmp_path):
     given = InferenceSettings.of(defaults() | SAME | {"textures": LISTED, "window": list(WINDOW)})
     given = given.model_copy(update={"realistic_textures": scored_in(tmp_path)})
     conditions = conditions_of(given, {"texture_score": [1, 2]}, 1, True)
-    assert conditions.name("A", 1, [conditions.wanted(loaded(), 1)]) == "dim"
+    assert conditions.name("A", 1, [conditions.look(loaded(), 1)]) == "dim"
     for texture, words in (({"size": 1}, "size is no score"), ({"texture_score": 9}, "texture_score=9 must")):
         with pytest.raises(UserError, match=r"texture=\{.*" + words):
             conditions_of(given, texture, 1, True)

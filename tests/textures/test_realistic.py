@@ -10,7 +10,7 @@ import torch
 
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import mean_bin
-from LeFusion.textures.noise import Around, under_lung, under_noise
+from LeFusion.textures.noise import under_lung, under_noise
 from LeFusion.textures.realistic import (
     NEIGHBOURS,
     LesionTable,
@@ -18,6 +18,7 @@ from LeFusion.textures.realistic import (
     read_lesion_table,
     write_lesion_table,
 )
+from LeFusion.textures.surroundings import Around
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,7 @@ def table_of(count=60, bins=16) -> LesionTable:
 
 def draw(table, *wanted, around=None):
     """The look of a lesion that `pick` chooses."""
-    return table.look(table.pick(*wanted), around)
+    return table.layers_in(table.pick(*wanted), around)
 
 
 def around(noise=0.1, lung=-0.8) -> Around:
@@ -201,11 +202,11 @@ def test_what_is_around_lesions_is_read_as_it_was_written_and_fits_the_scan(tmp_
     write_lesion_table(tmp_path / "t.json", replace(table, rim=rim, **scans))
     back = read_lesion_table(tmp_path / "t.json")
     assert back.rim == pytest.approx(rim) and back.only(1).rim.shape == (30, 5, 16)
-    assert torch.equal(back.look_beside(7), torch.from_numpy(rim[7].astype(np.float32)))
-    plain, found = back.look_beside(7), back.look_beside(7, around(0.2, lung=-0.6))
+    assert torch.equal(back.rim_in(7), torch.from_numpy(rim[7].astype(np.float32)))
+    plain, found = back.rim_in(7), back.rim_in(7, around(0.2, lung=-0.6))
     assert torch.allclose(found, under_noise(under_lung(plain, -0.8, -0.6, 3 / 7), 0.1, 0.2))
     assert found.sum(dim=1).tolist() == pytest.approx([1, 1, 1, 1, 0])
-    assert table.look_beside(7, around()) is None
+    assert table.rim_in(7, around()) is None
 
 
 @pytest.mark.parametrize(
@@ -248,13 +249,13 @@ def test_a_drawn_lesion_is_as_beside_the_lung_of_the_scan():
     """Lung of -860 HU is -0.8 of a window from -1000 to 400, water 3 / 7."""
     table = table_of()
     known, unknown = (replace(table, lung=np.full(60, hu)) for hu in (-860.0, 0.0))
-    plain = table.look(20)
+    plain = table.layers_in(20)
     for lung in (-0.9, -0.6):
-        found = known.look(20, around(lung=lung))
+        found = known.layers_in(20, around(lung=lung))
         assert torch.allclose(found, under_lung(plain, -0.8, lung, 3 / 7))
         assert (mean_bin(found[0]) > mean_bin(plain[0])) == (lung > -0.8)
-        assert torch.equal(unknown.look(20, around(lung=lung)), plain)
-    assert torch.allclose(known.look(20, around(lung=-0.8)), plain)
+        assert torch.equal(unknown.layers_in(20, around(lung=lung)), plain)
+    assert torch.allclose(known.layers_in(20, around(lung=-0.8)), plain)
 
 
 def test_textures_are_known_from_dark_to_bright():
@@ -290,7 +291,7 @@ def test_lesions_with_scores_are_those_that_have_one_of_each():
     assert found.volume_mm3.tolist() == table.volume_mm3[np.isin(np.arange(60) % 4, (1, 2))].tolist()
     only = table.with_scores({"texture_score": [4], "calcification": [3]})
     assert only.pick(1.0, torch.Generator().manual_seed(0)) == 0 and only.shares == (0, 1)
-    assert torch.equal(only.look(0), table.look(59))
+    assert torch.equal(only.layers_in(0), table.layers_in(59))
     assert table.with_scores({}).volume_mm3.tolist() == table.volume_mm3.tolist()
 
 

@@ -87,9 +87,9 @@ def test_realistic_lesions_know_the_noise_of_the_scan_they_are_painted_into(hear
     for name, values in (("quiet", image), ("noisy", (image + grain).astype(np.int16))):
         save(hearts / name, name, values, labels)
         (case,) = find_cases(hearts / name, layout, None, "all")
-        look = conditions.wanted(load_case(case, layout, "minmax"), 1)
+        look = conditions.look(load_case(case, layout, "minmax"), 1)
         assert torch.equal(look.layers.flatten(), look.histogram) and bool(look.layers.any())
-        noise.append(look.noise[0])
+        noise.append(look.grain[0])
     assert noise[1] > 2 * noise[0] > 0
 
 
