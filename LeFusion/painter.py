@@ -28,7 +28,8 @@ from LeFusion.runtime.commandline import choose_device
 from LeFusion.runtime.memory import BatchSize, largest_batch, needs_less_memory
 from LeFusion.settings import InferenceSettings, InsertSettings
 from LeFusion.tasks import Key, MakeTask, Patch, Task, paint_together
-from LeFusion.textures.conditions import Conditions, Texture, conditions_of
+from LeFusion.textures.choice import Texture, conditions_of
+from LeFusion.textures.conditions import Conditions
 from LeFusion.textures.look import Look
 from LeFusion.weights import painter_settings
 

@@ -14,7 +14,7 @@ from monai.utils.enums import TransformBackends
 from LeFusion.errors import UserError
 from LeFusion.painter import Painter
 from LeFusion.shared_painter import SharedPainter
-from LeFusion.textures.conditions import Texture
+from LeFusion.textures.choice import Texture
 
 SEEDS = 2**31  # that are drawn from
 SEED_KEY, TEXTURE_KEY = "painted_seed", "painted_texture"  # of the image's metadata

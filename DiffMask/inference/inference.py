@@ -60,7 +60,7 @@ from LeFusion.runtime.kept import is_whole
 from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.processes import Share, find_share
 from LeFusion.settings import InferenceSettings
-from LeFusion.textures.conditions import choose_conditions
+from LeFusion.textures.choice import choose_conditions
 
 OF_MASKS = {"model_path", "weights", "num_steps"}  # keys that painting has too, for its own network
 # What the chain sets, and `painting` may not

@@ -233,7 +233,11 @@ class LoadedCase:
     @cached_property
     def lesion_mm3(self) -> float:
         """Volume of all lesions, in mm3."""
-        return float(self.all_lesions.voxels.sum()) * math.prod(self.spacing_mm)
+        return self.mm3_of(self.all_lesions)
+
+    def mm3_of(self, part: Part) -> float:
+        """Volume of a part, in mm3."""
+        return float(part.voxels.sum()) * math.prod(self.spacing_mm)
 
     def _stored(self, box: Box) -> torch.Tensor:
         """(1, *box.size) float32 in [-1, 1] of the stored grid."""

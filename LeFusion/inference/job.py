@@ -16,7 +16,8 @@ from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
 from LeFusion.painter import Painter
 from LeFusion.runtime.commandline import given_path
 from LeFusion.settings import InferenceSettings
-from LeFusion.textures.conditions import Conditions, choose_conditions, histogram_of, own_histogram
+from LeFusion.textures.choice import choose_conditions
+from LeFusion.textures.conditions import Conditions, histogram_of, own_histogram
 from LeFusion.textures.histograms import shift_histogram
 from LeFusion.textures.look import Look
 

@@ -13,7 +13,8 @@ from LeFusion.dataset.loading import LoadedCase
 from LeFusion.dataset.volume import Volume
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.settings import InferenceSettings
-from LeFusion.textures.conditions import choose_conditions, histogram_of
+from LeFusion.textures.choice import choose_conditions
+from LeFusion.textures.conditions import histogram_of
 from LeFusion.textures.realistic import LesionTable, write_lesion_table
 
 FITTED = PROJECT_ROOT / "configs" / "fitted_textures"

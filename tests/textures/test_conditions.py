@@ -25,7 +25,7 @@ from chosen import (
 
 from LeFusion.dataset.cases import Layout
 from LeFusion.settings import InferenceSettings
-from LeFusion.textures.conditions import choose_conditions
+from LeFusion.textures.choice import choose_conditions
 from LeFusion.textures.histograms import lesion_histogram, shift_histogram
 
 

@@ -28,7 +28,7 @@ from chosen import (
 
 from LeFusion.errors import UserError
 from LeFusion.settings import InferenceSettings
-from LeFusion.textures.conditions import choose_conditions, conditions_of
+from LeFusion.textures.choice import choose_conditions, conditions_of
 from LeFusion.textures.layers import layer_shares
 from LeFusion.textures.palette import Palette, load_palette
 from LeFusion.textures.realistic import read_lesion_table, write_lesion_table
