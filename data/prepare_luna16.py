@@ -60,7 +60,7 @@ def sources_of(options: argparse.Namespace) -> list[Source]:
         for uid, rows in read_table(path).items():
             avoid[uid] += rows
     reads = None if options.annotations is None else reads_of(options.annotations)
-    scans = [scan for scan in find_scans(options.scans) if scan.path.suffix in (".mhd", ".mha")]
+    scans = [scan for scan in find_scans(options.scans) if scan.path.suffix.lower() in (".mhd", ".mha")]
     if not scans:
         raise ValueError(f"{options.scans}: holds no .mhd scan of LUNA16")
     names = {scan.name for scan in scans}

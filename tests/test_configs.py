@@ -12,6 +12,7 @@ from DiffMask.settings import MaskInferenceSettings, MaskTrainSettings
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.diffusion import NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
+from LeFusion.errors import UserError
 from LeFusion.losses import LesionLoss
 from LeFusion.runtime.commandline import PROJECT_ROOT
 from LeFusion.settings import (
@@ -44,6 +45,7 @@ SETTINGS = {
 NEEDED = {
     "fit_textures": ["output=textures.json"],
     "insert": ["input=in", "output=out"],
+    "experiment=lidc_rim": ["init_weights=edit.safetensors"],
 }  # what has no default
 
 
@@ -75,7 +77,9 @@ def test_the_lists_above_find_something():
 
 @pytest.mark.parametrize("primary, choice", CHOICES)
 def test_every_choice_fits_the_code(composed, primary, choice):
-    config = composed(primary, *([choice] if choice else []), *NEEDED.get(primary, []))
+    config = composed(
+        primary, *([choice] if choice else []), *NEEDED.get(primary, []), *NEEDED.get(choice, [])
+    )
     settings = SETTINGS[primary].of(config)
     check_data_type(settings)
     if primary in ("inference", "insert"):
@@ -223,3 +227,8 @@ def test_a_misspelt_name_is_refused(composed, primary, override):
 
     with pytest.raises(HydraException):
         composed(primary, override)
+
+
+def test_the_rim_is_trained_from_weights(composed):
+    with pytest.raises(UserError, match="^init_weights: give the last checkpoint of experiment=lidc_edit"):
+        composed("train", "experiment=lidc_rim")

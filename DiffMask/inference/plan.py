@@ -18,6 +18,7 @@ from LeFusion.dataset.cases import (
     find_images,
     locate_folders,
     refuse_among_sources,
+    refuse_masks,
 )
 from LeFusion.dataset.volume import Volume
 from LeFusion.errors import MissingFileError, UserError
@@ -93,7 +94,8 @@ def find_scans(settings: MaskInferenceSettings) -> list[Scan]:
         return [Scan(case.name, case.image_path, case.mask_path) for case in cases]
     images = find_images(folder)
     if not images:
-        raise MissingFileError(f"{root}: no NIfTI file in it; give a folder of scans, or one scan")
+        raise MissingFileError(f"{root}: holds no scan; give a folder of scans, or one scan")
+    refuse_masks(images, folder, layout, "dataset_root_dir")
     return [Scan(name, path) for name, path in images.items()]
 
 

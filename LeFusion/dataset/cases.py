@@ -189,6 +189,21 @@ def find_images(
     return {name: images[name][0] for name in sorted(images)}
 
 
+def refuse_masks(images: Mapping[str, Path], root: Path, layout: Layout, key: str) -> None:
+    """Raises UserError where scans found below `root`, which a key of the settings names, lie in the mask
+    folder of a data set: its masks would be taken for scans."""
+    for path in images.values():
+        for folder in (path, *path.parents):
+            data_set = folder.parent
+            if folder.name == layout.mask_folder and (data_set / layout.image_folder).is_dir():
+                raise UserError(
+                    f"{key}={root}: {path} is a mask, not a scan, by the folder that it lies in; give the "
+                    f"folder of scans {data_set / layout.image_folder}"
+                )
+            if folder == root:
+                break
+
+
 def output_mask_name(case_file_name: str, layout: Layout) -> str:
     """File name of the label map written for an image, e.g. `A_CVol_1.nii.gz` -> `A_Mask_1.nii.gz`.
 

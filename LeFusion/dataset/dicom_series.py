@@ -97,7 +97,7 @@ def dicom_files(folder: Path, others: tuple[str, ...] = ()) -> list[Path]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith(".") or entry.name == "DICOMDIR" or not entry.is_file():
             continue
-        if others and entry.name.endswith(others):
+        if others and entry.name.lower().endswith(others):
             continue
         with open(entry.path, "rb") as file:
             if is_dicom(file.read(MAGIC_AT + 4)):

@@ -13,6 +13,7 @@ FAT_TO_AIR = (-1100, -200)  # HU; what nearly every CT has, noise included
 BONE = 700  # HU; not a tenth of a CT is above
 PICTURE = 255  # the brightest of a picture's grey levels
 NORMALISED = 10  # a range from minus this to this is no CT
+LABELS = 10  # a mask has no more different values
 
 
 def refuse_other_units(image: Volume, window: Window) -> None:
@@ -42,6 +43,12 @@ def refuse_other_units(image: Volume, window: Window) -> None:
     elif not ((values > FAT_TO_AIR[0]) & (values < FAT_TO_AIR[1])).any():
         if low <= LUNG or float(np.percentile(values, 90)) > BONE:
             reason = "nothing is as dark as air; raw scanner values are HU + 1024"
+    if reason and lowest >= 0 and highest <= PICTURE and len(image.found_labels) <= LABELS:
+        labels = ", ".join(f"{value:g}" for value in image.found_labels)
+        raise UserError(
+            f"{image.path}: holds nothing but {labels}, so it is a mask and no scan in HU; give the scan, or "
+            "the folder of scans alone"
+        )
     if reason:
         raise UserError(
             f"{image.path}: its values, {lowest:g} to {highest:g}, are not in HU ({reason}); convert it to "

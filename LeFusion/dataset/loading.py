@@ -377,7 +377,7 @@ def _check_labels(case: Case, mask: Volume, layout: Layout, need_lesion: bool) -
         known = sorted((0, *layout.lesion_labels, *layout.other_labels))
         raise UserError(
             f"{case.mask_path}: holds the unknown values {_numbers(unknown)}; a mask may hold only "
-            f"{_numbers(known)}"
+            f"{_numbers(known)} (layout.lesion_labels, layout.other_labels)"
         )
     if need_lesion and found.isdisjoint(layout.lesion_labels):
         raise UserError(

@@ -49,7 +49,7 @@ def write_nifti(volume: Volume) -> None:
     be."""
     path, start = volume.path, _start(volume)
     with atomic_file(path) as temporary, open(temporary, "xb") as file:
-        if str(path).endswith(".gz"):
+        if path.name.lower().endswith(".gz"):
             # No time and no name in the gzip header: the same voxels give the same bytes.
             with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:
                 packed.write(start)

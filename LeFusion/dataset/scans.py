@@ -142,14 +142,15 @@ def write_label_like(source: Volume, labels: np.ndarray, path: str | os.PathLike
 
 
 def ending_of(path: Path) -> str:
-    """What stem takes off a file's name; "" where it takes nothing off."""
-    return path.name[len(stem(path.name)) :]
+    """What stem takes off a file's name, in small letters; "" where it takes nothing off."""
+    return path.name[len(stem(path.name)) :].lower()
 
 
 def stem(file_name: str) -> str:
-    """A file's name without the ending of a scan."""
+    """A file's name without the ending of a scan, which may be in capitals."""
     for ending in ENDINGS:
-        file_name = file_name.removesuffix(ending)
+        if file_name.lower().endswith(ending):
+            file_name = file_name[: -len(ending)]
     return file_name
 
 
@@ -195,6 +196,6 @@ def _scans_below(folder: Path, skipped: list[str], above: tuple[str, ...] = ()) 
             continue
         if path.is_dir():
             yield from _scans_below(path, skipped, (*above, real))
-        elif name.endswith(ENDINGS) and path.is_file():
+        elif name.lower().endswith(ENDINGS) and path.is_file():
             yield Scan(stem(name), path)
     yield from _series_in(folder, skipped)

@@ -114,6 +114,7 @@ class Donors:
 
 def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
     """Checks the settings against each other and the checkpoint."""
+    _refuse_ignored(settings)
     painter = Painter.from_settings(settings, checkpoint)
     read = Reader(settings.layout, settings.window, settings.spacing_mm, painter.refuse)
     return Job(
@@ -127,6 +128,22 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
         settings.save_edit_mask,
         lru_cache(maxsize=2)(_canvas(settings, read)),  # a case's types follow each other
     )
+
+
+def _refuse_ignored(settings: InferenceSettings) -> None:
+    """Raises UserError for settings that this condition does not look at."""
+    condition = settings.condition
+    for key, read_by in (
+        ("reference_image", ("reference",)),
+        ("reference_mask", ("reference",)),
+        ("texture_shares", ("mixture", "realistic")),
+    ):
+        value = getattr(settings, key)
+        if value is not None and (isinstance(condition, list) or condition not in read_by):
+            raise UserError(
+                f"{key}={value} is read with condition={' or '.join(read_by)}, not with "
+                f"condition={condition}; change one of them"
+            )
 
 
 def _canvas(settings: InferenceSettings, read: Callable[..., LoadedCase]) -> Callable[[Case], Canvas]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from LeFusion.dataset.cases import find_cases, find_images, refuse_among_sources
+from LeFusion.dataset.cases import find_cases, find_images, refuse_among_sources, refuse_masks
 from LeFusion.dataset.scans import read_volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.insertion.hearts import insert_infarct
@@ -83,6 +83,7 @@ def find_scans(settings: InsertSettings) -> dict[str, tuple[Path, Path | None]]:
             say(f"note: {reason}")
         if not scans:
             raise MissingFileError(f"{path}: holds no scan; give a scan, or a folder of scans")
+        refuse_masks(scans, path, layout, "input")
         return {name: (image, None) for name, image in scans.items()}
     if labels is None and path.is_file():
         labels = path.parent.parent / layout.mask_folder
@@ -106,6 +107,11 @@ def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> int |
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} both say where lesions are; give one of them")
     if settings.masks is not None:
+        if settings.diameter_mm != REGIONS:
+            raise UserError(
+                f"diameter_mm={settings.diameter_mm}: the lesions of masks={settings.masks} have their "
+                "sizes; leave one out"
+            )
         return _masks(given_path(settings.masks), name, len(names))
     if settings.sites is None:
         return settings.lesions or DRAWN
@@ -145,7 +151,14 @@ def _masks(path: Path, name: str, scans: int) -> list[Site]:
         raise MissingFileError(f"masks={path}: holds no mask")
     sites = []
     for mask in files.values():
-        numbers = [int(value) for value in read_volume(mask).found_labels if value]
+        found = read_volume(mask).found_labels
+        wrong = [value for value in found if value < 0 or value != int(value)]
+        if wrong:
+            raise UserError(
+                f"{mask}: holds {wrong[0]:g}, which is no label; make it a mask, with 0 outside and 1, 2, 3, "
+                "... in lesions"
+            )
+        numbers = [int(value) for value in found if value]
         if not numbers:
             raise UserError(f"{mask}: has no lesion voxel")
         several = len(numbers) > 1

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from LeFusion.errors import MissingFileError, UserError
 
@@ -71,6 +72,15 @@ def first_existing(*paths: str) -> str:
 
 
 OmegaConf.register_new_resolver("first_existing", first_existing, replace=True)
+
+
+def needed(what: str) -> str:
+    """For a key that an experiment asks to be given; a ??? there would leave the value of the primary
+    configuration. what: is to be given."""
+    raise UserError(f"give {what}")
+
+
+OmegaConf.register_new_resolver("needed", needed, replace=True)
 
 
 def run_command(command: Callable[[], None]) -> None:
@@ -269,11 +279,16 @@ def stays_on_cpu(device: str) -> bool:
 
 
 def plain(config: DictConfig) -> dict:
-    """A DictConfig as plain Python; a missing value (???) is a ValueError that names it."""
+    """A DictConfig as plain Python; a missing value (??? or `needed`) is a ValueError that names it."""
     missing = OmegaConf.missing_keys(config)
     if missing:
         raise UserError(f"give a value for {', '.join(sorted(missing))}")
-    return OmegaConf.to_container(config, resolve=True)
+    try:
+        return OmegaConf.to_container(config, resolve=True)
+    except InterpolationResolutionError as error:
+        if isinstance(error.__cause__, UserError):
+            raise UserError(f"{error.full_key}: {error.__cause__}") from None
+        raise
 
 
 def git_commit() -> str | None:

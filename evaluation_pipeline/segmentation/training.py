@@ -308,7 +308,8 @@ def _write_curves(output_dir: Path, history: list[dict]) -> None:
     left, right = figure.subplots(1, 2)
     left.plot(curves["epoch"], curves["loss"])
     left.set(xlabel="epoch", ylabel="training loss (Dice + cross entropy)")
-    for name in curves.columns[curves.columns.str.startswith("dice")]:
+    names = [name for name in curves.columns if name.startswith("dice")]
+    for name in names[1:] if len(names) == 2 else names:  # the mean of one class is that class
         judged = curves.dropna(subset=name)
         right.plot(judged["epoch"], judged[name], marker=".", label=name)
     right.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1))

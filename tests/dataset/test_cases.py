@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from LeFusion.dataset.cases import Layout, find_cases, find_images, output_mask_name, patient_of
+from LeFusion.dataset.scans import ending_of
 from LeFusion.errors import UserError
 
 LIDC = Layout()
@@ -447,3 +448,11 @@ def test_patients_by_name():
     names = ["A-1_Mask_2", "A-1_CMask_12", "A-1_Vol_1", "Case_P005", "_Mask_1"]
     assert [patient_of(name) for name in names] == ["A-1", "A-1", "A-1", "Case_P005", "_Mask_1"]
     assert patient_of("case_7", ["_0000", ""]) == patient_of("case_7_0000", ["_0000", ""]) == "case_7"
+
+
+def test_endings_in_capitals_are_endings(tmp_path):
+    make(tmp_path, "Image/A_Vol_1.NII.GZ", "Image/B_Vol_1.Nrrd", "Mask/A_Mask_1.nii.gz", "Mask/B_Mask_1.NII")
+    assert names(find_cases(tmp_path, LIDC)) == ["A_Vol_1", "B_Vol_1"]
+    assert names(find_cases(tmp_path, LIDC, mask_dir=tmp_path / "Mask")) == ["A_Vol_1", "B_Vol_1"]
+    assert list(find_images(tmp_path / "Image" / "A_Vol_1.NII.GZ")) == ["A_Vol_1"]
+    assert ending_of(tmp_path / "A.NII.GZ") == ".nii.gz"

@@ -69,3 +69,11 @@ def test_raw_values_with_padding_and_pictures_are_refused(tmp_path):
 @pytest.mark.parametrize("window", ["minmax", {"percentiles": [1, 99]}, (0, 3000)])
 def test_what_is_no_ct_passes(tmp_path, window):
     refuse_other_units(scan(tmp_path, abdomen() + 1024), window)
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (0, 255), (0, 1, 2, 3), (1, 2)])
+def test_a_mask_is_called_one(tmp_path, labels):
+    values = np.random.default_rng(0).choice(labels, (20, 20, 20))
+    listed = ", ".join(map(str, labels))
+    with pytest.raises(UserError, match=rf"ct.nii: holds nothing but {listed}, so it is a mask and no scan"):
+        refuse_other_units(scan(tmp_path, values, np.uint8), LUNG)

@@ -38,7 +38,11 @@ def image_of(lidc):
 
 BAD_CASES = {
     "empty mask": (mask_of, lambda path: rewrite(path, lambda a: a * 0), "no lesion voxel"),
-    "unknown label": (mask_of, lambda path: rewrite(path, set_voxel(7, np.uint8)), "7"),
+    "unknown label": (
+        mask_of,
+        lambda path: rewrite(path, set_voxel(7, np.uint8)),
+        "0, 1 (layout.lesion_labels",
+    ),
     "other shape": (mask_of, lambda path: rewrite(path, lambda a: a[:, :, 1:]), "shape"),
     "NaN": (image_of, lambda path: rewrite(path, set_voxel(np.nan, np.float32)), "1 NaN"),
     "cut": (image_of, lambda path: path.write_bytes(path.read_bytes()[:300]), "damaged gzip"),
@@ -119,6 +123,9 @@ def test_only_bad_cases_is_an_error(paint, lidc):
         (["schedule_jump_params.jump_length=0"], ["jump_length=0"]),
         (["schedule_jump_params.jump_n_sample=x"], ["jump_n_sample=x"]),
         (["textures=[[1,2,3]]", "types=1"], ["3 bins", "16"]),
+        (["texture_shares=[1,0,0]"], ["texture_shares=[1", "is read with condition=mixture or realistic"]),
+        (["reference_image=a.nii.gz"], ["reference_image=a.nii.gz is read with condition=reference"]),
+        (["reference_mask=a.nii.gz", "condition=own"], ["not with condition=own"]),
     ],
 )
 def test_a_bad_setting_is_refused_in_one_line(paint, tmp_path, overrides, texts):

@@ -147,6 +147,8 @@ def test_what_does_not_go_together_is_refused(chest, settings, tmp_path):
         run(settings(input=path, lesions=2, sites="a.csv"))
     with pytest.raises(UserError, match="masks=.*nowhere: no such file or folder"):
         run(settings(input=path, masks=tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="diameter_mm=8: the lesions of masks=.* have their sizes"):
+        run(settings(input=path, masks=path, diameter_mm=8))
     with pytest.raises(UserError, match="output=.* lies "):
         run(settings(input=path.parent, output=path.parent / "out"))
     assert not (tmp_path / "out").exists()
@@ -170,3 +172,22 @@ def test_nothing_is_written_where_a_site_is_wrong(chest, settings, tmp_path):
     with pytest.raises(UserError, match="line 3 .i=2, j=24, k=10.: the site lies outside the lung"):
         run(settings(input=chest(), sites=table))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_probability_map_is_no_mask(chest, settings, tmp_path):
+    source = read_volume(chest())
+    for value in (0.6, -1.0):
+        soft = np.zeros(source.raw.shape, np.float32)
+        soft[20:24, 20:24, 8:12] = value
+        nibabel.save(nibabel.Nifti1Image(soft, source.affine), tmp_path / "soft.nii.gz")
+        with pytest.raises(UserError, match=rf"soft.nii.gz: holds {value:g}, which is no label"):
+            run(settings(input=source.path, masks=tmp_path / "soft.nii.gz"))
+
+
+def test_masks_of_a_data_set_are_no_scans(chest, settings, tmp_path):
+    chest(name="set/Image/A.nii.gz")
+    chest(name="set/Mask/B.nii.gz")
+    with pytest.raises(
+        UserError, match=r"input=.*: .*Mask/B.nii.gz is a mask.* give the folder of scans .*/set/Image"
+    ):
+        run(settings(input=tmp_path / "scans"))

@@ -158,6 +158,14 @@ def test_missing_values_are_named():
     assert type(resolved["a"]) is list
 
 
+def test_what_an_experiment_needs_is_named():
+    config = OmegaConf.create({"a": {"b": '${needed:"the weights, a=b"}'}})
+    with pytest.raises(UserError, match="^a.b: give the weights, a=b$"):
+        plain(config)
+    config.a.b = "given"
+    assert plain(config) == {"a": {"b": "given"}}
+
+
 def test_paths_without_a_clone(tmp_path, monkeypatch):
     installed, here = tmp_path / "site", tmp_path / "here"
     weights = installed / "LeFusion" / "LeFusion_Model" / "w.safetensors"

@@ -37,6 +37,16 @@ def test_no_scans_are_refused(tmp_path, settings, scans):
         find_scans(settings(scans))
 
 
+def test_masks_of_a_data_set_are_no_scans(tmp_path, settings):
+    for folder in ("Image", "Mask"):
+        save(tmp_path / "LIDC" / "Normal" / folder / f"A_{folder}_1.nii.gz", lung_hu())
+    data_set = tmp_path / "LIDC" / "Normal"
+    for given in (tmp_path, tmp_path / "LIDC", data_set / "Mask", data_set / "Mask" / "A_Mask_1.nii.gz"):
+        with refused(ValueError, f"dataset_root_dir={given}", "is a mask", f"{data_set / 'Image'}"):
+            find_scans(settings(given))
+    assert len(find_scans(settings(data_set))) == len(find_scans(settings(data_set / "Image"))) == 1
+
+
 @pytest.mark.parametrize(
     "shape, affine, fits",
     [
