@@ -184,7 +184,8 @@ def find_images(
         if len(paths) > 1:
             first, second = sorted(paths)[:2]
             raise UserError(
-                f"{first}: has the same case name {name!r} as {second}; rename one, results go by name"
+                f"{first}: has the same case name {name!r} as {second}; give the folder of scans alone, or "
+                "rename one, as results go by name"
             )
     return {name: images[name][0] for name in sorted(images)}
 
@@ -193,14 +194,14 @@ def refuse_masks(images: Mapping[str, Path], root: Path, layout: Layout, key: st
     """Raises UserError where scans found below `root`, which a key of the settings names, lie in the mask
     folder of a data set: its masks would be taken for scans."""
     for path in images.values():
-        for folder in (path, *path.parents):
+        for folder in path.parents:
             data_set = folder.parent
             if folder.name == layout.mask_folder and (data_set / layout.image_folder).is_dir():
                 raise UserError(
                     f"{key}={root}: {path} is a mask, not a scan, by the folder that it lies in; give the "
                     f"folder of scans {data_set / layout.image_folder}"
                 )
-            if folder == root:
+            if folder in (root, root.parent):
                 break
 
 

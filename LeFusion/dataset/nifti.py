@@ -24,13 +24,16 @@ GZIP_LEVEL = 4  # CT volumes shrink a few percent more at level 9, for several t
 def read_nifti(path: str | os.PathLike) -> Volume:
     """Read a `.nii` or `.nii.gz` file (NIfTI-1 or NIfTI-2, either byte order) completely into memory.
 
-    Raises UserError when it is damaged, is no NIfTI file, is not 3D, or has an affine that does not say where
-    voxels lie. The message is one line and names the file.
+    Raises UserError when it is damaged, is no NIfTI file, is not 3D (or a series of one volume), or has an
+    affine that does not say where voxels lie. The message is one line and names the file.
     """
     path = Path(path)
     content = _decompressed(path)
     header, affine, slope, inter = _parse_header(path, content)
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    if len(shape) > 3 and set(shape[3:]) == {1}:  # one volume, written as a series
+        shape = shape[:3]
+        header.set_data_shape(shape)
     if len(shape) != 3 or min(shape) < 1:
         raise UserError(f"{path}: has shape {shape} but must be a 3D volume; save one 3D volume per file")
     if dtype.kind not in "iuf":

@@ -45,7 +45,8 @@ def find_scans(path: str | os.PathLike, skipped: list[str] | None = None) -> lis
     localizers, contours and reports; why each of these was is added to `skipped`. Links are followed, but not
     back to a folder that they lie in.
 
-    Raises MissingFileError where there is nothing at all at the path, UserError for what is no scan.
+    Raises MissingFileError where there is nothing at all at the path, UserError for what is no scan and for a
+    link to nothing.
     """
     path, skipped = Path(path), [] if skipped is None else skipped
     if path.is_file():
@@ -196,6 +197,8 @@ def _scans_below(folder: Path, skipped: list[str], above: tuple[str, ...] = ()) 
             continue
         if path.is_dir():
             yield from _scans_below(path, skipped, (*above, real))
+        elif name.lower().endswith(ENDINGS) and not path.exists():
+            raise UserError(f"{path}: is a link to {os.readlink(path)}, which is not there; get that file")
         elif name.lower().endswith(ENDINGS) and path.is_file():
             yield Scan(stem(name), path)
     yield from _series_in(folder, skipped)

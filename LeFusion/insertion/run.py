@@ -160,7 +160,7 @@ def _masks(path: Path, name: str, scans: int) -> list[Site]:
             )
         numbers = [int(value) for value in found if value]
         if not numbers:
-            raise UserError(f"{mask}: has no lesion voxel")
+            raise UserError(f"{mask}: has no lesion voxel; draw a lesion, or leave the mask out")
         several = len(numbers) > 1
         sites += [
             Site(f"{mask}, lesion {number}" if several else str(mask), mask=mask, label=number)

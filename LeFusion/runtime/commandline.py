@@ -280,15 +280,18 @@ def stays_on_cpu(device: str) -> bool:
 
 def plain(config: DictConfig) -> dict:
     """A DictConfig as plain Python; a missing value (??? or `needed`) is a ValueError that names it."""
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        raise UserError(f"give a value for {', '.join(sorted(missing))}")
     try:
+        missing = OmegaConf.missing_keys(config)
+        if missing:
+            raise UserError(f"give a value for {', '.join(sorted(missing))}")
         return OmegaConf.to_container(config, resolve=True)
     except InterpolationResolutionError as error:
-        if isinstance(error.__cause__, UserError):
-            raise UserError(f"{error.full_key}: {error.__cause__}") from None
-        raise
+        reason: BaseException | None = error
+        while reason and not isinstance(reason, UserError):  # OmegaConf wraps it, more than once
+            reason = reason.__context__
+        if reason is None:
+            raise
+        raise UserError(f"{error.full_key}: {reason}") from None
 
 
 def git_commit() -> str | None:

@@ -456,3 +456,12 @@ def test_endings_in_capitals_are_endings(tmp_path):
     assert names(find_cases(tmp_path, LIDC, mask_dir=tmp_path / "Mask")) == ["A_Vol_1", "B_Vol_1"]
     assert list(find_images(tmp_path / "Image" / "A_Vol_1.NII.GZ")) == ["A_Vol_1"]
     assert ending_of(tmp_path / "A.NII.GZ") == ".nii.gz"
+
+
+def test_a_link_to_a_file_that_is_gone_is_named(tmp_path):
+    make(tmp_path, "A.nii.gz")
+    (tmp_path / "B.nii.gz").symlink_to("gone.nii.gz")
+    with refused(ValueError, tmp_path / "B.nii.gz", "a link to gone.nii.gz"):
+        find_images(tmp_path)
+    (tmp_path / "gone.nii.gz").touch()
+    assert list(find_images(tmp_path)) == ["A", "B", "gone"]

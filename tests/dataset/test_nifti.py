@@ -220,7 +220,7 @@ def test_a_damaged_header_is_refused_in_one_line(tmp_path):
         refused(path)
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 1), (4, 5, 6, 2)])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 1, 2), (4, 5, 6, 2)])
 def test_only_3d_is_taken(tmp_path, shape):
     refused(save(tmp_path / "a.nii", random_raw("int16", shape)), str(shape), "3D")
 
@@ -307,3 +307,14 @@ def test_atomic_file_appears_only_when_complete(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "a,b\n" and len(list(path.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("more", [(1,), (1, 1)])
+def test_a_series_of_one_volume_is_that_volume(tmp_path, more):
+    raw = random_raw("int16")
+    source = read_volume(save(tmp_path / "a.nii.gz", raw.reshape(*raw.shape, *more)))
+    np.testing.assert_array_equal(source.raw, raw)
+    write_volume_like(source, source.values, np.ones(raw.shape, bool), tmp_path / "b.nii.gz")
+    written = nibabel.load(tmp_path / "b.nii.gz")
+    assert written.shape == raw.shape and np.array_equal(written.affine, source.affine)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), raw)
