@@ -20,12 +20,13 @@ from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
 from LeFusion.insertion.canvas import MOST_LESIONS, Canvas
 from LeFusion.insertion.lung import Lung, in_lung
-from LeFusion.insertion.result import Inserted, Lesion, mean_of, measured
+from LeFusion.insertion.result import InsertedScan, Lesion, measured
 from LeFusion.insertion.shapes import Shape, Wanted, make_shapes
 from LeFusion.insertion.sites import Site
 from LeFusion.insertion.tools import Tools
 from LeFusion.settings import REGIONS
 from LeFusion.textures.conditions import Conditions
+from LeFusion.textures.histograms import mean_intensity
 
 DIAMETERS = 5  # drawn for one lesion, where no place is found
 ROOM_MM = 2.0  # that a lesion as real nodules leaves free in the network's box
@@ -40,7 +41,7 @@ def insert_lesions(
     texture: str | int | None = None,
     diameter_mm: Diameter = REGIONS,
     done: Callable[[], None] = lambda: None,
-) -> Inserted:
+) -> InsertedScan:
     """A CT with lesions in it.
 
     Args:
@@ -56,13 +57,14 @@ def insert_lesions(
     masks that do not fit, unknown textures, and lesions that find no place.
     """
     tools.refuse(volume)
-    canvas = Canvas(volume, tools.layout, tools.window, tools.spacing_mm, tools.painter.size)
+    given = tools.settings
+    canvas = Canvas(volume, given.layout, given.window, given.spacing_mm, tools.painter.size)
     address = f"{seed}/{canvas.address}/{version}"
     if isinstance(lesions, int) or not isinstance(lesions[0], Site):
         lesions = _count(lesions, address)
         lung = _lung(canvas)
         wanted = _drawn(canvas, lung, lesions, address, diameter_mm)
-        shapes = make_shapes(wanted, tools.maker, lung, canvas.spacing_mm, tools.redraws + 1, canvas.size)
+        shapes = _made(canvas, wanted, tools, lung)
     else:
         wanted, shapes = _given(canvas, lesions, address, tools, diameter_mm)
     textures = {_name(lesion): lesion.texture or texture for lesion in wanted}
@@ -73,7 +75,7 @@ def insert_lesions(
         made.append(_painted(canvas, lesion, shape, tools, conditions, seed))
         edit_dhw[made[-1].box.slices] |= made[-1].edit
         done()
-    return Inserted(canvas.image(), canvas.stored_labels(), edit, made, canvas.spacing_mm, tools.unit)
+    return InsertedScan(canvas.image(), canvas.stored_labels(), edit, made, canvas.spacing_mm, tools.unit)
 
 
 def _name(lesion: Wanted) -> str:
@@ -159,7 +161,7 @@ def _given(
         wanted.append(Wanted(site.what, address, number, centre, sphere, asked, site.texture, patch))
     to_make = [lesion for lesion in wanted if lesion.number not in shapes]
     if to_make:
-        made = make_shapes(to_make, tools.maker, lung, canvas.spacing_mm, tools.redraws + 1, canvas.size)
+        made = _made(canvas, to_make, tools, lung)
         shapes |= {lesion.number: shape for lesion, shape in zip(to_make, made, strict=True)}
     return wanted, [shapes[lesion.number] for lesion in wanted]
 
@@ -184,6 +186,12 @@ def _masked(
     return Wanted(site.what, address, number, centre, 0.0, None, site.texture, patch), shape
 
 
+def _made(canvas: Canvas, wanted: Sequence[Wanted], tools: Tools, lung: Lung) -> list[Shape]:
+    """A shape for each, made by DiffMask."""
+    tries = tools.settings.max_redraws + 1
+    return make_shapes(wanted, tools.maker, lung, canvas.spacing_mm, tries, canvas.size)
+
+
 def _painted(
     canvas: Canvas, lesion: Wanted, shape: Shape, tools: Tools, conditions: Conditions, seed: int
 ) -> Lesion:
@@ -205,22 +213,22 @@ def _painted(
     before = canvas.values(patch.box)
     touched = canvas.add(patch, lesion.number, label, painted - source, edit)
     return measured(
-        lesion.number,
-        conditions.name(_name(lesion), 1, [look]),
-        seed,
-        canvas.source,
-        canvas.axes,
-        canvas.spacing_mm,
-        patch.box,
-        label,
-        touched,
-        before,
-        canvas.values(patch.box),
-        float(to_source(mean_of(look.histogram))),
-        (float(source[shape.mask].mean()), float(painted[shape.mask].mean())),
-        tools.unit,
-        lesion.diameter_mm,
-        conditions.scores(look),
+        instance=lesion.number,
+        texture=conditions.name(_name(lesion), 1, [look]),
+        scores=conditions.scores(look),
+        seed=seed,
+        scan=canvas.source,
+        axes=canvas.axes,
+        spacing_mm=canvas.spacing_mm,
+        box=patch.box,
+        label=label,
+        edit=touched,
+        before=before,
+        after=canvas.values(patch.box),
+        asked_mm=lesion.diameter_mm,
+        asked_mean=float(to_source(mean_intensity(look.histogram, len(look.histogram), (-1, 1)))),
+        network_means=(float(source[shape.mask].mean()), float(painted[shape.mask].mean())),
+        unit=tools.unit,
     )
 
 

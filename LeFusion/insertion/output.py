@@ -13,7 +13,7 @@ from LeFusion.dataset.dicom_seg import write_segmentation
 from LeFusion.dataset.dicom_series import Series
 from LeFusion.dataset.scans import ending_of, write_label_like, write_volume
 from LeFusion.dataset.storage import atomic_file
-from LeFusion.insertion.result import Inserted, Lesion
+from LeFusion.insertion.result import InsertedScan, Lesion
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 
@@ -24,7 +24,7 @@ PLANES = ("axial", "coronal", "sagittal")
 
 
 def write_output(
-    folder: Path, inserted: Inserted, save_edit_mask: bool, preview_lesions: int, version: str
+    folder: Path, inserted: InsertedScan, save_edit_mask: bool, preview_lesions: int, version: str
 ) -> list[Path]:
     """Writes all but the report; each file appears whole or not at all. Returns the paths.
 

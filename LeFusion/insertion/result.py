@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from DiffMask.shapes.features import longest_axial_diameter_mm
 from LeFusion.dataset.axes import Axes
@@ -65,7 +64,7 @@ class Lesion:
 
 
 @dataclass(frozen=True, eq=False)
-class Inserted:
+class InsertedScan:
     """image: the scan with all lesions. labels: their numbers, 1..n, in its stored order; edit: bool,
     likewise, outside of which the image has the numbers of its source. spacing_mm: (depth, height, width).
     unit: of intensities, "" where scans have none in common."""
@@ -79,8 +78,10 @@ class Inserted:
 
 
 def measured(
-    number: int,
+    *,
+    instance: int,
     texture: str,
+    scores: str = "",
     seed: int,
     scan: Volume,
     axes: Axes,
@@ -90,58 +91,50 @@ def measured(
     edit: np.ndarray,
     before: np.ndarray,
     after: np.ndarray,
-    asked: float,
-    network: tuple[float, float],
-    unit: str,
     asked_mm: float | None = None,
-    scores: str = "",
+    asked_mean: float,
+    network_means: tuple[float, float],
+    unit: str,
 ) -> Lesion:
-    """A lesion in the box of a scan; label to after: (*box.size).
+    """A lesion in the box of a scan; for what is not said here see Lesion.
 
-    asked: mean of the texture. network: mean over the lesion on the network's grid, before and after.
+    scan: without the lesion. spacing_mm: (depth, height, width) of its voxels. asked_mean: of the texture's
+    histogram. network_means: over the lesion on the network's grid, before and after.
     """
     mean_before, mean_after = float(before[label].mean()), float(after[label].mean())
-    differences = (
-        asked - mean_before,
-        mean_after - mean_before,
-        asked - network[0],
-        network[1] - network[0],
-    )
+    asked, obtained = asked_mean - mean_before, mean_after - mean_before
+    asked_network, obtained_network = asked_mean - network_means[0], network_means[1] - network_means[0]
     diameter = longest_axial_diameter_mm(label, spacing_mm)
     centre = np.argwhere(label).mean(axis=0) + box.start
     stored = axes.stored_index(centre, axes.to_dhw(scan.raw).shape)
     return Lesion(
-        number,
-        texture,
-        scores,
-        seed,
-        tuple((scan.affine @ [*stored, 1])[:3].tolist()),
-        asked_mm,
-        diameter,
-        float(label.sum() * np.prod(spacing_mm) / 1000),
-        mean_after,
-        *differences,
-        _note(asked_mm, diameter, differences, unit),
-        box,
-        label,
-        edit,
-        before,
-        after,
+        instance=instance,
+        texture=texture,
+        scores=scores,
+        seed=seed,
+        world=tuple((scan.affine @ [*stored, 1])[:3].tolist()),
+        asked_mm=asked_mm,
+        diameter_mm=diameter,
+        volume_ml=float(label.sum() * np.prod(spacing_mm) / 1000),
+        mean=mean_after,
+        asked_difference=asked,
+        obtained_difference=obtained,
+        asked_difference_network=asked_network,
+        obtained_difference_network=obtained_network,
+        note=_note(asked_mm, diameter, asked, obtained, obtained_network, unit),
+        box=box,
+        label=label,
+        edit=edit,
+        before=before,
+        after=after,
     )
 
 
-def mean_of(histogram: torch.Tensor) -> float:
-    """The mean of a histogram (bins,) over [-1, 1]."""
-    bins = len(histogram)
-    centres = (torch.arange(bins, dtype=torch.float64) + 0.5) / bins * 2 - 1
-    return float((histogram.double() * centres).sum() / histogram.double().sum())
-
-
 def _note(
-    asked_mm: float | None, diameter_mm: float, differences: tuple[float, float, float, float], unit: str
+    asked_mm: float | None, diameter_mm: float, asked: float, obtained: float, network: float, unit: str
 ) -> str:
-    """What of that which was asked for could not be met, in words."""
-    asked, obtained, _, network = differences
+    """What of that which was asked for could not be met, in words. asked, obtained, network: differences, as
+    asked for, on the scan's voxels and on the network's."""
     notes = []
     if asked_mm is not None and abs(diameter_mm / asked_mm - 1) > TOLERANCE:
         notes.append(f"diameter {diameter_mm:.1f} mm instead of {asked_mm:.1f} mm")

@@ -20,7 +20,7 @@ from LeFusion.errors import MissingFileError, UserError
 from LeFusion.insertion.hearts import insert_infarct
 from LeFusion.insertion.lesions import insert_lesions
 from LeFusion.insertion.output import state, write_output, write_report
-from LeFusion.insertion.result import Inserted, Lesion
+from LeFusion.insertion.result import InsertedScan, Lesion
 from LeFusion.insertion.sites import Site, read_sites
 from LeFusion.insertion.tools import Tools
 from LeFusion.runtime.commandline import choose_device, git_commit, given_path, output_folder, say
@@ -276,7 +276,9 @@ def _steps(lesions: int | list[int] | list[Site]) -> int:
     return len(lesions) if isinstance(lesions[0], Site) else lesions[1]
 
 
-def _write(folder: Path, inserted: Inserted, settings: InsertSettings, facts: dict, started: float) -> None:
+def _write(
+    folder: Path, inserted: InsertedScan, settings: InsertSettings, facts: dict, started: float
+) -> None:
     shown = settings.save_edit_mask, settings.preview_lesions
     files = write_output(folder, inserted, *shown, facts["lefusion"] or "unknown")
     facts["seconds"] = round(time.monotonic() - started, 1)

@@ -1,15 +1,12 @@
 """What lesions are made with: networks, textures and what the data type says."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 from DiffMask.inference.masks import ShapeMaker, ShapeSettings
 from LeFusion.box_painter import BoxPainter
 from LeFusion.dataset.axes import refuse_turned
-from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.hounsfield import refuse_other_units
-from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.errors import UserError
@@ -23,21 +20,20 @@ from LeFusion.textures.palette import Palette, default_palette
 
 @dataclass(frozen=True, eq=False)
 class Tools:
-    """What lesions are made with, loaded once. maker: None for hearts, whose lesions are drawn without a
-    network. refuse: raises UserError for a scan of the wrong kind. weights: file name -> sha256."""
+    """What lesions are made with, loaded once.
 
+    Attributes:
+        settings: what the data type is, and how lesions are painted.
+        painter: paints them.
+        maker: makes their shapes; None for hearts, where these are drawn without a network.
+        palette: the textures to choose from.
+        weights: file name -> sha256 of each network's.
+    """
+
+    settings: InsertSettings
     painter: BoxPainter
     maker: ShapeMaker | None
     palette: Palette
-    default_texture: str
-    layout: Layout
-    window: Window
-    unit: str
-    spacing_mm: tuple[float, float, float] | None
-    perturbation: float
-    bins: int
-    redraws: int
-    refuse: Callable[[Volume], None]
     weights: dict[str, str]
 
     @classmethod
@@ -66,26 +62,24 @@ class Tools:
                     compile=settings.compile,
                 )
             )
-
-        return cls(
-            painter,
-            maker,
-            default_palette(settings),
-            settings.default_texture,
-            settings.layout,
-            settings.window,
-            settings.unit or "",
-            tuple(settings.spacing_mm) if settings.spacing_mm else None,
-            settings.histogram_perturbation,
-            settings.histogram_bins,
-            settings.max_redraws,
-            partial(_refuse, settings),
-            {file.name: sha256_of_file(file) for file in files},
-        )
+        weights = {file.name: sha256_of_file(file) for file in files}
+        return cls(settings, painter, maker, default_palette(settings), weights)
 
     @property
     def hearts(self) -> bool:
-        return self.layout.myocardium_label is not None
+        return self.settings.layout.myocardium_label is not None
+
+    @property
+    def unit(self) -> str:
+        """Of intensities; "" where scans have none in common."""
+        return self.settings.unit or ""
+
+    def refuse(self, image: Volume) -> None:
+        """Raises UserError for a scan whose slices lie along another axis, or that is not in HU."""
+        given = self.settings
+        if given.modality == "CT":
+            refuse_turned(image, given.layout, given.diffusion_depth_size, given.data_type)
+            refuse_other_units(image, given.window)
 
     def conditions(self, textures: Mapping[str, str | int | None], what: Mapping[str, str]) -> Conditions:
         """Of the textures, one for each lesion.
@@ -94,11 +88,11 @@ class Tools:
         number of one; None: default_texture. what: how messages call the lesion, "" for the setting. Raises
         UserError for an unknown one.
         """
-        by_size = self.palette.table is not None
-        mixture = Conditions(self.palette, True, self.perturbation, self.bins, 0)
+        by_size, given = self.palette.table is not None, self.settings
+        mixture = Conditions(self.palette, True, given.histogram_perturbation, given.histogram_bins, seed=0)
         chosen = {}
-        for address, given in textures.items():
-            name = self.default_texture if given is None else given
+        for address, texture in textures.items():
+            name = given.default_texture if texture is None else texture
             if by_size and name == "realistic":
                 continue
             index = mixture.choose(address, 1) if name == "mixture" else self.palette.index(name)
@@ -119,9 +113,3 @@ class Tools:
                 raise UserError(f"{start}{error}") from None
             chosen[address] = index
         return replace(mixture, of_case=chosen, by_size=by_size)
-
-
-def _refuse(settings: InsertSettings, image: Volume) -> None:
-    if settings.modality == "CT":
-        refuse_turned(image, settings.layout, settings.diffusion_depth_size, settings.data_type)
-        refuse_other_units(image, settings.window)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.textures.histograms import condition_from_counts
+from LeFusion.textures.histograms import condition_from_counts, mean_intensity
 
 MOST_TYPES = 8  # that "auto" tries
 AUTO = "auto"
@@ -158,14 +158,6 @@ def cumulative_features(histograms: np.ndarray, bins: int) -> np.ndarray:
         if has[:, k].any():
             classes[~has[:, k], k] = classes[has[:, k], k].mean(axis=0)
     return classes.reshape(len(histograms), -1)
-
-
-def mean_intensity(histogram: np.ndarray, bins: int, limits: tuple[float, float]) -> float:
-    """Mean of a histogram (classes * bins,) over `limits`, averaged over the classes that it has."""
-    classes = np.asarray(histogram, dtype=np.float64).reshape(-1, bins)
-    classes = classes[classes.any(axis=1)]
-    centres = limits[0] + (np.arange(bins) + 0.5) / bins * (limits[1] - limits[0])
-    return float((classes @ centres / classes.sum(axis=1)).mean())
 
 
 def window_limits(window: Window) -> tuple[float, float]:

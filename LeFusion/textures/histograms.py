@@ -112,6 +112,14 @@ def mean_bin(histogram: Tensor) -> float:
     return float((histogram * torch.arange(len(histogram), device=histogram.device)).sum() / histogram.sum())
 
 
+def mean_intensity(histogram: np.ndarray | Tensor, bins: int, limits: tuple[float, float]) -> float:
+    """Mean of a histogram (classes * bins,) over `limits`, averaged over the classes that it has."""
+    classes = np.asarray(histogram, dtype=np.float64).reshape(-1, bins)
+    classes = classes[classes.any(axis=1)]
+    centres = limits[0] + (np.arange(bins) + 0.5) / bins * (limits[1] - limits[0])
+    return float((classes @ centres / classes.sum(axis=1)).mean())
+
+
 def refined(histogram: Tensor, parts: int = 8) -> Tensor:
     """Shares (bins,) -> (bins * parts,) float64: the same in each bin, but smooth across the bins.
 

@@ -14,7 +14,7 @@ from LeFusion.insertion.tools import Tools
 
 
 def dhw(volume, array, tools):
-    return Axes.of(volume, tools.layout).to_dhw(array)
+    return Axes.of(volume, tools.settings.layout).to_dhw(array)
 
 
 def site(i, j, k, **given):
@@ -27,7 +27,7 @@ MIDDLE = (26, 24, 10)  # of the chest stored as LPS: column, row, slice
 def test_by_default_any_real_lesion_of_like_size_is_drawn(tools):
     named = {"A": None, "B": "realistic", "C": "solid", "D": 2, "E": "mixture"}
     conditions = tools.conditions(named, dict.fromkeys(named, ""))
-    assert conditions.by_size and tools.default_texture == "realistic"
+    assert conditions.by_size and tools.settings.default_texture == "realistic"
     assert [conditions.choose(name, 1) for name in "ABCD"] == [None, None, 2, 1]
     assert conditions.choose("E", 1) in (0, 1, 2)  # drawn before its size is known
 

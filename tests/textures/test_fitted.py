@@ -12,11 +12,11 @@ from LeFusion.textures.fitted import (
     cumulative_features,
     describe,
     fit_textures,
-    mean_intensity,
     read_textures,
     window_limits,
     write_textures,
 )
+from LeFusion.textures.histograms import mean_intensity
 
 BINS = 16
 
