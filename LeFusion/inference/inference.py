@@ -11,6 +11,7 @@ configs/inference.yaml.
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
@@ -31,7 +32,7 @@ from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError
-from LeFusion.inference.job import Canvas, Job, make_job
+from LeFusion.inference.job import Host, Job, make_job
 from LeFusion.inference.outputs import Output
 from LeFusion.inference.report import Manifest, save_preview
 from LeFusion.painting import DTYPES
@@ -65,15 +66,78 @@ def run(settings: InferenceSettings) -> Path:
     checkpoint = load_checkpoint(model_path, settings.weights)
     say_weights(model_path, checkpoint.metadata["format"])
     job = make_job(settings, checkpoint)
-    sampler, schedule = job.painter.sampler, job.painter.schedule
-    calls = sampler.network_calls(schedule)
     checkpoint.network.to(device, DTYPES[settings.precision])
     if settings.compile:
         compile_network(checkpoint.network, cuda_graphs=True)
 
+    skipped = [] if settings.skip_bad_cases else None  # reasons, where the user asked for skipping
+    cases = _find_cases(settings, job, image_root, label_root, skipped)
+    recorded = _recorded(settings, job, model_path)
+    labels = job.layout.lesion_labels
+    manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, recorded, share, job.layout)
+    plan = partial(_plan, job, manifest, settings.types, image_root, label_root)
+    outputs = plan(share.of(cases), skipped, share.main)
+    if not outputs and share.count == 1:
+        raise UserError(f"no usable case: {skipped[0]}")
+    due = _due(outputs, job, manifest, settings.overwrite)
+    part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(cases)} cases)"
+    say(
+        f"{len(share.of(cases))} cases x {settings.types} types: {len(due)} to paint, "
+        f"{len(outputs) - len(due)} kept{part}; {recorded['network_calls']} network calls each "
+        f"({recorded['sampler']}, {recorded['num_steps']} steps) on {device}"
+    )
+    size = job.painter.batch_size({output: output.boxes for output in due}, partial(_task, job))
+    with tqdm(total=len(due), unit="image", desc="painting", disable=not share.main) as progress:
+        for group in _groups(due):
+            for _ in _paint(group, job, size, manifest):
+                progress.update()
+    painted_now = set(due)
+    for output in outputs:
+        if output not in painted_now and not manifest.has(output.case.name, output.kind):
+            written = read_volume(output.image_path)
+            _record(output, job.host(output.case), job, manifest, written, seconds=None)
+    manifest.write()
+
+    skipped = share.gather(skipped or [])
+    painted, kept = (sum(share.gather([number])) for number in (len(due), len(outputs) - len(due)))
+    if not share.main:
+        return image_root
+    for reason in skipped:
+        print(f"skipped: {reason}")
+    wrote = (
+        f"wrote {painted} images below {image_root} and labels below {label_root} ({kept} kept, "
+        f"{len(skipped)} cases skipped)"
+    )
+    if not share.joins:
+        print(f"{wrote}, share {settings.shard} of {settings.shards}; the command without shards joins them")
+        return image_root
+    manifest.join()
+    if share.count > 1:
+        outputs = plan(cases[: settings.preview_cases], [], False)
+    shown = [output for output in outputs if output.image_path.exists()]
+    if not shown:
+        raise UserError(f"no usable case: {skipped[0]}")
+    preview = save_preview(image_root / "preview.png", shown, job, manifest, settings.preview_cases)
+    kinds = range(1, settings.types + 1)
+    if others := manifest.made_otherwise({(case.name, kind) for case in cases for kind in kinds}):
+        print(
+            f"note: {others} of the kept outputs were made with other settings; "
+            "overwrite=true makes them again"
+        )
+    print(manifest.summary())
+    print(f"{wrote}, {manifest.path} and {preview}")
+    if settings.viewer:
+        rows, paths = manifest.rows.values(), {case.name: case.image_path for case in cases}
+        print(f"wrote {write_manifest_page(image_root / 'viewer.html', rows, job.layout, job.unit, paths)}")
+    return image_root
+
+
+def _find_cases(
+    settings: InferenceSettings, job: Job, image_root: Path, label_root: Path, skipped: list[str] | None
+) -> list[Case]:
+    """The cases to paint, after a look at names and folders. Reasons for skipping go to `skipped`."""
     test_txt = given_path(settings.test_txt_dir)
     split = settings.split or ("train" if test_txt else "all")
-    skipped = [] if settings.skip_bad_cases else None  # reasons, where the user asked for skipping
     root, mask_dir = given_path(settings.dataset_root_dir), given_path(settings.mask_dir)
     cases = find_cases(root, job.layout, test_txt, split, skipped, mask_dir, generated=True)
     sources = [*locate_folders(root, job.layout, mask_dir)]
@@ -84,7 +148,13 @@ def run(settings: InferenceSettings) -> Path:
     if isinstance(settings.textures_of, str):
         everything = find_cases(root, job.layout, None, "all", [], mask_dir, generated=True)
         refuse_unknown(settings.textures_of, {case.name for case in everything}, root)
-    recorded = {
+    return cases
+
+
+def _recorded(settings: InferenceSettings, job: Job, model_path: Path) -> dict[str, Any]:
+    """The manifest's columns of settings, as they were used."""
+    painter, sampler, schedule = job.painter, job.painter.sampler, job.painter.schedule
+    return {
         "seed": job.seed,
         "model": model_path.name,
         "model_sha256": sha256_of_file(model_path)[:16],
@@ -101,87 +171,13 @@ def run(settings: InferenceSettings) -> Path:
         "eta": sampler.eta,
         "guidance_scale": sampler.guidance_scale,
         "intensity_guidance": sampler.intensity_guidance,
-        "region": job.painter.region,
-        "margin": job.painter.margin,
-        "edit_margin_mm": job.painter.edit_margin_mm,
-        "soft_edge_mm": job.painter.soft_edge_mm,
+        "region": painter.region,
+        "margin": painter.margin,
+        "edit_margin_mm": painter.edit_margin_mm,
+        "soft_edge_mm": painter.soft_edge_mm,
         "precision": settings.precision,
-        "network_calls": calls,
+        "network_calls": sampler.network_calls(schedule),
     }
-    labels = job.layout.lesion_labels
-    manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, recorded, share, job.layout)
-    folders = settings.types, image_root, label_root
-    outputs = _plan(share.of(cases), job, manifest, *folders, skipped, share.main)
-    if not outputs and share.count == 1:
-        raise UserError(f"no usable case: {skipped[0]}")
-    there = set() if settings.overwrite else {o for o in outputs if all(f.exists() for f in o.files(job))}
-    stale = {o for o in there if manifest.is_stale(o.case.name, o.kind, o.made_from)}
-    damaged = {o: found for o in there if o not in stale and (found := o.damaged_file(job, manifest))}
-    due = [o for o in outputs if o in stale or o in damaged or o not in there]
-    kept = len(outputs) - len(due)
-    if damaged:
-        say(
-            f"{len(damaged)} outputs are damaged or were changed and are made again, such as "
-            f"{min(damaged.values())}: it is not the file that was written"
-        )
-    if stale:
-        first = min(o.image_path for o in stale)
-        say(
-            f"{len(stale)} outputs are stale and are made again, such as {first}: image, mask, weights or "
-            "settings have changed since"
-        )
-    part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(cases)} cases)"
-    say(
-        f"{len(share.of(cases))} cases x {settings.types} types: {len(due)} to paint, {kept} kept{part}; "
-        f"{calls} network calls each ({sampler.name}, {recorded['num_steps']} steps) on {device}"
-    )
-    boxes = {output: output.boxes for output in due}
-    size = job.painter.batch_size(boxes, partial(_task, job))
-    with tqdm(total=len(due), unit="image", desc="painting", disable=not share.main) as progress:
-        for group in _groups(due):
-            for _ in _paint(group, job, size, manifest):
-                progress.update()
-
-    finished = set(due)
-    for output in outputs:
-        if output not in finished and not manifest.has(output.case.name, output.kind):
-            canvas = job.canvas(output.case)
-            _record(output, canvas, job, manifest, read_volume(output.image_path), seconds=None)
-    manifest.write()
-    skipped = share.gather(skipped or [])
-    painted, kept = (sum(share.gather([number])) for number in (len(due), kept))
-    if not share.main:
-        return image_root
-    for reason in skipped:
-        print(f"skipped: {reason}")
-    wrote = (
-        f"wrote {painted} images below {image_root} and labels below {label_root} ({kept} kept, "
-        f"{len(skipped)} cases skipped)"
-    )
-    if not share.joins:
-        print(f"{wrote}, share {settings.shard} of {settings.shards}; the command without shards joins them")
-        return image_root
-    manifest.join()
-    if share.count > 1:
-        outputs = _plan(cases[: settings.preview_cases], job, manifest, *folders, [], shown=False)
-    shown = [output for output in outputs if output.image_path.exists()]
-    if not shown:
-        raise UserError(f"no usable case: {skipped[0]}")
-    preview = save_preview(image_root / "preview.png", shown, job, manifest, settings.preview_cases)
-    others = manifest.made_otherwise(
-        {(case.name, kind) for case in cases for kind in range(1, folders[0] + 1)}
-    )
-    if others:
-        print(
-            f"note: {others} of the kept outputs were made with other settings; "
-            "overwrite=true makes them again"
-        )
-    print(manifest.summary())
-    print(f"{wrote}, {manifest.path} and {preview}")
-    if settings.viewer:
-        rows, paths = manifest.rows.values(), {case.name: case.image_path for case in cases}
-        print(f"wrote {write_manifest_page(image_root / 'viewer.html', rows, job.layout, job.unit, paths)}")
-    return image_root
 
 
 def _ending(case: Case) -> str:
@@ -200,28 +196,26 @@ def _check_names(cases: list[Case], job: Job) -> None:
 
 
 def _plan(
-    cases: list[Case],
     job: Job,
     manifest: Manifest,
     types: int,
     image_root: Path,
     label_root: Path,
+    cases: Sequence[Case],
     skipped: list[str] | None,
     shown: bool,
 ) -> list[Output]:
-    """Reads and checks every case before the first is painted. Reasons for skipping go to `skipped`."""
+    """Reads and checks every case before the first is painted. Reasons for skipping go to `skipped`; shown:
+    whether progress is."""
     outputs = []
     for case in tqdm(cases, unit="case", desc="checking", leave=False, disable=not shown):
         try:
-            canvas = job.canvas(case)
-            boxes = job.painter.boxes(canvas.loaded)
-            wanted = [job.looks(canvas, kind) for kind in range(1, types + 1)]
+            host = job.host(case)
+            boxes = job.painter.boxes(host.loaded)
+            wanted = [job.looks(host, kind) for kind in range(1, types + 1)]
         except ValueError as error:
-            reason = (
-                str(error)
-                if str(case.mask_path) in str(error) or str(case.image_path) in str(error)
-                else (f"{case.mask_path}: {error}")
-            )
+            names_it = str(case.mask_path) in str(error) or str(case.image_path) in str(error)
+            reason = str(error) if names_it else f"{case.mask_path}: {error}"
             if skipped is None:
                 raise UserError(f"{reason} (skip_bad_cases=true goes on without such cases)") from None
             skipped.append(reason)
@@ -231,8 +225,8 @@ def _plan(
         for kind, looks in enumerate(wanted, start=1):
             image_path = image_root / f"Image_{kind}" / (case.name + ending)
             label_path = label_root / f"Mask_{kind}" / label_name
-            made_from = manifest.made_from(canvas, job.requested(canvas, looks))
-            shape = canvas.loaded.volume.raw.shape
+            made_from = manifest.made_from(host, job.requested(host, looks))
+            shape = host.loaded.volume.raw.shape
             output = Output(case, kind, boxes, looks, image_path, label_path, shape, made_from)
             for key, target, source in (
                 ("target_img_path", image_path, case.image_path),
@@ -243,6 +237,26 @@ def _plan(
                     raise UserError(f"{target} is a source file; choose another {key}")
             outputs.append(output)
     return outputs
+
+
+def _due(outputs: Sequence[Output], job: Job, manifest: Manifest, overwrite: bool) -> list[Output]:
+    """Outputs that are to be painted: those that are not there, that were made from something else, or whose
+    files are not as they were written."""
+    there = set() if overwrite else {o for o in outputs if all(f.exists() for f in o.files(job))}
+    stale = {o for o in there if manifest.is_stale(o.case.name, o.kind, o.made_from)}
+    damaged = {o: found for o in there - stale if (found := o.damaged_file(job, manifest))}
+    if damaged:
+        say(
+            f"{len(damaged)} outputs are damaged or were changed and are made again, such as "
+            f"{min(damaged.values())}: it is not the file that was written"
+        )
+    if stale:
+        first = min(o.image_path for o in stale)
+        say(
+            f"{len(stale)} outputs are stale and are made again, such as {first}: image, mask, weights or "
+            "settings have changed since"
+        )
+    return [o for o in outputs if o in stale or o in damaged or o not in there]
 
 
 def _groups(outputs: list[Output]) -> list[list[Output]]:
@@ -264,14 +278,14 @@ def _paint(outputs: Sequence[Output], job: Job, size: BatchSize, manifest: Manif
 
 
 def _task(job: Job, output: Output, part: int, earlier: Sequence[Patch]) -> Task:
-    canvas = job.canvas(output.case)
+    host = job.host(output.case)
     address = (job.seed, output.case.name, output.kind)
-    return Task(canvas.loaded, part, output.boxes, output.looks[part], address, earlier)
+    return Task(host.loaded, part, output.boxes, output.looks[part], address, earlier)
 
 
 def _write(output: Output, patches: list[Patch], job: Job, manifest: Manifest, seconds: float) -> None:
-    canvas = job.canvas(output.case)
-    case = canvas.loaded
+    host = job.host(output.case)
+    case = host.loaded
     labels = case.labels_dhw if case.instances_dhw is None else case.instances_dhw
     write_label_like(case.mask_volume, case.axes.to_stored(labels), output.label_path)
     painted = job.painter.painted(case, patches, output.image_path)
@@ -283,14 +297,14 @@ def _write(output: Output, patches: list[Patch], job: Job, manifest: Manifest, s
             output.edit_path,
         )
     write_volume(painted)
-    _record(output, canvas, job, manifest, painted, seconds)
+    _record(output, host, job, manifest, painted, seconds)
 
 
 def _record(
-    output: Output, canvas: Canvas, job: Job, manifest: Manifest, written: Volume, seconds: float | None
+    output: Output, host: Host, job: Job, manifest: Manifest, written: Volume, seconds: float | None
 ) -> None:
     """Measures a written image against what was asked for and what was there, on the stored grid."""
-    case, layout = canvas.loaded, job.layout
+    case, layout = host.loaded, job.layout
     parts = case.parts(job.painter.size)
     values, source = (
         np.concatenate([case.values_of(part, volume) for part in parts]) for volume in (written, case.volume)
@@ -306,9 +320,9 @@ def _record(
         output.kind,
         texture=job.conditions.name(output.case.name, output.kind, output.looks),
         scores="; ".join(filter(None, map(job.conditions.scores, output.looks))),
-        donor=canvas.donor,
+        donor=host.donor,
         made_from="" if seconds is None else output.made_from,  # of what was there already it is not known
-        requested=job.requested(canvas, output.looks),
+        requested=job.requested(host, output.looks),
         obtained=lesion_histogram(image, torch.from_numpy(lesions), job.bins),
         window=span,
         lesions=lesions,

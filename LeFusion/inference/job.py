@@ -25,9 +25,9 @@ DONORS_TRIED = 10  # for one case, where the lesions of the first drawn leave no
 
 
 @dataclass(frozen=True)
-class Canvas:
-    """A case with the lesions to paint. donor: the name of the case that they come from, "" for its own;
-    own_histogram: (cond_dim,) of a donor's lesions, stated for this case's healthy tissue."""
+class Host:
+    """A case and the lesions to paint into it. donor: the name of the case that they come from, "" for its
+    own; own_histogram: (cond_dim,) of a donor's lesions, stated for this case's healthy tissue."""
 
     loaded: LoadedCase
     donor: str = ""
@@ -46,15 +46,15 @@ class Job:
     painter: Painter
     seed: int
     save_edit_mask: bool
-    canvas: Callable[[Case], Canvas]
+    host: Callable[[Case], Host]
 
-    def looks(self, canvas: Canvas, kind: int) -> tuple[Look, ...]:
+    def looks(self, host: Host, kind: int) -> tuple[Look, ...]:
         """What the lesions of each part of a case are to look like."""
-        return self.conditions.looks(canvas.loaded, kind, self.painter.size, canvas.own_histogram)
+        return self.conditions.looks(host.loaded, kind, self.painter.size, host.own_histogram)
 
-    def requested(self, canvas: Canvas, looks: Sequence[Look]) -> torch.Tensor:
+    def requested(self, host: Host, looks: Sequence[Look]) -> torch.Tensor:
         """The histogram asked for, (cond_dim,); zero for classes that the case lacks."""
-        return histogram_of(canvas.loaded, looks, self.painter.size)
+        return histogram_of(host.loaded, looks, self.painter.size)
 
 
 class Donors:
@@ -67,7 +67,7 @@ class Donors:
         self.anatomy = Anatomy(layout.cavity_label, layout.myocardium_label)
         self._donor = lru_cache(maxsize=256)(self._donor)
 
-    def canvas(self, case: Case) -> Canvas:
+    def host(self, case: Case) -> Host:
         """The case with the lesions of the first drawn donor that leave a voxel on it."""
         generator = torch.Generator().manual_seed(address_seed(self.seed, "donor", case.name))
         others = [donor for donor in self.cases if donor.name != case.name]
@@ -86,7 +86,7 @@ class Donors:
             except ValueError as error:
                 reason = error
                 continue
-            return Canvas(loaded, donor.case.name, self._histogram(donor, loaded))
+            return Host(loaded, donor.case.name, self._histogram(donor, loaded))
         raise reason
 
     def _histogram(self, donor: LoadedCase, loaded: LoadedCase) -> torch.Tensor:
@@ -126,7 +126,7 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
         painter,
         settings.seed,
         settings.save_edit_mask,
-        lru_cache(maxsize=2)(_canvas(settings, read)),  # a case's types follow each other
+        lru_cache(maxsize=2)(_hosts(settings, read)),  # a case's types follow each other
     )
 
 
@@ -146,13 +146,13 @@ def _refuse_ignored(settings: InferenceSettings) -> None:
             )
 
 
-def _canvas(settings: InferenceSettings, read: Callable[..., LoadedCase]) -> Callable[[Case], Canvas]:
+def _hosts(settings: InferenceSettings, read: Callable[..., LoadedCase]) -> Callable[[Case], Host]:
     """Cases with their own lesions, or with those of lesions_from."""
     layout, name = settings.layout, settings.donor
     if not settings.lesions_from:
         if name:
             raise UserError(f"donor={name} needs lesions_from, the data set that it is in")
-        return lambda case: Canvas(read(case))
+        return lambda case: Host(read(case))
     if layout.myocardium_label is None:
         raise UserError(
             "lesions_from moves lesions between hearts and needs layout.cavity_label and "
@@ -165,4 +165,4 @@ def _canvas(settings: InferenceSettings, read: Callable[..., LoadedCase]) -> Cal
         cases = [case for case in cases if case.name == name]
         if not cases:
             raise UserError(f"donor={name} is no case of {root}, or one of its test cases")
-    return Donors(cases, layout, read, settings.histogram_bins, settings.seed).canvas
+    return Donors(cases, layout, read, settings.histogram_bins, settings.seed).host

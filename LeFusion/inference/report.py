@@ -13,7 +13,7 @@ from torch import Tensor
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.scans import read_volume
-from LeFusion.inference.job import Canvas
+from LeFusion.inference.job import Host
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share
 from LeFusion.runtime.tables import Table, markdown_table
@@ -98,11 +98,11 @@ class Manifest:
         name = self.rows[case, kind]["texture"]
         return {"own": "its own texture", "given": "the bins given"}.get(name, name)
 
-    def made_from(self, canvas: Canvas, requested: Tensor) -> str:
+    def made_from(self, host: Host, requested: Tensor) -> str:
         """16 hexadecimal digits over what makes an output's voxels: image, mask, weights, settings and the
         histogram asked for."""
-        loaded = canvas.loaded
-        labels = hashlib.sha256(np.ascontiguousarray(loaded.labels_dhw)).hexdigest() if canvas.donor else ""
+        loaded = host.loaded
+        labels = hashlib.sha256(np.ascontiguousarray(loaded.labels_dhw)).hexdigest() if host.donor else ""
         content = [loaded.volume.sha256, loaded.mask_volume.sha256, labels, requested.tolist(), self.settings]
         if loaded.layout.orientation is not None:
             content.append(loaded.layout.orientation)
@@ -212,8 +212,8 @@ def save_preview(path: Path, outputs, job, manifest: Manifest, most_cases: int) 
     rows, outlines, names, textures = [], [], [], []
     shown = list(by_case)[:most_cases]
     for case in shown:
-        canvas = job.canvas(case)
-        loaded = canvas.loaded
+        host = job.host(case)
+        loaded = host.loaded
         lesion = loaded.stored_lesion()
         level = lesion_slice(lesion)
         part = around(lesion[level], PREVIEW_SIDE)
@@ -224,7 +224,7 @@ def save_preview(path: Path, outputs, job, manifest: Manifest, most_cases: int) 
         labels = np.where(lesion[level], loaded.labels_dhw[level], 0)[part]
         outlines.append([None, labels, *(None for _ in images)])
         textures.append([manifest.texture(case.name, output.kind) for output in by_case[case]])
-        names.append(f"{case.name}\nlesion of {canvas.donor}" if canvas.donor else case.name)
+        names.append(f"{case.name}\nlesion of {host.donor}" if host.donor else case.name)
     heads = [_head(column) for column in zip(*textures, strict=True)]
     folders = [f"Image_{output.kind}" for output in by_case[shown[0]]]
     titles = ["source", "mask", *map("{}\n{}".format, heads, folders)]

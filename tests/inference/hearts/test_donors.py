@@ -54,7 +54,7 @@ def test_donors_differ_by_case_and_seed_and_are_never_test_cases(hearts, save_ne
         job = make_job(InferenceSettings.of(config | {"seed": seed}), checkpoint)
         for folder, few in (("Normal", 3), ("Pathological", 2)):
             for case in find_cases(hearts / folder, job.layout)[:few]:
-                lent[seed, case.name] = job.canvas(case).donor
+                lent[seed, case.name] = job.host(case).donor
     assert TEST_CASE not in lent.values() and set(lent.values()) == set(SICK[:3])
     assert all(donor != name for (_, name), donor in lent.items())  # a heart gets no lesion of its own
     assert len({tuple(lent[seed, name] for name in NORMAL) for seed in range(4)}) > 2
