@@ -22,6 +22,11 @@ class Box:
     start: Size
     size: Size
 
+    @classmethod
+    def between(cls, start: Sequence[int], end: Sequence[int]) -> "Box":
+        """From voxel `start` to before voxel `end`."""
+        return cls(tuple(start), tuple(e - s for s, e in zip(start, end, strict=True)))
+
     @property
     def end(self) -> Size:
         return tuple(start + size for start, size in zip(self.start, self.size, strict=True))
@@ -30,6 +35,20 @@ class Box:
     def slices(self) -> tuple[slice, slice, slice]:
         """For a box within its volume."""
         return tuple(slice(start, end) for start, end in zip(self.start, self.end, strict=True))
+
+    def moved(self, by: Sequence[int]) -> "Box":
+        """So many voxels further along each axis."""
+        return Box(tuple(s + n for s, n in zip(self.start, by, strict=True)), self.size)
+
+    def grown(self, by: Sequence[int]) -> "Box":
+        """With so many voxels more on each side of each axis."""
+        start = [s - n for s, n in zip(self.start, by, strict=True)]
+        return Box.between(start, [e + n for e, n in zip(self.end, by, strict=True)])
+
+    def within(self, shape: Sequence[int]) -> "Box":
+        """What of it lies in a volume of this shape."""
+        start = [max(s, 0) for s in self.start]
+        return Box.between(start, [min(e, n) for e, n in zip(self.end, shape, strict=True)])
 
 
 def lesion_box(mask_dhw: Array, size: Sequence[int]) -> Box:
@@ -152,9 +171,7 @@ def extent(mask_dhw: Array) -> Box:
     lines = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if not lines[0].size:
         raise UserError("the mask is empty, so there is no lesion to put a box around")
-    return Box(
-        tuple(int(line[0]) for line in lines), tuple(int(line[-1]) + 1 - int(line[0]) for line in lines)
-    )
+    return Box.between([int(line[0]) for line in lines], [int(line[-1]) + 1 for line in lines])
 
 
 def _up(length: int, unit: int) -> int:

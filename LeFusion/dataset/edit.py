@@ -11,7 +11,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from LeFusion.dataset.boxes import Box, copy_overlap
+from LeFusion.dataset.boxes import Box, copy_overlap, extent
 
 # Standard deviation of a Gaussian that real nodules' edges fit (90 LIDC regions at 1 mm)
 EDGE_BLUR_MM = 0.8
@@ -46,10 +46,7 @@ def edit_part(
     mask inside the volume, and the edit mask in it."""
     if margin_mm <= 0:
         return place, mask
-    reach = [int(np.ceil(margin_mm / mm)) for mm in spacing_mm]
-    start = tuple(max(first - n, 0) for first, n in zip(place.start, reach, strict=True))
-    end = (min(last + n, most) for last, n, most in zip(place.end, reach, volume_shape, strict=True))
-    box = Box(start, tuple(e - s for s, e in zip(start, end, strict=True)))
+    box = place.grown(_voxels(margin_mm, spacing_mm)).within(volume_shape)
     lesions = torch.zeros(1, *box.size, dtype=torch.bool)
     copy_overlap(torch.from_numpy(mask)[None], place, lesions, box)
     return box, edit_masks(lesions, margin_mm, spacing_mm)[0].numpy()
@@ -129,12 +126,9 @@ def soften_edge(
 
 def _grown(mask: np.ndarray, margin_mm: float, spacing_mm: Sequence[float]) -> Box:
     """The box of the mask's voxels and whatever is within the margin, inside the volume."""
-    start, size = [], []
-    for axis, mm in enumerate(spacing_mm):
-        others = tuple(other for other in range(3) if other != axis)
-        line = np.flatnonzero(mask.any(axis=others))
-        reach = int(np.ceil(margin_mm / mm))
-        first, end = max(int(line[0]) - reach, 0), min(int(line[-1]) + 1 + reach, mask.shape[axis])
-        start.append(first)
-        size.append(end - first)
-    return Box(tuple(start), tuple(size))
+    return extent(mask).grown(_voxels(margin_mm, spacing_mm)).within(mask.shape)
+
+
+def _voxels(margin_mm: float, spacing_mm: Sequence[float]) -> list[int]:
+    """That hold the margin, along each axis."""
+    return [int(np.ceil(margin_mm / mm)) for mm in spacing_mm]

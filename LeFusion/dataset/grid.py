@@ -61,8 +61,7 @@ def resample_masks(
     most = shares.flatten(1).amax(dim=1).reshape(-1, 1, 1, 1)
     found = (shares >= most / 2) & (most > 0)
     tight = extent(found.any(dim=0))
-    start = tuple(a + b for a, b in zip(wide.start, tight.start, strict=True))
-    return found[(slice(None), *tight.slices)].contiguous(), Box(start, tight.size)
+    return found[(slice(None), *tight.slices)].contiguous(), tight.moved(wide.start)
 
 
 def _axis_weights(n: int, m: int, start: int, end: int) -> tuple[int, torch.Tensor]:

@@ -61,9 +61,9 @@ class LoadedCase:
 
     def image(self, box: Box) -> torch.Tensor:
         """(1, *box.size) float32 in [-1, 1] of the network's grid; air where the box overhangs."""
-        inside = _within(box, self.shape)
+        inside = box.within(self.shape)
         part = resample_part(self._stored, self.labels_dhw.shape, self.shape, inside)
-        return part.contiguous() if inside == box else crop(part, _shifted(box, inside), AIR)
+        return part.contiguous() if inside == box else crop(part, box.moved([-n for n in inside.start]), AIR)
 
     def lesions(self, box: Box) -> torch.Tensor:
         """(K, *box.size) bool of the network's grid."""
@@ -346,18 +346,6 @@ def region_box(lesion: Box, organ: Box | None, shape: Size, size: Sequence[int])
         with suppress(UserError):
             return box_around(organ, shape, size)
     return box_around(lesion, shape, size)
-
-
-def _within(box: Box, shape: Size) -> Box:
-    """The part of a box that lies in the volume."""
-    start = tuple(max(s, 0) for s in box.start)
-    end = (min(e, n) for e, n in zip(box.end, shape, strict=True))
-    return Box(start, tuple(e - s for s, e in zip(start, end, strict=True)))
-
-
-def _shifted(box: Box, origin: Box) -> Box:
-    """The box as it is seen from the corner of another."""
-    return Box(tuple(s - o for s, o in zip(box.start, origin.start, strict=True)), box.size)
 
 
 def _check_labels(case: Case, mask: Volume, layout: Layout, need_lesion: bool) -> None:

@@ -58,8 +58,7 @@ def grouped(
     """
 
     def part(mask: np.ndarray, slices: Sequence[slice]) -> Part:
-        start = tuple(cut.start + first for cut, first in zip(slices, place.start, strict=True))
-        around = Box(start, tuple(cut.stop - cut.start for cut in slices))
+        around = Box.between([cut.start for cut in slices], [cut.stop for cut in slices]).moved(place.start)
         return Part.of(mask, around, labels, lesions, shape)
 
     groups: list[tuple[list[int], Box]] = []
@@ -95,5 +94,4 @@ def fits(place: Box, size: Sequence[int]) -> bool:
 def union(first: Box, second: Box) -> Box:
     """The smallest box that holds both."""
     start = tuple(min(a, b) for a, b in zip(first.start, second.start, strict=True))
-    end = (max(a, b) for a, b in zip(first.end, second.end, strict=True))
-    return Box(start, tuple(e - s for s, e in zip(start, end, strict=True)))
+    return Box.between(start, [max(a, b) for a, b in zip(first.end, second.end, strict=True)])

@@ -135,8 +135,7 @@ class Canvas:
         """(*patch.shape) float32 in the scan's units, clamped to the window; see `values`."""
 
         def read(box: Box) -> torch.Tensor:
-            start = tuple(a + b for a, b in zip(box.start, patch.box.start, strict=True))
-            values = self.intensity_map.to_network(self.values(Box(start, box.size), painted))
+            values = self.intensity_map.to_network(self.values(box.moved(patch.box.start), painted))
             return torch.from_numpy(np.ascontiguousarray(values))[None]
 
         found = resample_part(read, patch.box.size, patch.shape, patch.whole)[0]

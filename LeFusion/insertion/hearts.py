@@ -12,7 +12,7 @@ from DiffMask.inference.infarcts import SectorDrafts
 from DiffMask.inference.plan import Scan
 from LeFusion.box_painter import paint_case
 from LeFusion.dataset.axes import Axes
-from LeFusion.dataset.boxes import Box, extent
+from LeFusion.dataset.boxes import extent
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.loading import LoadedCase, load_case
@@ -116,10 +116,7 @@ def _lesion(
     """The lesion under a label. image: the scan with it. edit: (D', H', W') bool. after: (1, D, H, W), the
     whole image on the network's grid. asked_mean: in network units. named: as `measured` has them."""
     lesion, to_source = loaded.labels_dhw == label, loaded.intensity_map.to_source
-    around = extent(lesion)
-    start = tuple(max(first - MARGIN, 0) for first in around.start)
-    end = (min(last + MARGIN, n) for last, n in zip(around.end, lesion.shape, strict=True))
-    box = Box(start, tuple(e - s for s, e in zip(start, end, strict=True)))
+    box = extent(lesion).grown((MARGIN,) * 3).within(lesion.shape)
     where = loaded.lesions_dhw[loaded.layout.lesion_labels.index(label)]
     before, painted = (loaded.axes.to_dhw(v.values)[box.slices] for v in (loaded.volume, image))
     return measured(

@@ -169,6 +169,5 @@ def _ball(across: int) -> np.ndarray:
 
 def _box_around(loaded: LoadedCase, part: Part, reach_mm: float) -> Box:
     """The bounding box of a part and so many mm on each side, within the image."""
-    spans = zip(part.place.start, part.place.end, loaded.spacing_mm, loaded.shape, strict=True)
-    ends = [(max(0, a - round(reach_mm / mm)), min(n, b + round(reach_mm / mm))) for a, b, mm, n in spans]
-    return Box(tuple(a for a, _ in ends), tuple(b - a for a, b in ends))
+    reach = [round(reach_mm / mm) for mm in loaded.spacing_mm]
+    return part.place.grown(reach).within(loaded.shape)
