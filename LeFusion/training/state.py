@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from LeFusion.dataset.storage import atomic_file
@@ -33,42 +35,6 @@ def fingerprint(network: UNet3D, settings: TrainingSettings, metadata: dict, pro
     return {"network": network.config, **chosen, "processes": processes, **fixed}
 
 
-def save(results_folder, step, run, metadata, network, ema, optimizer, accelerator, settings) -> None:
-    """Weights first, state last, each in one move: there is always a whole state to resume from."""
-    _save_weights(results_folder, step, run, metadata, network, ema)
-    state = {
-        "step": step,
-        "run": run,
-        "model": network.state_dict(),
-        "ema": ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
-    }
-    with one_write(results_folder / STATE_FILE) as temporary:
-        torch.save(state, temporary)
-    if settings.keep_checkpoints:
-        for old in sorted(results_folder.glob("model-*.safetensors"))[: -settings.keep_checkpoints]:
-            old.unlink()
-
-
-def _save_weights(results_folder, step, run, metadata, network, ema) -> None:
-    with one_write(checkpoint_path(results_folder, step)) as temporary:
-        save_checkpoint(temporary, {**run, **metadata, "step": step}, model=network, ema=ema)
-
-
-def mend_weights(results_folder: Path, step, run, metadata, network: UNet3D, ema: UNet3D) -> None:
-    """Writes the weights of a resumed step again where their file is lost or damaged: the state has them."""
-    path = checkpoint_path(results_folder, step)
-    try:
-        for name, held in (("model", network), ("ema", ema)):
-            there = load_checkpoint(path, name).network.state_dict()
-            if not all(torch.equal(there[key], v.float().cpu()) for key, v in held.state_dict().items()):
-                raise UserError(f"{path} holds other weights")
-    except UserError as error:
-        print(f"written again: {error}")
-        _save_weights(results_folder, step, run, metadata, network, ema)
-
-
 @contextmanager
 def one_write(path: Path) -> Iterator[Path]:
     """atomic_file for the writers of tensors, which have their own errors for a full disk."""
@@ -79,22 +45,83 @@ def one_write(path: Path) -> Iterator[Path]:
             raise OSError(str(error).strip().split("\n")[0][:200]) from None
 
 
-def resume(results_folder: Path, run: dict, network, ema, optimizer, accelerator) -> int:
-    path = results_folder / STATE_FILE
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        saved = state["run"]
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(f"{path} is damaged ({reason}); delete it to start the run again") from None
-    check_same_settings(results_folder, "results_folder", saved, run)
-    network.load_state_dict(state["model"])
-    ema.load_state_dict(state["ema"])
-    optimizer.load_state_dict(state["optimizer"])
-    if accelerator.scaler and state["scaler"]:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    if accelerator.is_main_process:
-        print(f"resuming {results_folder} at step {state['step']}")
-    return int(state["step"])
+@dataclass(frozen=True)
+class SavedRun:
+    """A run as it is in its folder: weights by step, and the state that an exact resume needs.
+
+    Attributes:
+        folder: of the run.
+        run: what must be equal for it to be resumed, see `fingerprint`.
+        metadata: of its checkpoints, besides.
+        network, ema: the weights, and their moving average.
+        keep: how many checkpoints stay; None: all.
+    """
+
+    folder: Path
+    run: dict
+    metadata: dict
+    network: UNet3D
+    ema: UNet3D
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    keep: int | None
+
+    def resume(self) -> int:
+        """Reads the state into network, average and optimizer; returns its step, 0 where there is none.
+
+        Raises UserError where it is damaged or of another run.
+        """
+        path = self.folder / STATE_FILE
+        if not path.exists():
+            return 0
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            saved = state["run"]
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            raise UserError(f"{path} is damaged ({reason}); delete it to start the run again") from None
+        check_same_settings(self.folder, "results_folder", saved, self.run)
+        self.network.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.accelerator.is_main_process:
+            print(f"resuming {self.folder} at step {state['step']}")
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """Weights first, state last, each in one move: there is always a whole state to resume from."""
+        self._save_weights(step)
+        scaler = self.accelerator.scaler
+        state = {
+            "step": step,
+            "run": self.run,
+            "model": self.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
+        }
+        with one_write(self.folder / STATE_FILE) as temporary:
+            torch.save(state, temporary)
+        if self.keep:
+            for old in sorted(self.folder.glob("model-*.safetensors"))[: -self.keep]:
+                old.unlink()
+
+    def mend_weights(self, step: int) -> None:
+        """Writes the weights of a resumed step again where their file is lost or damaged: the state has
+        them."""
+        path = checkpoint_path(self.folder, step)
+        try:
+            for name, held in (("model", self.network), ("ema", self.ema)):
+                there = load_checkpoint(path, name).network.state_dict()
+                if not all(torch.equal(there[key], v.float().cpu()) for key, v in held.state_dict().items()):
+                    raise UserError(f"{path} holds other weights")
+        except UserError as error:
+            print(f"written again: {error}")
+            self._save_weights(step)
+
+    def _save_weights(self, step: int) -> None:
+        metadata = {**self.run, **self.metadata, "step": step}
+        with one_write(checkpoint_path(self.folder, step)) as temporary:
+            save_checkpoint(temporary, metadata, model=self.network, ema=self.ema)

@@ -32,7 +32,7 @@ from LeFusion.runtime.pictures import save_loss_curve
 from LeFusion.training.batches import TimedIterator, run_batches
 from LeFusion.training.log import Log, Validation
 from LeFusion.training.settings import TrainingSettings
-from LeFusion.training.state import checkpoint_path, fingerprint, mend_weights, resume, save
+from LeFusion.training.state import SavedRun, checkpoint_path, fingerprint
 from LeFusion.training.step import Backward
 from LeFusion.training.stopping import Fetcher, Stopped, StopSignal
 
@@ -71,11 +71,13 @@ def train(
     fused = accelerator.device.type in ("cuda", "cpu") or None
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.train_lr, fused=fused)
     run = fingerprint(network, settings, metadata, accelerator.num_processes)
-    step = resume(results_folder, run, network, ema, optimizer, accelerator)
+    keep = settings.keep_checkpoints
+    saved = SavedRun(results_folder, run, metadata, network, ema, optimizer, accelerator, keep)
+    step = saved.resume()
     if step >= settings.train_num_steps:
         if main:
             print(f"{results_folder} is already trained for {step} steps; nothing to do")
-            mend_weights(results_folder, step, run, metadata, network, ema)
+            saved.mend_weights(step)
         return checkpoint_path(results_folder, step)
     if main:
         results_folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +146,7 @@ def train(
                 accelerator.wait_for_everyone()
                 if main:
                     log.flush()
-                    save(results_folder, step, run, metadata, network, ema, optimizer, accelerator, settings)
+                    saved.save(step)
                     if sample_sheet is not None and not stopping:
                         progress.set_postfix_str("drawing samples")
                         sample_sheet(ema, results_folder / f"samples-{step:06d}.png")
