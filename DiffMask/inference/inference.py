@@ -162,31 +162,11 @@ def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, m
     if given.paint:
         others = tuple(f"{scan.name}{GENERATED}" for scan in scans) if share.count > 1 else ()
         refuse_others(output_dir, set(paths), others)
-    origins = {
-        d.name: dict(zip(ORIGIN, (maker.digest if maker else "", d.inputs), strict=True)) for d in drafts
-    }
-    for draft in drafts:
-        if draft.type is not None:
-            origins[draft.name]["type"] = str(draft.type)
-    there = [d for d in drafts if paths[d.name].exists() and table.has(d.name) and not given.overwrite]
-    same = {d.name: d for d in there if table.has_of(d.name, origins[d.name])}
-    kept = {name for name, d in same.items() if is_whole(paths[name], table.sha256(name), d.stored_shape)}
-    damaged = [name for name in same if name not in kept]
-    if damaged:
-        say(
-            f"{len(damaged)} masks are damaged or were changed and are made again, such as "
-            f"{paths[damaged[0]]}: it is not the file that was written"
-        )
-    stale = [draft.name for draft in there if draft.name not in same]
-    if stale:
-        say(
-            f"stale: {len(stale)} masks were made from another scan, sphere or organ, with other weights or "
-            f"by an earlier version; made again: {', '.join(stale[:5])}{', ...' * (len(stale) > 5)}"
-        )
-    due = [draft for draft in drafts if draft.name not in kept]
+    origins = {draft.name: _origin(draft, maker) for draft in drafts}
+    due = _due(drafts, origins, paths, table, given.overwrite)
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(scans)} scans)"
     usable = len(share.of(scans)) - len(skipped)
-    say(f"{usable} scans{part}: {len(due)} masks to make, {len(kept)} kept")
+    say(f"{usable} scans{part}: {len(due)} masks to make, {len(drafts) - len(due)} kept")
     source, written = lru_cache(maxsize=1)(read_volume), 0
     with tqdm(total=len(due), unit="mask", desc="making masks", disable=not share.main) as progress:
         for draft, labels, attempt in drawn_masks(due) if hearts else maker.masks(due):
@@ -213,7 +193,7 @@ def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, m
             table.add(*names, attempt, facts, origins[draft.name], sha256, shown)
             table.write()
     skipped = share.gather(skipped)
-    written, kept = (sum(share.gather([number])) for number in (written, len(kept)))
+    written, kept = (sum(share.gather([number])) for number in (written, len(drafts) - len(due)))
     wrote = f"wrote {written} masks below {output_dir / 'Mask'} ({kept} kept, {len(skipped)} skipped)"
     if share.main:
         for reason in skipped:
@@ -223,6 +203,35 @@ def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, m
             print(f"{wrote}, {table.path}, {output_dir / 'preview.png'} and {output_dir / 'surfaces.png'}")
         else:
             print(f"{wrote}, share {share.job} of {share.jobs}; the command without shards joins the tables")
+
+
+def _origin(draft: Draft, maker: ShapeMaker | None) -> dict[str, str]:
+    """What a mask is made from: weights, the scan and what belongs to it, the texture asked for."""
+    origin = dict(zip(ORIGIN, (maker.digest if maker else "", draft.inputs), strict=True))
+    return origin if draft.type is None else origin | {"type": str(draft.type)}
+
+
+def _due(
+    drafts: list[Draft], origins: dict[str, dict], paths: dict[str, Path], table: MaskTable, overwrite: bool
+) -> list[Draft]:
+    """Masks that are to be made: those that are not there, that were made from something else, or whose files
+    are not as they were written. origins, paths: by name of the draft."""
+    there = [d for d in drafts if paths[d.name].exists() and table.has(d.name) and not overwrite]
+    same = {d.name: d for d in there if table.has_of(d.name, origins[d.name])}
+    kept = {name for name, d in same.items() if is_whole(paths[name], table.sha256(name), d.stored_shape)}
+    damaged = [name for name in same if name not in kept]
+    if damaged:
+        say(
+            f"{len(damaged)} masks are damaged or were changed and are made again, such as "
+            f"{paths[damaged[0]]}: it is not the file that was written"
+        )
+    stale = [draft.name for draft in there if draft.name not in same]
+    if stale:
+        say(
+            f"stale: {len(stale)} masks were made from another scan, sphere or organ, with other weights or "
+            f"by an earlier version; made again: {', '.join(stale[:5])}{', ...' * (len(stale) > 5)}"
+        )
+    return [draft for draft in drafts if draft.name not in kept]
 
 
 def _finish(given, scans, drafts_of, drafts, share, table, skipped) -> None:
