@@ -33,7 +33,7 @@ from LeFusion.runtime.validation import (
     text,
     whole,
 )
-from LeFusion.textures.realistic import HIGHEST_SCORES
+from LeFusion.textures.scores import HIGHEST_SCORES
 from LeFusion.training.settings import PRECISIONS, TrainingSettings
 
 LARGEST_MARGIN_MM = 100

@@ -30,8 +30,10 @@ from LeFusion.hearts.tissue import WINDOW as WINDOW_OF_TISSUE
 from LeFusion.hearts.tissue import relative_histograms, tissue_of
 from LeFusion.runtime.commandline import run_command
 from LeFusion.textures.layers import DEPTHS_MM, layered_histogram, rim_histograms
-from LeFusion.textures.realistic import HIGHEST_SCORES, LesionTable, write_lesion_table
+from LeFusion.textures.realistic import LesionTable
+from LeFusion.textures.scores import HIGHEST_SCORES
 from LeFusion.textures.surroundings import Around, grown, lesion_and_walls, look_around, near_walls
+from LeFusion.textures.table_files import write_lesion_table
 
 CLASSES = {"ground-glass": (1, 2), "part-solid": (3, 4), "solid": (5,)}
 LIDC, EMIDEC = load_data_type("lidc"), load_data_type("emidec")

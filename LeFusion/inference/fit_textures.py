@@ -24,7 +24,8 @@ from LeFusion.runtime.commandline import absolute_path, given_path, output_folde
 from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.tables import markdown_table
 from LeFusion.settings import FitTexturesSettings
-from LeFusion.textures.fitted import Fit, Textures, describe, fit_textures, write_textures
+from LeFusion.textures.fitted import Textures, write_textures
+from LeFusion.textures.fitting import Fit, describe, fit_textures
 from LeFusion.textures.histograms import condition_from_counts, shift_histogram
 from LeFusion.textures.picture import ExampleImages, save_texture_picture
 

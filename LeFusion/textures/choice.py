@@ -12,7 +12,7 @@ from LeFusion.textures.conditions import Conditions, own_histogram
 from LeFusion.textures.histograms import condition_from_counts
 from LeFusion.textures.of_cases import textures_of_cases
 from LeFusion.textures.palette import Palette, load_palette, realistic_palette
-from LeFusion.textures.realistic import HIGHEST_SCORES
+from LeFusion.textures.scores import HIGHEST_SCORES
 
 # A condition of the command: a name or number of a texture, mixture, own, ..., or bins; or scores of the real
 # lesions to draw from, such as {"texture_score": 5}

@@ -12,7 +12,8 @@ from LeFusion.runtime.validation import text
 from LeFusion.settings import PaintingSettings
 from LeFusion.textures.fitted import read_textures
 from LeFusion.textures.histograms import condition_from_counts
-from LeFusion.textures.realistic import LesionTable, load_lesion_table
+from LeFusion.textures.realistic import LesionTable
+from LeFusion.textures.table_files import load_lesion_table
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.loading import load_case
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.pictures import lesion_slice
-from LeFusion.textures.fitted import Fit, Textures, Window, window_limits
+from LeFusion.textures.fitted import Textures, Window, window_limits
+from LeFusion.textures.fitting import Fit
 
 EXAMPLES = 4  # lesions shown of each type, the medoid first
 FAINT = 40  # histograms drawn of each type besides the medoid's

@@ -24,7 +24,7 @@ from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.settings import TrainSettings
 from LeFusion.textures.palette import load_palette
-from LeFusion.textures.realistic import load_lesion_table
+from LeFusion.textures.table_files import load_lesion_table
 from LeFusion.training.settings import TrainingSettings
 from LeFusion.training.trainer import train
 

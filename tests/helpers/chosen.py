@@ -15,7 +15,8 @@ from LeFusion.runtime.commandline import PROJECT_ROOT, plain
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.choice import choose_conditions
 from LeFusion.textures.conditions import histogram_of
-from LeFusion.textures.realistic import LesionTable, write_lesion_table
+from LeFusion.textures.realistic import LesionTable
+from LeFusion.textures.table_files import write_lesion_table
 
 FITTED = PROJECT_ROOT / "configs" / "fitted_textures"
 BINS = 16

@@ -11,8 +11,8 @@ import LeFusion.inference.fit_lesion_table as fit
 from LeFusion.dataset.cases import find_cases
 from LeFusion.dataset.loading import load_case
 from LeFusion.textures.layers import DEPTHS_MM
-from LeFusion.textures.realistic import read_lesion_table
 from LeFusion.textures.surroundings import look_around
+from LeFusion.textures.table_files import read_lesion_table
 
 BINS = [f"h{i:02d}" for i in range(16)]
 SLOPE, INTERCEPT = 0.9, -40.0  # HU of the table -> HU of the regions

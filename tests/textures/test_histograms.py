@@ -14,6 +14,7 @@ from LeFusion.textures.histograms import (
     jensen_shannon,
     lesion_histogram,
     match_intensities,
+    mean_intensity,
     move_histograms,
     perturb,
     refined,
@@ -342,3 +343,10 @@ def test_refined_shares_keep_the_bins_and_their_peaks():
     assert torch.allclose(flat, torch.full((16,), 1 / 16, dtype=torch.float64))
     peak = refined(torch.tensor([0.0, 0.1, 0.8, 0.1, 0.0]), 8).reshape(5, 8)
     assert float(peak[1, -1]) > float(peak[1, 0])  # towards the peak
+
+
+def test_mean_intensity_by_hand():
+    assert mean_intensity(np.eye(4)[3], 4, (-1000, 400)) == pytest.approx(400 - 175)
+    both = np.concatenate([np.eye(4)[0], np.eye(4)[3]])
+    assert mean_intensity(both, 4, (0, 1)) == pytest.approx(0.5)
+    assert mean_intensity(np.concatenate([np.eye(4)[1], np.zeros(4)]), 4, (0, 8)) == pytest.approx(3)

@@ -31,8 +31,8 @@ from LeFusion.settings import InferenceSettings
 from LeFusion.textures.choice import choose_conditions, conditions_of
 from LeFusion.textures.layers import layer_shares
 from LeFusion.textures.palette import Palette, load_palette
-from LeFusion.textures.realistic import read_lesion_table, write_lesion_table
 from LeFusion.textures.surroundings import lesion_and_walls, look_around
+from LeFusion.textures.table_files import read_lesion_table, write_lesion_table
 
 
 def test_a_palette_of_lists():

@@ -23,7 +23,7 @@ from painted_hearts import (
 from LeFusion.dataset.cases import find_cases
 from LeFusion.dataset.loading import load_case
 from LeFusion.painter import Painter
-from LeFusion.textures.realistic import read_lesion_table
+from LeFusion.textures.table_files import read_lesion_table
 
 REALISTIC = Path(__file__).resolve().parents[3] / "configs" / "lesion_textures" / "emidec.json"
 
