@@ -17,11 +17,11 @@ FOLDER = PROJECT_ROOT / "LeFusion" / "LeFusion_Model"
 DEFAULT_STEPS = (
     10  # num_steps=auto with weights that do not say how many levels they need (docs/performance.md)
 )
-# Keys of the command that say which files it reads and writes, or that Painter.paint has arguments for
-OF_THE_COMMAND = ("model_path", "dataset_root_dir", "mask_dir", "test_txt_dir", "split", "target_img_path")
-OF_THE_COMMAND += ("target_label_path", "lesions_from", "donors_test_txt", "donor", "types", "condition")
-OF_THE_COMMAND += ("seed", "textures_of", "save_edit_mask", "shards", "shard", "overwrite")
-OF_THE_COMMAND += ("skip_bad_cases", "preview_cases", "viewer")
+# Keys that say which files the command reads and writes, or that Painter.paint has arguments for: those that
+# other commands lack, but for the textures, and a few of those that all have that paint
+OF_THE_COMMAND = InferenceSettings.model_fields.keys() - PaintingSettings.model_fields.keys()
+OF_THE_COMMAND -= {"texture_shares", "reference_image", "reference_mask"}
+OF_THE_COMMAND |= {"model_path", "seed", "save_edit_mask", "overwrite"}
 
 
 def bundled_weights() -> dict[str, Path]:
@@ -56,9 +56,8 @@ def painter_settings(
 
     changes: other keys of configs/inference.yaml.
     """
-    for key in OF_THE_COMMAND:
-        if key in changes:
-            raise UserError(f"{key}: is a setting of the command, not of Painter.load")
+    for key in sorted(OF_THE_COMMAND & changes.keys()):
+        raise UserError(f"{key}: is a setting of the command, not of Painter.load")
     named, path = find_weights(weights)
     data_type = data_type or named
     if path is not None:
