@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
-from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -26,17 +24,15 @@ from tqdm import tqdm
 
 from evaluation_pipeline.cases.nnunet_layout import LabelledImage
 from evaluation_pipeline.judging.metrics import dice
-from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL, read_checkpoint, save_checkpoint
+from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL
 from evaluation_pipeline.segmentation.models import SegmentationLoss, build_optimizer, learning_rate_at
 from evaluation_pipeline.segmentation.preprocessing import AddressedDataset, address_seed
+from evaluation_pipeline.segmentation.saved_training import SavedTraining
 from evaluation_pipeline.segmentation.segmenter import Segmenter
-from evaluation_pipeline.tables import write_csv
 from LeFusion.dataset.scans import read_volume
-from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import check_same_settings, stays_on_cpu
+from LeFusion.runtime.commandline import stays_on_cpu
 
-LAST_MODEL = "last_model.pt"
 LARGEST_GRADIENT = 12.0  # norm; nnU-Net's
 WHOLE_NUMBERS = {
     "max_epochs": 1,
@@ -149,7 +145,8 @@ def train(
     free = ("num_workers", "device")
     run = {name: value for name, value in asdict(settings).items() if name not in free}
     content = content | {"run": run | {"processes": accelerator.num_processes}}
-    state = _resume(output_dir, content)
+    saved = SavedTraining(output_dir, content, network, optimizer, accelerator)
+    state = saved.read()
     if state and state["epoch"] >= settings.max_epochs:
         if main:
             print(f"{output_dir}: is already trained for {state['epoch']} epochs; nothing to do")
@@ -159,10 +156,7 @@ def train(
     if state:
         if main:
             print(f"{output_dir}: going on after epoch {state['epoch']}")
-        network.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-        if accelerator.scaler and state["scaler"]:
-            accelerator.scaler.load_state_dict(state["scaler"])
+        saved.restore(state)
     model, optimizer = accelerator.prepare(network, optimizer)
     loss_fn = SegmentationLoss(segmenter.metadata.get("ignore"))
     first_epoch, history, best = (state["epoch"], state["history"], state["best"]) if state else (0, [], -1.0)
@@ -221,7 +215,7 @@ def train(
             better = row["dice"] > best if validation else True
             best = row["dice"] if better and validation else best
             if main:
-                _save(output_dir, better, content, network, optimizer, accelerator, epoch + 1, history, best)
+                saved.save(epoch + 1, history, best, better)
                 board.flush()
     progress.close()
     if main:
@@ -257,65 +251,3 @@ def validate(
 def _precision(settings: TrainingSettings) -> str:
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
     return "fp16" if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
-
-
-def _save(output_dir, better, content, network, optimizer, accelerator, epoch, history, best) -> None:
-    """The best model first, the state last: a run that is killed in between writes the best again."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    reached = content["metadata"] | {"epoch": epoch, "validation_dice": history[-1].get("dice")}
-    content = content | {"metadata": reached, "weights": weights}
-    if better:
-        save_checkpoint(output_dir / BEST_MODEL, content)
-    state = {
-        "epoch": epoch,
-        "history": history,
-        "best": best,
-        "optimizer": optimizer.state_dict(),
-        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
-    }
-    save_checkpoint(output_dir / LAST_MODEL, content | state)
-    _write_curves(output_dir, history)
-
-
-def _resume(output_dir: Path, content: dict[str, Any]) -> dict[str, Any] | None:
-    path = output_dir / LAST_MODEL
-    if not path.exists():
-        return None
-    state = read_checkpoint(path)
-    check_same_settings(output_dir, "--output_model_dir", _identity(state), _identity(content))
-    try:
-        read_checkpoint(output_dir / BEST_MODEL)
-    except UserError:
-        raise UserError(
-            f"{output_dir / BEST_MODEL}: is lost or damaged, and {LAST_MODEL} has the last weights, not the "
-            "best ones; delete the folder to train again"
-        ) from None
-    return state
-
-
-def _identity(content: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same in a resumed run."""
-    keys = ("model", "preprocessing", "labels")
-    data = {name: content["metadata"].get(name) for name in ("fold", "data_sha256", "synthetic_share")}
-    return {key: content[key] for key in keys} | data | content["run"]
-
-
-def _write_curves(output_dir: Path, history: list[dict]) -> None:
-    """curves.csv and curves.png: loss of every epoch, Dice of the validated ones."""
-    curves = pd.DataFrame(history)
-    write_csv(output_dir / "curves.csv", curves, digits=6)
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(curves["epoch"], curves["loss"])
-    left.set(xlabel="epoch", ylabel="training loss (Dice + cross entropy)")
-    names = [name for name in curves.columns if name.startswith("dice")]
-    for name in names[1:] if len(names) == 2 else names:  # the mean of one class is that class
-        judged = curves.dropna(subset=name)
-        right.plot(judged["epoch"], judged[name], marker=".", label=name)
-    right.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1))
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    if right.lines:
-        right.legend()
-    with atomic_file(output_dir / "curves.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=110)

@@ -16,6 +16,7 @@ from evaluation_pipeline.cases.nnunet_layout import description, file_names, wri
 from evaluation_pipeline.run_segmentation_training import default_folder, main, parser
 from evaluation_pipeline.segmentation import training
 from evaluation_pipeline.segmentation.checkpoint import read_checkpoint
+from evaluation_pipeline.segmentation.saved_training import SavedTraining
 from evaluation_pipeline.segmentation.segmenter import load_segmenter
 from evaluation_pipeline.segmentation.training import SampleOrder
 
@@ -133,16 +134,16 @@ def test_the_label_ignore_is_neither_learnt_nor_judged(run, tmp_path, real):
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(run, tmp_path, monkeypatch):
     options = ("--val_every", "2")
     assert run(*options, into="whole")[0] == 0
-    saved = training._save
+    save = SavedTraining.save
 
     def killed(*arguments):
-        saved(*arguments)
+        save(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_save", killed)
+    monkeypatch.setattr(SavedTraining, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         run(*options, into="broken")
-    monkeypatch.setattr(training, "_save", saved)
+    monkeypatch.setattr(SavedTraining, "save", save)
     assert read_checkpoint(tmp_path / "broken/last_model.pt")["epoch"] == 2
     code, out, err = run(*options, into="broken")
     assert code == 0 and "going on after epoch 2" in out, err

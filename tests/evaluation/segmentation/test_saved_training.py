@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from evaluation_pipeline.segmentation import training
+from evaluation_pipeline.segmentation import saved_training
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,9 @@ from evaluation_pipeline.segmentation import training
 )
 def test_each_dice_is_drawn_once(tmp_path, monkeypatch, lesions, drawn):
     figures = []
-    monkeypatch.setattr(training, "Figure", lambda **given: figures.append(Figure(**given)) or figures[-1])
+    monkeypatch.setattr(
+        saved_training, "Figure", lambda **given: figures.append(Figure(**given)) or figures[-1]
+    )
     judged = {"dice": 0.5} | {f"dice {name}": 0.5 for name in lesions} if lesions else {}
-    training._write_curves(tmp_path, [{"epoch": 1, "loss": 1.0} | judged])
+    saved_training.write_curves(tmp_path, [{"epoch": 1, "loss": 1.0} | judged])
     assert [line.get_label() for line in figures[0].axes[1].lines] == drawn
