@@ -10,6 +10,7 @@ import torch
 from LeFusion.textures.histograms import match_intensities
 
 STEEPEST = 1.6  # what histogram matching may stretch intensities by: more makes patterns out of noise
+GAMMAS, REMAPPED = (0.3, 1.25), 0.7  # of remap_contrast, and how often it is applied
 NOISE_LIMIT = 2.5  # standard deviations; what exceeds them is structure
 
 
@@ -97,18 +98,14 @@ def quantile(values: torch.Tensor, q: float) -> torch.Tensor:
     return torch.lerp(torch.tensor(placed[below]), torch.tensor(placed[above]), rank - below)
 
 
-def draw_contrast(
-    generator: torch.Generator,
-    bounds: Sequence[float],
-    gammas: Sequence[float] = (0.3, 1.25),
-    probability: float = 0.7,
-) -> tuple[float, float]:
-    """Factor (log-uniform within bounds) and gamma for remap_contrast, with that probability; else 1, 1."""
+def draw_contrast(generator: torch.Generator, bounds: Sequence[float]) -> tuple[float, float]:
+    """Factor (log-uniform within bounds) and gamma (uniform within GAMMAS) for remap_contrast, for a share
+    of REMAPPED; else 1, 1."""
     applied, first, second = torch.rand(3, generator=generator).tolist()
-    if applied >= probability:
+    if applied >= REMAPPED:
         return 1.0, 1.0
     low, high = (math.log(bound) for bound in bounds)
-    return math.exp(low + (high - low) * first), gammas[0] + (gammas[1] - gammas[0]) * second
+    return math.exp(low + (high - low) * first), GAMMAS[0] + (GAMMAS[1] - GAMMAS[0]) * second
 
 
 def draw_flip_axes(generator: torch.Generator, probability: float = 0.5) -> tuple[int, ...]:

@@ -66,23 +66,12 @@ def box_around(lesion: Box, volume_shape: Sequence[int], size: Sequence[int]) ->
     return _centred(lesion, tuple(size), volume_shape)
 
 
-def tight_box(
-    mask_dhw: Array,
-    volume_shape: Sequence[int],
-    margin: int,
-    max_size: Sequence[int],
-    multiple: Sequence[int] = (1, 8, 8),
-) -> Box:
-    """The lesion's bounding box plus `margin` voxels on each side, rounded up to `multiple`.
+def tight_box(mask_dhw: Array, margin: int, max_size: Sequence[int]) -> Box:
+    """The lesion's bounding box plus `margin` voxels on each side, rounded up as `tight_box_around` does.
 
-    At most `max_size`, and no larger than the volume, itself rounded up: more would be padding only. Placed
-    like `lesion_box`. mask_dhw: (D, H, W) bool, of the shape `volume_shape`. Raises ValueError when the mask
-    is empty, the lesion is larger than `max_size`, or `max_size` is no multiple of `multiple`.
+    mask_dhw: (D, H, W) bool. Raises UserError when the mask is empty, and where `tight_box_around` does.
     """
-    assert tuple(mask_dhw.shape) == tuple(volume_shape), (
-        f"mask {tuple(mask_dhw.shape)}, volume {tuple(volume_shape)}"
-    )
-    return tight_box_around(extent(mask_dhw), volume_shape, margin, max_size, multiple)
+    return tight_box_around(extent(mask_dhw), mask_dhw.shape, margin, max_size)
 
 
 def tight_box_around(
@@ -93,7 +82,11 @@ def tight_box_around(
     multiple: Sequence[int] = (1, 8, 8),
     step: tuple[int, int] | None = None,
 ) -> Box:
-    """`tight_box` of a lesion with this bounding box.
+    """A lesion's bounding box plus `margin` voxels on each side, rounded up to `multiple`.
+
+    At most `max_size`, and no larger than the volume, itself rounded up: more would be padding only. Placed
+    like `lesion_box`. Raises UserError when the lesion is larger than `max_size`, or that is no multiple of
+    `multiple`.
 
     step: (of the depth, of the plane) so that lesions of like size have boxes of one size: a box is as high
     as wide and rounded up to a multiple of it, as far as the volume and `max_size` go.

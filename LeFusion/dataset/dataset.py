@@ -234,7 +234,7 @@ class LesionDataset(Dataset):
         if self.region == "whole":
             return region_box(extent(lesion), decoded["organ"], lesion.shape, self.size)
         if self.region == "lesion":
-            return tight_box(lesion, lesion.shape, self.margin, self.size)
+            return tight_box(lesion, self.margin, self.size)
         return random_box(lesion, self.size, generator)
 
     def _one_lesion(self, decoded: dict, lesions: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

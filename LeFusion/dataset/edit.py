@@ -52,26 +52,21 @@ def edit_part(
     return box, edit_masks(lesions, margin_mm, spacing_mm)[0].numpy()
 
 
-def carry_change(
-    before: Tensor,
-    after: Tensor,
-    lesions: Tensor,
-    spacing_mm: Sequence[float],
-    blur_mm: float = EDGE_BLUR_MM,
-) -> Tensor:
+def carry_change(before: Tensor, after: Tensor, lesions: Tensor, spacing_mm: Sequence[float]) -> Tensor:
     """What a change of intensities inside the lesions does to the image around them, blurred as by a scanner.
 
     before, after: (1, D, H, W) in [-1, 1], different inside the lesions (K, D, H, W) only. Returns `after`
-    with the change, blurred by a Gaussian of sd blur_mm, added outside the lesions. A darker lesion darkens
-    nothing below the lower quartile of what is around it.
+    with the change, blurred by a Gaussian of sd EDGE_BLUR_MM, added outside the lesions. A darker lesion
+    darkens nothing below the lower quartile of what is around it.
     """
     if torch.equal(before, after):
         return after
     inside = lesions.any(dim=0).numpy()
-    place = _grown(inside, 4 * blur_mm, spacing_mm)
+    place = _grown(inside, 4 * EDGE_BLUR_MM, spacing_mm)
     part = (slice(None), *place.slices)
     change = (after[part] - before[part])[0].numpy()
-    blurred = scipy.ndimage.gaussian_filter(change, [blur_mm / mm for mm in spacing_mm], mode="constant")
+    widths = [EDGE_BLUR_MM / mm for mm in spacing_mm]
+    blurred = scipy.ndimage.gaussian_filter(change, widths, mode="constant")
     carried = after.clone()
     outside = torch.from_numpy(~inside[place.slices])[None]
     around = before[part]
