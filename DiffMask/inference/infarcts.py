@@ -1,6 +1,7 @@
 """Drafts of hearts: infarcts in the wall, with no-reflow within."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,15 +48,15 @@ class SectorDrafts:
                 angle = septal_angle(values, labels, self.anatomy, ())
             except ValueError:
                 angle = None  # no septum to be seen: all angles are equally likely
-            drafts = [
-                self._draft(scan, number, spacing, labels, angle) for number in range(1, self.count + 1)
-            ]
+            of_scan = {
+                "scan": scan,
+                "spacing_mm": spacing,
+                "stored_shape": image.raw.shape,
+                "inputs": digest(image, labels),
+            }
+            return [self._draft(number, labels, angle, of_scan) for number in range(1, self.count + 1)]
         except UserError as error:
             raise UserError(f"{scan.mask_path}: {error}") from None
-        inputs = digest(image, labels)
-        for draft in drafts:
-            draft.inputs, draft.stored_shape = inputs, image.raw.shape
-        return drafts
 
     def _check(self, labels: np.ndarray) -> np.ndarray:
         """The labels as layout.label_dtype."""
@@ -72,8 +73,10 @@ class SectorDrafts:
         wall_coordinates(labels, self.anatomy, ())
         return np.ascontiguousarray(labels, dtype=self.layout.label_dtype)
 
-    def _draft(self, scan, number, spacing, labels: np.ndarray, angle: float | None) -> Draft:
-        reason = None
+    def _draft(self, number: int, labels: np.ndarray, angle: float | None, of_scan: dict[str, Any]) -> Draft:
+        """Infarct `number` of a scan. angle: of the septum, None: not seen. of_scan: what all drafts of the
+        scan share."""
+        scan, spacing, reason = of_scan["scan"], of_scan["spacing_mm"], None
         for attempt in range(self.redraws + 1):
             address = (self.seed, "sector", scan.name, number, attempt)
             generator = torch.Generator().manual_seed(address_seed(*address))
@@ -88,15 +91,13 @@ class SectorDrafts:
             made = labels.copy()
             made[infarct] = self.layout.lesion_labels[0]
             made[core] = self.layout.lesion_labels[-1]
-            facts = {"attempt": attempt, "septal_angle": angle}
             return Draft(
-                scan,
-                number,
-                spacing,
-                sphere_around(infarct, spacing),
+                **of_scan,
+                number=number,
+                placement=sphere_around(infarct, spacing),
                 labels=made,
                 sector=sector,
-                facts=facts,
+                facts={"attempt": attempt, "septal_angle": angle},
             )
         raise UserError(
             f"no infarct found a place in {self.redraws + 1} draws (mask {number}, seed {self.seed}): "

@@ -78,14 +78,25 @@ class SphereDrafts:
                 organ = None if organ is None else organ | own
                 lesions = own if lesions is None else lesions | own
             scene = LungScene(image, spacing, organ, lesions)
+            types = [site.type for site in self._sites(scan)]
             drafts = []
             for number, placement in enumerate(self._placements(scan, scene, volume, own), start=1):
+                grid, box = self._grid(placement, spacing, image.shape)
                 site = repr(placement) if self.table else ""  # drawn ones follow from the settings
-                inputs = digest(volume, organ, lesions, own, site)
-                drafts.append(self._draft(scan, number, spacing, placement, scene.lung, inputs))
-                drafts[-1].stored_shape = volume.raw.shape
-            for draft, site in zip(drafts, self._sites(scan), strict=False):
-                draft.type = site.type
+                drafts.append(
+                    Draft(
+                        scan,
+                        number,
+                        spacing,
+                        placement,
+                        volume.raw.shape,
+                        digest(volume, organ, lesions, own, site),
+                        types[number - 1] if types else None,
+                        grid=grid,
+                        box=box,
+                        organ=scene.lung[box].copy(),
+                    )
+                )
             return drafts
         except UserError as error:
             raise UserError(f"{scan.path}: {error}") from None
@@ -129,17 +140,18 @@ class SphereDrafts:
         table = self.table or {}
         return [*table.get(scan.name, []), *table.get("", [])]
 
-    def _draft(self, scan, number, spacing, placement: Placement, organ: np.ndarray, inputs: str) -> Draft:
-        grid = MaskGrid.around(
-            placement.centre_dhw, placement.diameter_mm, spacing, self.size, self.spacing_mm
-        )
-        box = grid.box(organ.shape)
+    def _grid(
+        self, placement: Placement, spacing: Sequence[float], shape: Sequence[int]
+    ) -> tuple[MaskGrid, tuple[slice, slice, slice]]:
+        """The network's grid around a sphere, and the box of the scan that it covers."""
         if placement.inside_share == 0:
             raise UserError(
                 f"the sphere of {placement.diameter_mm:.1f} mm at voxel {placement.centre_dhw} is not in the "
                 "organ"
             )
-        return Draft(scan, number, spacing, placement, grid, box, organ[box].copy(), inputs=inputs)
+        centre, diameter = placement.centre_dhw, placement.diameter_mm
+        grid = MaskGrid.around(centre, diameter, spacing, self.size, self.spacing_mm)
+        return grid, grid.box(shape)
 
     def _mask(self, path: Path, volume: Volume, labels: Sequence[int] = ()) -> np.ndarray:
         """A mask (D, H, W) bool on the scan's grid: of these labels, or of all above 0."""

@@ -34,29 +34,36 @@ class Scan:
     mask_path: Path | None = None
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Draft:
-    """A mask to be made: number `number` (from 1) of a scan.
+    """A mask to be made.
 
-    Lungs: `placement` and `grid`, and of the organ the part in the grid's box (None: no organ to keep to).
-    Hearts: `labels`, the whole label map with the infarct in it (D, H, W) uint8, and `sector`.
-    inputs: see digest. type: name or number of the texture to paint; None: not said. stored_shape: of the
-    scan.
+    Attributes:
+        scan, number: it is mask `number` (from 1) of that scan.
+        spacing_mm: (depth, height, width) of the scan's voxels.
+        placement: the sphere that it is made from, or that lies around it.
+        stored_shape: of the scan.
+        inputs: see digest.
+        type: name or number of the texture to paint; None: not said.
+        grid: of lungs, the network's; `box` is the part of the scan (D, H, W) that it covers, and `organ`
+            (D, H, W) bool, in that box, what the mask has to keep to; None: anything.
+        labels: of hearts, (D, H, W), the whole label map with the infarct in it; `sector` is what was drawn,
+            and `facts` are further columns of the table.
     """
 
     scan: Scan
     number: int
     spacing_mm: tuple[float, float, float]
-    placement: Placement | None = None
+    placement: Placement
+    stored_shape: tuple[int, ...] = ()
+    inputs: str = ""
+    type: str | int | None = None
     grid: MaskGrid | None = None
     box: tuple[slice, slice, slice] | None = None
     organ: np.ndarray | None = None
     labels: np.ndarray | None = None
     sector: Sector | None = None
-    inputs: str = ""
-    type: str | int | None = None
     facts: dict = field(default_factory=dict)
-    stored_shape: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

@@ -104,7 +104,7 @@ def _draft(lesion: Wanted, maker: ShapeMaker) -> Draft:
     room = lesion.sphere_mm * OVERSHOOT
     grid = MaskGrid.around(centre, room, patch.spacing_mm, maker.size, maker.spacing_mm)
     placement = Placement(centre, lesion.sphere_mm, 0.0, 1.0)
-    return Draft(Scan(lesion.name, None), lesion.number, patch.spacing_mm, placement, grid)
+    return Draft(Scan(lesion.name, None), lesion.number, patch.spacing_mm, placement, grid=grid)
 
 
 def _scaled(
