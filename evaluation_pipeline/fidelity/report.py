@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evaluation_pipeline.fidelity.memorisation import COPY_CORRELATION
-from evaluation_pipeline.fidelity.profile import STRANDS_MM
+from evaluation_pipeline.fidelity.profile import ALIKE, STRANDS_MM
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.tables import markdown_table
 
@@ -62,6 +62,8 @@ def summary_rows(report: dict) -> list[dict]:
             where = f"layer {abs(row['layer'])} {'inside' if row['layer'] < 0 else 'outside'} the border"
             _add_told_apart(add, f"{where}, share of the contrast", row)
         _add_told_apart(add, "grain of the core over the scan's", part["grain"])
+        alike = f"the same, real ones of the {ALIKE} scans most alike in noise"
+        _add_told_apart(add, alike, part["grain_in_like_scans"])
         _add_told_apart(add, f"unevenness of the core, smoothed ({unit})", part["unevenness"])
         _add_told_apart(add, "sharpness across slices at the border over the scan's", part["sharpness"])
         near, far = STRANDS_MM

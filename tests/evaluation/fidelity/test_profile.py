@@ -6,10 +6,12 @@ from scipy.ndimage import gaussian_filter
 
 from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
 from evaluation_pipeline.fidelity.profile import (
+    ALIKE,
     LAYERS,
     compare_profiles,
     grain,
-    grain_ratios,
+    grains,
+    in_like_scans,
     layer_profile,
     profiles,
     sharpness_across_slices,
@@ -51,12 +53,34 @@ def test_grain_is_the_noise_inside_against_the_noise_around():
     noise = rng.normal(0, 20, mask.shape)
     inside, scan = grain(lesion_of(np.where(mask, 3 * noise, noise), mask))
     assert inside / scan == pytest.approx(3, rel=0.25)
-    same = grain_ratios([lesion_of(noise, mask)])
-    assert same[0] == pytest.approx(1, rel=0.25)
+    ((inside, scan),) = grains([lesion_of(noise, mask)])
+    assert inside / scan == pytest.approx(1, rel=0.25)
 
 
 def test_a_lesion_without_core_has_no_grain():
-    assert np.isnan(grain_ratios([lesion_of(np.ones((33, 33, 33)), ball(2))])).all()
+    assert grains([lesion_of(np.ones((33, 33, 33)), ball(2))]).shape == (0, 2)
+
+
+def test_like_scans_are_those_nearest_in_noise():
+    real = np.stack([np.arange(1.0, 61), np.arange(1.0, 61)], axis=1)
+    found = in_like_scans(real, np.array([[9.0, 30], [9, 40], [9, 41]]))
+    assert sorted(found[:, 1]) == list(range(32, 52))  # by the ratio: 31 / 40 is farther off than 40 / 51
+    assert len(in_like_scans(real[:5], found)) == 5 and not len(in_like_scans(real, found[:0]))
+
+
+def test_grain_is_judged_against_real_ones_of_scans_as_noisy():
+    """Real cores have noise of 20 whatever the scan's, so in noisy scans their ratio is low."""
+    rng, mask = np.random.default_rng(0), ball(8)
+
+    def lesion(scan):
+        noise = rng.normal(0, 1, mask.shape)
+        return lesion_of(np.where(mask, 20 * noise, scan * noise - 800), mask)
+
+    real = [lesion(scan) for scan in [10.0] * 30 + [40.0] * ALIKE]
+    found = compare_profiles(real, [lesion(40.0) for _ in range(12)], np.random.default_rng(1))
+    assert found["grain"]["real"] > 1.5 and found["grain"]["auc"] > 0.7
+    assert found["grain_in_like_scans"]["real"] == pytest.approx(0.5, rel=0.2)
+    assert found["grain_in_like_scans"]["low"] < 0.75
 
 
 def test_a_sharp_rim_is_seen_in_its_layer_alone():
