@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch.utils.data import Dataset
 
 from DiffMask.sphere import (
@@ -20,7 +19,7 @@ from DiffMask.sphere import (
     half_axes,
 )
 from LeFusion.dataset.axes import Axes
-from LeFusion.dataset.boxes import Box
+from LeFusion.dataset.boxes import Box, extent
 from LeFusion.dataset.cases import (
     GENERATED,
     SPLITS,
@@ -158,7 +157,7 @@ def read_lesion(name: str, path: Path, layout: Layout) -> LesionMask | None:
 
 def tight(lesion: np.ndarray) -> np.ndarray:
     """The bounding box of what is set in a bool array (D, H, W)."""
-    return np.ascontiguousarray(lesion[ndimage.find_objects(lesion.astype(np.uint8))[0]])
+    return np.ascontiguousarray(lesion[extent(lesion).slices])
 
 
 class MaskDataset(Dataset):

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from DiffMask.inference.plan import Draft, Scan
 from DiffMask.shapes.features import longest_axial_diameter_mm, shape_features
 from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.axes import Axes
+from LeFusion.dataset.boxes import extent
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import Volume
@@ -159,7 +159,7 @@ def save_preview(
                 level = lesion_slice(turned)
                 planes.append((np.moveaxis(image, axis, 0)[level], np.moveaxis(shown, axis, 0)[level]))
             planes = [(a[::-1], b[::-1]) if axis else (a, b) for axis, (a, b) in enumerate(planes)]
-        window = (-1000, 400) if not hearts else np.percentile(image[_extent(labels)], (1, 99))
+        window = (-1000, 400) if not hearts else np.percentile(image[extent(labels > 0).slices], (1, 99))
         parts = [around(mask > 0, SIDE) for _, mask in planes]
         scaled = [
             np.clip((plane[part] - window[0]) / max(window[1] - window[0], 1e-9), 0, 1)
@@ -185,10 +185,6 @@ def save_page(path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layou
     return write_masks_page(path, masks, layout, unit)
 
 
-def _extent(mask: np.ndarray) -> tuple[slice, ...]:
-    return ndimage.find_objects((mask > 0).astype(np.uint8))[0]
-
-
 def save_surface_sheet(
     path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layout: Layout, hearts: bool
 ) -> Path:
@@ -199,7 +195,7 @@ def save_surface_sheet(
         scene = [(labels == label) for label in layout.lesion_labels]
         if hearts:
             scene = [np.isin(labels, [layout.myocardium_label, *layout.lesion_labels]), *scene]
-        box = _extent(scene[0] if hearts else np.any(scene, axis=0))
+        box = extent(scene[0] if hearts else np.any(scene, axis=0)).slices
         scenes.append([part[box] for part in scene])
         names.append(_short(draft))
     spacing = [draft.spacing_mm for draft in drafts]

@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist, pdist
 from scipy.stats import ks_2samp
 from skimage.measure import marching_cubes
 
+from LeFusion.dataset.boxes import extent
 from LeFusion.errors import UserError
 from LeFusion.runtime.tables import markdown_table
 
@@ -86,7 +87,7 @@ def smooth_distance(mask: np.ndarray, spacing_mm=ISOTROPIC) -> tuple[np.ndarray,
     mask = np.asarray(mask) > 0
     if mask.ndim != 3 or not mask.any():
         raise UserError(f"a mask of shape {mask.shape} with {mask.sum()} voxels has no shape")
-    box = np.pad(mask[ndimage.find_objects(mask.astype(np.uint8))[0]], 4)
+    box = np.pad(mask[extent(mask).slices], 4)
     # Half a voxel lies between the centre of the outermost voxel and the surface, on either side.
     inner, outer = (ndimage.distance_transform_edt(m, sampling=spacing_mm) for m in (box, ~box))
     distance = inner - outer

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
-from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from DiffMask.shapes.features import smooth_distance
+from LeFusion.dataset.boxes import extent
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.runtime.pictures import OUTLINES
 
@@ -64,8 +64,8 @@ def surface(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, 
     """Vertices (V, 3) in mm, in the order of the mask's axes, and triangles (T, 3) of a mask's surface."""
     distance, box = smooth_distance(mask, spacing_mm)
     vertices, triangles, _, _ = marching_cubes(distance, 0.0, spacing=tuple(spacing_mm))
-    starts = [[part.start for part in ndimage.find_objects(m.astype(np.uint8))[0]] for m in (mask, box)]
-    return vertices + np.subtract(*starts) * np.array(spacing_mm), triangles
+    moved = np.subtract(extent(mask).start, extent(box).start)
+    return vertices + moved * np.array(spacing_mm), triangles
 
 
 def _shaded(triangles: np.ndarray, colour: str, opacity: float) -> Poly3DCollection:

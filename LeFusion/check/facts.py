@@ -11,8 +11,9 @@ import torch
 from nibabel.orientations import aff2axcodes
 
 from LeFusion.dataset.axes import Axes
-from LeFusion.dataset.boxes import Size
+from LeFusion.dataset.boxes import Size, extent
 from LeFusion.dataset.cases import Layout
+from LeFusion.dataset.grid import grid_shape
 from LeFusion.dataset.hounsfield import refuse_other_units
 from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.scans import read_volume
@@ -194,10 +195,7 @@ def _measure_geometry(facts: CaseFacts, volume: Volume, settings: CheckSettings)
         return axes
     facts.spacing_mm = spacing
     facts.orientation = "".join(code or "?" for code in aff2axcodes(volume.affine))
-    wanted = settings.spacing_mm or spacing
-    facts.grid_shape = tuple(
-        max(1, round(n * s / w)) for n, s, w in zip(facts.shape, spacing, wanted, strict=True)
-    )
+    facts.grid_shape = grid_shape(facts.shape, spacing, settings.spacing_mm or spacing)
     return axes
 
 
@@ -278,8 +276,7 @@ def _measure_labels(facts: CaseFacts, labels: np.ndarray, settings: CheckSetting
 
 
 def _measure_extent(facts: CaseFacts, lesion: np.ndarray, settings: CheckSettings) -> None:
-    lines = [np.flatnonzero(lesion.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    facts.extent = tuple(int(line[-1] - line[0]) + 1 for line in lines)
+    facts.extent = extent(lesion).size
     wanted = settings.spacing_mm or facts.spacing_mm
     scales = [s / w for s, w in zip(facts.spacing_mm, wanted, strict=True)]
     facts.grid_extent = tuple(

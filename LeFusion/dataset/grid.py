@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from LeFusion.dataset.boxes import Box, copy_overlap, extent
+from LeFusion.dataset.boxes import Box, Size, copy_overlap, extent
+
+
+def grid_shape(shape: Sequence[int], spacing_mm: Sequence[float], wanted_mm: Sequence[float]) -> Size:
+    """The shape of a grid of voxels of about this size over the extent of another."""
+    return tuple(max(1, round(n * mm / new)) for n, mm, new in zip(shape, spacing_mm, wanted_mm, strict=True))
 
 
 def resample_part(

@@ -24,7 +24,7 @@ from LeFusion.dataset.boxes import (
 )
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.edit import edit_part
-from LeFusion.dataset.grid import resample_masks, resample_part
+from LeFusion.dataset.grid import grid_shape, resample_masks, resample_part
 from LeFusion.dataset.hounsfield import refuse_other_units
 from LeFusion.dataset.intensity import IntensityMap, Window
 from LeFusion.dataset.parts import Part, fits, grouped, numbered, union
@@ -330,10 +330,7 @@ def load_case(
         reference = float(image[torch.from_numpy(where)].mean())
     shape = labels.shape
     if spacing_mm is not None:
-        stored_mm = axes.spacing_mm(volume)
-        shape = tuple(
-            max(1, round(n * s / w)) for n, s, w in zip(labels.shape, stored_mm, spacing_mm, strict=True)
-        )
+        shape = grid_shape(labels.shape, axes.spacing_mm(volume), spacing_mm)
     extent(np.isin(labels, layout.lesion_labels))  # refuses what `relabel` left no lesion in
     return LoadedCase(
         case, layout, volume, mask_volume, axes, labels, tuple(shape), intensity_map, reference, instances

@@ -12,6 +12,7 @@ from DiffMask.inference.masks import ShapeMaker
 from DiffMask.placement.spheres import draw_diameter
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import Box, Size
+from LeFusion.dataset.grid import grid_shape
 from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
@@ -133,10 +134,7 @@ class Engine:
         asked_mm = region.diameter_mm
         sphere_mm = asked_mm or self._drawn_mm(shape, spacing_mm, seed)
         network_mm = self.painter.settings.spacing_mm or spacing_mm
-        grid = tuple(
-            max(1, round(n * mm / new)) for n, mm, new in zip(shape, spacing_mm, network_mm, strict=True)
-        )
-        patch = Patch(Box((0, 0, 0), shape), grid, spacing_mm)
+        patch = Patch(Box((0, 0, 0), shape), grid_shape(shape, spacing_mm, network_mm), spacing_mm)
         centre = axes.dhw_index(region.centre, shape)
         wanted = Wanted("the lesion", f"seed {seed}", 1, centre, sphere_mm, asked_mm, None, patch)
         (made,) = make_shapes([wanted], self.maker, Everywhere(), spacing_mm, TRIES, self.painter.size)

@@ -12,7 +12,7 @@ import torch
 
 from evaluation_pipeline.fidelity.lesions import Lesion
 from LeFusion.dataset.boxes import Box
-from LeFusion.dataset.grid import resample_masks, resample_part
+from LeFusion.dataset.grid import grid_shape, resample_masks, resample_part
 
 SAME = 0.1  # voxels whose sides differ by less, relatively, count as equally large
 
@@ -43,10 +43,7 @@ def on_grid(lesion: Lesion, spacing_mm: Spacing) -> Lesion:
     voxel is in a label where half of it is; no label vanishes. origin: that of the voxels before.
     """
     source = lesion.mask.shape
-    target = tuple(
-        max(1, round(n * mm / wanted))
-        for n, mm, wanted in zip(source, lesion.spacing_mm, spacing_mm, strict=True)
-    )
+    target = grid_shape(source, lesion.spacing_mm, spacing_mm)
     if target == source:
         return lesion
     image = torch.from_numpy(lesion.image)[None]

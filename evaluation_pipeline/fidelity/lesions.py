@@ -12,6 +12,7 @@ from tqdm import tqdm
 from evaluation_pipeline.cases.patients import case_name, patient_of
 from LeFusion.data_types import DataType
 from LeFusion.dataset.axes import Axes
+from LeFusion.dataset.boxes import extent
 from LeFusion.dataset.edit import edit_masks
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.scans import ENDINGS, find_scans, read_volume
@@ -211,11 +212,7 @@ def images_by_name(folder: str | Path, image_folder: str) -> dict[str, Path]:
     return found
 
 
-def around(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+def around(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice, slice]:
     """The mask's bounding box with MARGIN_MM around it, cut at the volume."""
-    part = []
-    for axis, (length, step) in enumerate(zip(mask.shape, spacing_mm, strict=True)):
-        held = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = max(1, round(MARGIN_MM / step))
-        part.append(slice(max(0, int(held[0]) - margin), min(length, int(held[-1]) + margin + 1)))
-    return tuple(part)
+    margin = [max(1, round(MARGIN_MM / mm)) for mm in spacing_mm]
+    return extent(mask).grown(margin).within(mask.shape).slices
