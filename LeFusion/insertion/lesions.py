@@ -22,7 +22,7 @@ from LeFusion.insertion.canvas import MOST_LESIONS, Canvas
 from LeFusion.insertion.lung import Lung, in_lung
 from LeFusion.insertion.result import InsertedScan, Lesion, measured
 from LeFusion.insertion.shapes import Shape, Wanted, make_shapes
-from LeFusion.insertion.sites import Site
+from LeFusion.insertion.sites import Site, sites_in
 from LeFusion.insertion.tools import Tools
 from LeFusion.settings import REGIONS
 from LeFusion.textures.conditions import Conditions
@@ -60,13 +60,12 @@ def insert_lesions(
     given = tools.settings
     canvas = Canvas(volume, given.layout, given.window, given.spacing_mm, tools.painter.size)
     address = f"{seed}/{canvas.address}/{version}"
-    if isinstance(lesions, int) or not isinstance(lesions[0], Site):
-        lesions = _count(lesions, address)
-        lung = _lung(canvas)
-        wanted = _drawn(canvas, lung, lesions, address, diameter_mm)
-        shapes = _made(canvas, wanted, tools, lung)
+    if sites := sites_in(lesions):
+        wanted, shapes = _given(canvas, sites, address, tools, diameter_mm)
     else:
-        wanted, shapes = _given(canvas, lesions, address, tools, diameter_mm)
+        lung = _lung(canvas)
+        wanted = _drawn(canvas, lung, _count(lesions, address), address, diameter_mm)
+        shapes = _made(canvas, wanted, tools, lung)
     textures = {_name(lesion): lesion.texture or texture for lesion in wanted}
     conditions = tools.conditions(textures, {_name(lesion): lesion.what for lesion in wanted})
     made, edit = [], np.zeros(volume.raw.shape, bool)

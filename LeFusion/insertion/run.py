@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ from LeFusion.insertion.hearts import insert_infarct
 from LeFusion.insertion.lesions import insert_lesions
 from LeFusion.insertion.output import state, write_output, write_report
 from LeFusion.insertion.result import InsertedScan, Lesion
-from LeFusion.insertion.sites import Site, read_sites
+from LeFusion.insertion.sites import Site, read_sites, sites_in
 from LeFusion.insertion.tools import Tools
 from LeFusion.runtime.commandline import choose_device, git_commit, given_path, output_folder, say
 from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
@@ -32,12 +33,16 @@ from LeFusion.viewer.page import Page, write_page
 DRAWN = 3  # lesions, where nothing is said
 # Settings that change no voxel
 INDIFFERENT = {"input", "output", "sites", "masks", "labels", "versions", "overwrite", "batch_size", "viewer"}
-INDIFFERENT |= {
-    "default_paths",
-    "model_path",
-    "mask_model_path",
-    "realistic_textures",
-}  # their contents count
+# Likewise: the contents of these files count
+INDIFFERENT |= {"default_paths", "model_path", "mask_model_path", "realistic_textures"}
+
+
+class Making(NamedTuple):
+    """A scan with lesions: the source's name, which version (from 1), a hash of all that it is made from."""
+
+    scan: str
+    version: int
+    made_from: str
 
 
 def run(settings: InsertSettings) -> list[Path]:
@@ -51,10 +56,8 @@ def run(settings: InsertSettings) -> list[Path]:
     tools = Tools.of(settings)
     for lesions in wanted.values():
         _check_textures(tools, settings, lesions)
-    folders, due, others = _due(settings, output, scans, wanted, tools)
-    for names, reason in zip(others, ("scan, sites, weights or settings", "written files"), strict=True):
-        if names and not settings.overwrite:
-            say(f"made again, as {reason} have changed: {', '.join(names)}")
+    folders = _makings(settings, output, scans, wanted, tools)
+    due = _due(folders, settings.overwrite)
     say(
         f"{len(scans)} scans, {len(folders)} to make: {len(due)} due, {len(folders) - len(due)} finished; on "
         f"{choose_device(settings.device)}"
@@ -131,8 +134,7 @@ def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> int |
 def _check_textures(tools: Tools, settings: InsertSettings, lesions: int | list) -> None:
     """Raises UserError for an unknown texture before the first scan is read."""
     named = {"": settings.texture}
-    if not isinstance(lesions, int) and isinstance(lesions[0], Site):
-        named |= {site.what: site.texture for site in lesions if site.texture is not None}
+    named |= {site.what: site.texture for site in sites_in(lesions) if site.texture is not None}
     tools.conditions(named, dict(zip(named, named, strict=True)))
 
 
@@ -169,10 +171,11 @@ def _masks(path: Path, name: str, scans: int) -> list[Site]:
     return sites
 
 
-def _due(settings: InsertSettings, output: Path, scans: dict, wanted: dict, tools: Tools):
-    """-> all folders, with (scan, version, what it is made from); those of them to make; names of stale ones
-    and of damaged ones."""
-    folders, due, stale, damaged = {}, {}, [], []
+def _makings(
+    settings: InsertSettings, output: Path, scans: dict, wanted: dict, tools: Tools
+) -> dict[Path, Making]:
+    """All that the run is to make, by folder."""
+    found = {}
     described = settings.model_dump(exclude=INDIFFERENT, mode="json", fallback=str)
     tables = [sha256_of_file(path) for path in map(given_path, _tables(settings))]
     for name, paths in scans.items():
@@ -181,15 +184,18 @@ def _due(settings: InsertSettings, output: Path, scans: dict, wanted: dict, tool
         for number in range(1, settings.versions + 1):
             folder = output / (name if settings.versions == 1 else f"{name}_v{number}")
             made_from = hashlib.sha256(json.dumps([*facts, number], default=str).encode()).hexdigest()
-            folders[folder] = (name, number, made_from)
-            found = state(folder, made_from)
-            if found == "stale":
-                stale.append(folder.name)
-            if found == "damaged":
-                damaged.append(folder.name)
-            if found != "whole" or settings.overwrite:
-                due[folder] = folders[folder]
-    return folders, due, (stale, damaged)
+            found[folder] = Making(name, number, made_from)
+    return found
+
+
+def _due(folders: dict[Path, Making], overwrite: bool) -> dict[Path, Making]:
+    """Those of the folders that are to be made, or made again."""
+    states = {folder: state(folder, making.made_from) for folder, making in folders.items()}
+    for kind, reason in (("stale", "scan, sites, weights or settings"), ("damaged", "written files")):
+        names = [folder.name for folder, found in states.items() if found == kind]
+        if names and not overwrite:
+            say(f"made again, as {reason} have changed: {', '.join(names)}")
+    return {folder: making for folder, making in folders.items() if overwrite or states[folder] != "whole"}
 
 
 def _tables(settings: InsertSettings) -> list[str]:
@@ -206,13 +212,12 @@ def _digest(path: Path) -> list[str]:
 
 
 def _described(lesions: int | list) -> list:
-    if isinstance(lesions, int) or not isinstance(lesions[0], Site):
-        return [lesions]
-    return [
+    described = [
         [site.world, site.voxel, site.diameter_mm, site.texture, site.label]
         + ([sha256_of_scan(site.mask)] if site.mask else [])
-        for site in lesions
+        for site in sites_in(lesions)
     ]
+    return described or [lesions]
 
 
 def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[str]:
@@ -273,7 +278,7 @@ def _steps(lesions: int | list[int] | list[Site]) -> int:
     """How many lesions a scan gets, at most."""
     if isinstance(lesions, int):
         return lesions
-    return len(lesions) if isinstance(lesions[0], Site) else lesions[1]
+    return len(sites_in(lesions)) or lesions[1]
 
 
 def _write(

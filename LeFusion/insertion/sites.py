@@ -71,6 +71,11 @@ class Site:
         return tuple(np.round(np.linalg.solve(affine, (*self.world, 1))[:3], 3).tolist())
 
 
+def sites_in(lesions: int | Sequence[int] | Sequence[Site]) -> Sequence[Site]:
+    """The sites, where these say which lesions a scan gets; none where a number, or (fewest, most), does."""
+    return () if isinstance(lesions, int) or not isinstance(lesions[0], Site) else lesions
+
+
 def read_sites(path: Path) -> list[Site]:
     """A CSV file of sites; see docs/whole_ct.md for its columns. Masks are relative to its folder.
 
