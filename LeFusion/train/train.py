@@ -6,7 +6,9 @@ The same command goes on where it stopped. Several processes: accelerate launch,
 --help, or configs/train.yaml.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -35,21 +37,45 @@ def run(settings: TrainSettings) -> Path:
         if getattr(settings, key) and not settings.histogram_matching:
             raise UserError(f"{key}={getattr(settings, key)} is for histogram_matching above 0; set both")
     results_folder = output_folder(settings.results_folder, "results_folder")
-    layout, classes, bins, trainer = (
-        settings.layout,
-        settings.classes,
-        settings.histogram_bins,
-        settings.trainer,
-    )
+    trainer = settings.trainer
     denoiser = Denoiser(settings.model.context, settings.model.prediction)
     loss = settings.loss.model_dump() | {"histogram_weight": trainer.histogram_loss}
     size = settings.crop_size or list(settings.region_size)
+    dataset = _dataset(settings, size)
+    for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
+        dataset[index]
+
+    torch.manual_seed(trainer.seed)
+    network = UNet3D(
+        in_channels=denoiser.in_channels(settings.classes),
+        out_channels=settings.classes,
+        cond_dim=settings.cond_dim,
+        **settings.model.of_network(),
+    )
+    if settings.init_weights:
+        start_from(network, given_path(settings.init_weights))
+    for length in size[1:]:
+        if length % network.plane_multiple:
+            raise UserError(f"height and width of {size} must be multiples of {network.plane_multiple}")
+    schedule = NoiseSchedule.cosine(settings.timesteps)
+    loss_fn = LesionLoss(schedule, trainer.seed, **loss, denoiser=denoiser)
+    metadata = _metadata(settings, dataset, size, loss)
+    say(f"{len(dataset)} cases, network of {sum(p.numel() for p in network.parameters()):,} parameters")
+    sheet = _sample_sheet(dataset, schedule, trainer, denoiser)
+    path = train(network, loss_fn, dataset, trainer, results_folder, metadata, sheet)
+    say(f"wrote {path}, loss.csv and loss.png in {results_folder}")
+    return path
+
+
+def _dataset(settings: TrainSettings, size: Sequence[int]) -> LesionDataset:
+    """The cases to train on, and what is changed in them at random. size: of the boxes, (D, H, W)."""
     root, test_txt = given_path(settings.dataset_root_dir), given_path(settings.test_txt_dir)
-    cases = find_cases(root, layout, test_txt, settings.split)
+    cases = find_cases(root, settings.layout, test_txt, settings.split)
+    bins, trainer = settings.histogram_bins, settings.trainer
     textures = load_palette(settings.textures, settings.cond_dim, bins, settings.data_type, settings.window)
-    dataset = LesionDataset(
+    return LesionDataset(
         cases,
-        layout,
+        settings.layout,
         size=size,
         window=settings.window,
         bins=bins,
@@ -69,34 +95,23 @@ def run(settings: TrainSettings) -> Path:
         cache=settings.cache,
         cache_bytes=settings.cache_gb * 1e9 / (1 + trainer.num_workers),  # every loader has a copy
     )
-    for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
-        dataset[index]
 
-    torch.manual_seed(trainer.seed)
-    network = UNet3D(
-        in_channels=denoiser.in_channels(classes),
-        out_channels=classes,
-        cond_dim=settings.cond_dim,
-        **settings.model.of_network(),
-    )
-    if settings.init_weights:
-        start_from(network, given_path(settings.init_weights))
-    for length in size[1:]:
-        if length % network.plane_multiple:
-            raise UserError(f"height and width of {size} must be multiples of {network.plane_multiple}")
-    schedule = NoiseSchedule.cosine(settings.timesteps)
-    loss_fn = LesionLoss(schedule, trainer.seed, **loss, denoiser=denoiser)
-    metadata = {
+
+def _metadata(
+    settings: TrainSettings, dataset: LesionDataset, size: Sequence[int], loss: dict[str, Any]
+) -> dict[str, Any]:
+    """What the checkpoints say of the training."""
+    return {
         "data_type": settings.data_type,
-        "context": denoiser.context,
-        "prediction": denoiser.prediction,
+        "context": settings.model.context,
+        "prediction": settings.model.prediction,
         "schedule": {"kind": "cosine", "num_steps": settings.timesteps},
         "window": settings.window,
         "spacing_mm": settings.spacing_mm,
         "size": size,
         "region": "lesion" if settings.crop_size else "whole",
-        "histogram_bins": bins,
-        "lesion_labels": list(layout.lesion_labels),
+        "histogram_bins": settings.histogram_bins,
+        "lesion_labels": list(settings.layout.lesion_labels),
         "loss": loss,
         "augment": settings.augment,
         "turns": settings.turns,
@@ -107,21 +122,9 @@ def run(settings: TrainSettings) -> Path:
         "like_size": settings.like_size,
         "lesion_table": settings.lesion_table and Path(settings.lesion_table).name,
         "init_weights": settings.init_weights and Path(settings.init_weights).name,
-        "cases": len(cases),
+        "cases": len(dataset),
         "git_commit": git_commit(),
     }
-    say(f"{len(cases)} cases, network of {sum(p.numel() for p in network.parameters()):,} parameters")
-    path = train(
-        network,
-        loss_fn,
-        dataset,
-        trainer,
-        results_folder,
-        metadata,
-        _sample_sheet(dataset, schedule, trainer, denoiser),
-    )
-    say(f"wrote {path}, loss.csv and loss.png in {results_folder}")
-    return path
 
 
 def _lesion_table(settings: TrainSettings):
