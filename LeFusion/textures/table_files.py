@@ -52,14 +52,7 @@ def write_lesion_table(path: str | PathLike, table: LesionTable) -> None:
 def read_lesion_table(path: str | PathLike) -> LesionTable:
     """Reads and checks the file; UserError with the file and what is amiss."""
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"{path}: no such file of lesion textures")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict) or set(content) - MAY_HAVE != set(KEYS):
-        raise UserError(f"{path}: must have the keys {', '.join(KEYS)}")
+    content = _content(path)
     names, bins = content["textures"], content["bins"]
     fine = content.get(LAYER_BINS, bins)
     if not (isinstance(bins, int) and isinstance(fine, int) and bins > 0 and fine > 0 and fine % bins == 0):
@@ -85,11 +78,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
     count = classes or len(depths) + 1
     if rows.ndim != 2 or rows.shape[1] != 2 + count * fine:
         raise UserError(f"{path}: each lesion needs a texture, a volume and {count} x {fine} bins")
-    for name, values in scans.items():
-        right = values.shape == (len(rows),) and np.isfinite(values).all()
-        if not right or (name == "noise" and (values < 0).any()) or (name == "lung" and (values > 0).any()):
-            limit = "from 0" if name == "noise" else "up to 0"
-            raise UserError(f"{path}: {name} must hold a number {limit} for each of the {len(rows)} lesions")
+    _check_scans(path, scans, len(rows))
     kind, volume, layers = rows[:, 0], rows[:, 1], rows[:, 2:].reshape(len(rows), count, -1)
     totals = layers.sum(axis=(1, 2), keepdims=True)
     if not (np.isfinite(rows).all() and (volume > 0).all() and (layers >= 0).all() and (totals > 0).all()):
@@ -114,6 +103,27 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
         rim=rim,
         **scans,
     )
+
+
+def _content(path: Path) -> dict:
+    """What the file holds, with the keys that it must have."""
+    if not path.is_file():
+        raise MissingFileError(f"{path}: no such file of lesion textures")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(content, dict) or set(content) - MAY_HAVE != set(KEYS):
+        raise UserError(f"{path}: must have the keys {', '.join(KEYS)}")
+    return content
+
+
+def _check_scans(path: Path, scans: dict[str, np.ndarray], count: int) -> None:
+    for name, values in scans.items():
+        right = values.shape == (count,) and np.isfinite(values).all()
+        if not right or (name == "noise" and (values < 0).any()) or (name == "lung" and (values > 0).any()):
+            limit = "from 0" if name == "noise" else "up to 0"
+            raise UserError(f"{path}: {name} must hold a number {limit} for each of the {count} lesions")
 
 
 def _rim(path: Path, given: object, count: int, bins: int) -> np.ndarray:
