@@ -67,7 +67,7 @@ def test_a_box_is_the_same_on_the_other_side():
     got = Prepared.from_dict(_unpacked(message))
     assert torch.equal(got.image, image) and got.address == sent.address and got.guide is None
     got = Prepared.from_dict(_unpacked(_packed(sent.as_dict())))
-    assert torch.equal(got.guide.layer, sent.guide.layer)
+    assert torch.equal(got.guide.layers, sent.guide.layers)
     assert torch.equal(got.guide.histograms[0], sent.guide.histograms[0])
 
 
