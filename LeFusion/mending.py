@@ -1,7 +1,13 @@
 """What is mended in a box once the network has painted it: what would give the painting away."""
 
 import torch
-from scipy.ndimage import gaussian_filter, maximum_filter, median_filter
+from scipy.ndimage import (
+    gaussian_filter,
+    generate_binary_structure,
+    maximum_filter,
+    median_filter,
+    minimum_filter,
+)
 from torch import Tensor
 
 from LeFusion.guidance import as_the_scan
@@ -9,6 +15,9 @@ from LeFusion.ordering import SMOOTH
 from LeFusion.prepared import Prepared
 from LeFusion.textures.layers import brightest_of
 
+# How far a voxel may be from all six beside it, times the scan's noise; in real nodules the farthest is, in
+# the median, 0.5 darker and 1.3 brighter
+DARKER, BRIGHTER = 1.0, 3.0
 ALIKE = 2.0  # voxels: sd of the Gaussian within which the fine structure of two images is compared
 
 
@@ -18,11 +27,14 @@ def mended(painted: Tensor, prepared: Prepared, strength: float = 1.0) -> Tensor
     painted: (1, D, H, W) in [-1, 1], the scan outside of prepared.edit. strength: of intensity guidance, 0 to
     1. Returns (1, D, H, W), new inside prepared.edit and in prepared.seam only.
     """
-    if prepared.guide is not None and strength:
+    guided = prepared.guide is not None and strength > 0
+    if guided:
         painted = as_the_scan(painted, prepared.guide, strength)
-    for mend in (_joined_to_walls, _faded, _without_dark_specks, _without_bright_specks, _with_vessels):
+    for mend in (_joined_to_walls, _faded, _without_dark_specks, _without_bright_specks):
         painted = mend(painted, prepared)
-    return painted
+    if guided:
+        painted = _without_dots(painted, prepared)
+    return _with_vessels(painted, prepared)
 
 
 def _joined_to_walls(painted: Tensor, prepared: Prepared) -> Tensor:
@@ -74,6 +86,24 @@ def _without_bright_specks(painted: Tensor, prepared: Prepared) -> Tensor:
     scan = torch.from_numpy(maximum_filter(prepared.image[0].numpy(), 3))[None]
     rim = (prepared.edit & ~prepared.lesions).any(dim=0)
     return torch.where(rim, torch.minimum(painted, scan.clamp(min=prepared.brightest)), painted)
+
+
+def _without_dots(painted: Tensor, prepared: Prepared) -> Tensor:
+    """No voxel painted is far darker or brighter than all six beside it, in units of the scan's noise.
+
+    A layer's histogram is wide where the layer is bright on one side of a lesion and dark on the other; its
+    ends then fall to lone voxels. Where the roughness of the scan is not looked at, as of hearts,
+    whose slices are 10 mm apart, nothing changes.
+    """
+    grain = prepared.guide.grain[0] or ()
+    if len(grain) < 2:
+        return painted
+    beside = generate_binary_structure(3, 1)
+    beside[1, 1, 1] = False
+    image, noise = painted[0].numpy(), grain[0]
+    least = torch.from_numpy(minimum_filter(image, footprint=beside) - DARKER * noise)[None]
+    most = torch.from_numpy(maximum_filter(image, footprint=beside) + BRIGHTER * noise)[None]
+    return torch.where(prepared.edit.any(dim=0), painted.clamp(least, most), painted)
 
 
 def _with_vessels(painted: Tensor, prepared: Prepared) -> Tensor:

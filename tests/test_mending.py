@@ -131,7 +131,8 @@ def test_a_painting_is_as_smooth_across_slices_as_the_scan_where_it_is_guided():
     edit = torch.zeros(1, 20, 20, 20, dtype=torch.bool)
     edit[:, 4:16, 4:16, 4:16] = True
     histogram = torch.exp(-0.5 * ((torch.arange(64) / 32 - 1) / 0.2) ** 2)[None, None]
-    guide = Guide(torch.where(edit, 0, -1)[None], (histogram,), ((0.1, 0.5, 2.0, 2.0),), (None,))
+    loud = (1.0, 0.5, 2.0, 2.0)  # too loud for any voxel to be a dot
+    guide = Guide(torch.where(edit, 0, -1)[None], (histogram,), (loud,), (None,))
     given = Prepared(torch.zeros_like(painted), edit, edit, ("a",), histogram[0, 0], guide)
     found = mended(painted, given)
     assert torch.equal(found[~edit], painted[~edit])
@@ -142,7 +143,7 @@ def test_a_painting_is_as_smooth_across_slices_as_the_scan_where_it_is_guided():
     assert torch.equal(mended(painted, given, strength=0), painted)
     half = mended(painted, given, strength=0.5)
     assert torch.allclose(half, (painted + found) / 2, atol=1e-6)
-    for noise in (None, (0.1,), (0.1, 0.0, 2.0, 2.0)):
+    for noise in (None, (1.0,), (1.0, 0.0, 2.0, 2.0)):
         unknown = replace(given, guide=replace(guide, grain=(noise,)))
         assert torch.equal(mended(painted, unknown), painted)
     without = replace(given, guide=replace(guide, histograms=(torch.zeros_like(histogram),)))
@@ -163,3 +164,26 @@ def test_a_painting_that_is_too_smooth_gets_as_much_fine_structure_as_real_lesio
         return float((image[0].numpy() - gaussian_filter(image[0].numpy(), 1.0)).std() / image.std())
 
     assert fine(mended(painted, given)) > 1.3 * fine(painted)
+
+
+def test_a_lone_voxel_is_no_farther_from_those_beside_it_than_the_noise_allows():
+    """Dots that matching makes; those of the scan outside stay, and two dark voxels side by side."""
+    painted = torch.full((1, 9, 9, 16), -0.5)
+    painted[:, 4, 4, 3], painted[:, 4, 4, 6], painted[:, 4, 4, 9:11], painted[:, 4, 4, 14] = (
+        -0.9,
+        0.3,
+        -0.9,
+        -0.9,
+    )
+    edit = (torch.arange(16) < 12).expand(1, 9, 9, 16)
+    nothing = torch.zeros(1, 1, 16)
+    guide = Guide(torch.full((1, 1, 9, 9, 16), -1), (nothing,), ((0.1, 1.0, 1.0, 1.0),), (None,))
+    given = Prepared(painted, edit, edit, ("a",), nothing[0, 0], guide)
+    found = mended(painted, given)[0, 4, 4]
+    assert found[[3, 6, 14]].tolist() == pytest.approx([-0.6, -0.2, -0.9])
+    assert found[9:11].tolist() == pytest.approx([-0.9, -0.9])
+    assert int((found != painted[0, 4, 4]).sum()) == 2
+    for noise in (None, (0.1,)):
+        unknown = replace(given, guide=replace(guide, grain=(noise,)))
+        assert torch.equal(mended(painted, unknown), painted)
+    assert torch.equal(mended(painted, given, strength=0), painted)

@@ -68,6 +68,9 @@ def summary_rows(report: dict) -> list[dict]:
         _add_told_apart(add, "sharpness across slices at the border over the scan's", part["sharpness"])
         near, far = STRANDS_MM
         _add_told_apart(add, f"strands: likeness from {near:g} to {far:g} mm outside", part["strands"])
+        _add_told_apart(
+            add, "darkest dot, below all six voxels beside it, over the scan's grain", part["dots"]
+        )
     if part := found["realism"]:
         for name, title in (("frechet", "Fréchet"), ("kernel", "kernel (MMD²)")):
             cells = [_spread(part[name][who]) for who in ("synthetic", "real")]

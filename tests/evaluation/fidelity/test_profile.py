@@ -9,6 +9,7 @@ from evaluation_pipeline.fidelity.profile import (
     ALIKE,
     LAYERS,
     compare_profiles,
+    darkest_dot,
     grain,
     grains,
     in_like_scans,
@@ -170,3 +171,24 @@ def test_strands_that_end_at_a_lesion_are_seen():
 
 def test_too_little_around_a_lesion_tells_no_sharpness():
     assert np.isnan(sharpness_across_slices(lesion_of(np.zeros((9, 9, 9)), ball(2, 9))))
+
+
+def test_a_lone_dark_voxel_is_seen_and_two_are_not():
+    mask, noise = ball(), np.random.default_rng(0).normal(0, 1, (33, 33, 33))
+    image = np.where(mask, 0.0, -800 + 20 * noise)
+    assert darkest_dot(lesion_of(image, mask)) == 0
+    image[16, 16, 14] = -100
+    assert darkest_dot(lesion_of(image, mask)) == pytest.approx(100 / grain(lesion_of(image, mask))[1])
+    image[16, 16, 15] = -100
+    assert darkest_dot(lesion_of(image, mask)) == 0
+    assert np.isnan(darkest_dot(lesion_of(np.zeros_like(image), np.ones_like(mask))))
+    real = [lesion_of(np.where(mask, 5 * rng, -800 + 20 * rng), mask) for rng in noise_of(12)]
+    dotted = [lesion_of(one.image.copy(), mask) for one in real[6:]]
+    for one in dotted:
+        one.image[16, 16, 16] = -200
+    found = compare_profiles(real[:6], dotted, np.random.default_rng(1))["dots"]
+    assert found["auc"] == 1 and found["synthetic"] > found["real"]
+
+
+def noise_of(count):
+    return np.random.default_rng(2).normal(0, 1, (count, 33, 33, 33))
