@@ -231,7 +231,8 @@ def locate_folders(
         images = root / layout.image_folder
         image_dir, mask_dir = images if images.is_dir() else root, Path(os.path.abspath(mask_dir))
     elif not root.is_dir():
-        raise MissingFileError(f"{root_dir}: no such folder; check dataset_root_dir")
+        what = "is a file, not a folder" if root.exists() else "no such folder"
+        raise MissingFileError(f"{root_dir}: {what}; check dataset_root_dir")
     elif (root / layout.image_folder).is_dir():
         image_dir, mask_dir = root / layout.image_folder, root / layout.mask_folder
     elif root.name == layout.image_folder:
@@ -373,7 +374,10 @@ def _swap(name: str, pairs: Sequence[tuple[str, str]]) -> str:
             before, _, after = name.rpartition(old)
             return before + new + after
     parts = ", ".join(repr(old) for old, _ in pairs)
-    raise UserError(f"the name {name!r} has none of the parts {parts}; rename the file or set mask_names")
+    raise UserError(
+        f"the name {name!r} has none of the parts {parts}; rename the file, or say "
+        "layout.mask_names=[] where masks have the names of their images"
+    )
 
 
 def patient_of(name: str, parts: Iterable[str] = CASE_PARTS) -> str:

@@ -122,7 +122,13 @@ def find_series(files: Sequence[Path], skipped: list[str] | None = None) -> list
             continue
         if not uid:
             raise UserError(f"{path}: has no SeriesInstanceUID; export it again")
-        found.setdefault(uid, (header, []))[1].extend(_slices(path, header))
+        first, slices = found.setdefault(uid, (header, []))
+        if header.get("PatientID") != first.get("PatientID"):
+            raise UserError(
+                f"{path}: has another PatientID than {slices[0].path} of the same SeriesInstanceUID; put "
+                "each patient into a folder of its own"
+            )
+        slices.extend(_slices(path, header))
     for reason, paths in others.items() if skipped is not None else ():
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         skipped.append(f"{paths[0]}{more}: {reason}; left out")

@@ -240,8 +240,8 @@ def output_folder(path: str | os.PathLike, key: str) -> Path:
     folder = absolute_path(path)
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        reason = "no permission" if existing.is_dir() else "not a folder"
-        raise UserError(f"{key}={folder} cannot be written to: {existing} is {reason}")
+        reason = f"no permission for {existing}" if existing.is_dir() else f"{existing} is not a folder"
+        raise UserError(f"{key}={folder} cannot be written to: {reason}")
     return folder
 
 

@@ -465,3 +465,10 @@ def test_a_link_to_a_file_that_is_gone_is_named(tmp_path):
         find_images(tmp_path)
     (tmp_path / "gone.nii.gz").touch()
     assert list(find_images(tmp_path)) == ["A", "B", "gone"]
+
+
+def test_a_file_is_no_data_set_without_its_masks(lidc):
+    image = lidc / "Image" / "A_Vol_1.nii.gz"
+    with refused(FileNotFoundError, image, "is a file, not a folder", "dataset_root_dir"):
+        find_cases(image, LIDC)
+    assert names(find_cases(image, LIDC, mask_dir=lidc / "Mask")) == ["A_Vol_1"]

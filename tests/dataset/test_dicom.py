@@ -342,3 +342,11 @@ def test_series_are_cases_with_masks_by_name(tmp_path):
     assert single == cases[0]
     np.testing.assert_allclose(nibabel.load(tmp_path / "Mask/P1.nii.gz").affine, source.affine, atol=1e-5)
     assert isinstance(single.image_path, Path)
+
+
+def test_two_patients_in_one_series_are_refused(tmp_path):
+    def other(made, number):
+        made.PatientID = f"patient {number // 4}"
+
+    write_series(tmp_path / "a", stack(), change=other)
+    refused(tmp_path / "a", "has another PatientID than", "a folder of its own")

@@ -145,7 +145,7 @@ def test_output_folders_are_checked_and_not_made(tmp_path, monkeypatch):
             output_folder(bad, "key")
         assert f"key={tmp_path / bad}" in str(refused.value)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ValueError, match="no permission"):
+    with pytest.raises(ValueError, match=f"to: no permission for {tmp_path}$"):
         output_folder("a", "key")
 
 
