@@ -184,7 +184,7 @@ def place_in_lung(
             return _like_real(scene, found, low + high <= 0, generator)
     raise UserError(
         f"no place found for a sphere of {diameter:.1f} mm in {TRIES} tries, mostly because "
-        f"{max(refusals, key=refusals.get)}"
+        f"{max(refusals, key=refusals.get)}; ask for fewer or smaller lesions"
     )
 
 

@@ -127,7 +127,7 @@ def test_given_masks_are_the_labels(chest, tools, tmp_path):
             "site at 26, 24, 10: texture=fluffy must be realistic, mixture, or one",
         ),
         ([site(*MIDDLE, diameter_mm=70.0)], "site at 26, 24, 10"),
-        (40, "lesion [0-9]+ of 40: no place found for a sphere"),
+        (40, "lesion [0-9]+ of 40: no place found for a sphere .*; ask for fewer or smaller lesions"),
     ],
 )
 def test_what_cannot_be_is_an_error_that_names_the_lesion(chest, tools, lesions, line):
