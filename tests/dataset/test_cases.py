@@ -1,71 +1,18 @@
 """Images find their masks, splits follow test.txt, and each mistake is answered by one line that names it."""
 
 import os
-from contextlib import contextmanager
 
-import numpy as np
 import pytest
 
-from LeFusion.dataset.cases import Layout, find_cases, find_images, output_mask_name, patient_of
+from LeFusion.dataset.cases import find_cases, find_images, output_mask_name, patient_of
 from LeFusion.dataset.scans import ending_of
-from LeFusion.errors import UserError
-
-LIDC = Layout()
-EMIDEC = Layout(
-    image_folder="images",
-    mask_folder="labels",
-    mask_names=(),
-    lesion_labels=(3, 4),
-    other_labels=(1, 2),
-    depth_axis=2,
-)
-NNUNET = Layout(
-    image_folder="imagesTr",
-    mask_folder="labelsTr",
-    mask_names=[["_0000", ""]],
-    output_mask_infix="",
-    lesion_labels=[2],
-    other_labels=[1],
-    reference_label=1,
-    depth_axis=2,
-)
-
-
-def make(root, *names):
-    """Empty files; the finder looks at names only."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
+from tests.helpers.named_files import EMIDEC, LIDC, NNUNET, make, make_lidc, names
+from tests.helpers.refusals import one_line_error as refused
 
 
 @pytest.fixture
 def lidc(tmp_path):
-    return make(
-        tmp_path / "Pathological",
-        "Image/B_Vol_2.nii.gz",
-        "Image/A_Vol_1.nii.gz",
-        "Image/C_CVol_1.nii",
-        "Mask/A_Mask_1.nii.gz",
-        "Mask/B_Mask_2.nii.gz",
-        "Mask/C_CMask_1.nii.gz",
-    )
-
-
-def names(cases):
-    return [case.name for case in cases]
-
-
-@contextmanager
-def refused(kind, *parts):
-    """Expect an error of one line that holds all `parts`."""
-    with pytest.raises(kind) as caught:
-        yield
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message, message
+    return make_lidc(tmp_path)
 
 
 def test_cases_are_sorted_and_paired(lidc):
@@ -252,181 +199,6 @@ def test_output_mask_names():
     assert output_mask_name("liver_0000_0000.nii.gz", NNUNET) == "liver_0000.nii.gz"
     with pytest.raises(ValueError, match=r"'A\.nii\.gz'"):
         output_mask_name("A.nii.gz", LIDC)
-
-
-@pytest.mark.parametrize("labels", [[-1], [0], [65536], [1.5]])
-def test_a_layout_takes_labels_that_a_label_map_can_hold(labels):
-    with pytest.raises(UserError, match="whole numbers from 1 to 65535"):
-        Layout(lesion_labels=labels)
-    with pytest.raises(UserError, match="whole numbers from 1 to 65535"):
-        Layout(other_labels=labels)
-    assert Layout(other_labels=[255]).label_dtype == np.uint8
-    assert Layout(other_labels=[257]).label_dtype == np.uint16
-
-
-def test_layout_takes_lists_and_refuses_nonsense():
-    listed = Layout(
-        mask_names=[["_CVol_", "_CMask_"], ["_Vol_", "_Mask_"]], lesion_labels=[1], other_labels=[]
-    )
-    assert listed == LIDC and hash(listed) == hash(LIDC)
-    for wrong in (
-        {"lesion_labels": ()},
-        {"lesion_labels": (0,)},
-        {"lesion_labels": (1, 1)},
-        {"other_labels": (1,)},
-        {"depth_axis": 3},
-        {"mask_names": [("_Vol_",)]},
-        {"mask_names": [("", "_Mask_")]},
-        {"mask_names": [("", "")]},
-    ):
-        with pytest.raises(ValueError):
-            Layout(**wrong)
-
-
-def test_a_layout_of_hearts_has_both_labels_and_a_reference():
-    heart = {"lesion_labels": [3, 4], "other_labels": [1, 2]}
-    layout = Layout(**heart, cavity_label=1, myocardium_label=2, reference_label=2)
-    assert (layout.cavity_label, layout.myocardium_label, layout.reference_label) == (1, 2, 2)
-    assert (LIDC.cavity_label, LIDC.myocardium_label, LIDC.reference_label) == (None, None, None)
-    for wrong, *parts in (
-        ({"cavity_label": 1}, "cavity_label", "myocardium_label", "1 and None"),
-        ({"myocardium_label": 2}, "None and 2"),
-        ({"cavity_label": 1, "myocardium_label": 1}, "1 and 1"),
-        ({"cavity_label": 1, "myocardium_label": 3}, "1 and 3", "(1, 2)"),
-        ({"cavity_label": 0, "myocardium_label": 2}, "0 and 2"),
-        ({"reference_label": 3}, "reference_label 3", "(1, 2)"),
-        ({"reference_label": 0}, "reference_label 0"),
-    ):
-        with refused(ValueError, *parts):
-            Layout(**heart, **wrong)
-
-
-# --- masks elsewhere, and masks that DiffMask made ------------------------------
-
-
-def pairs(cases):
-    return [(case.name, case.image_path.name, case.mask_path.name) for case in cases]
-
-
-def test_masks_may_lie_elsewhere(lidc, tmp_path):
-    expected = find_cases(lidc, LIDC)
-    (lidc / "Mask").rename(tmp_path / "drawn")
-    for root in (lidc, lidc / "Image"):
-        cases = find_cases(root, LIDC, mask_dir=tmp_path / "drawn")
-        assert pairs(cases) == pairs(expected)
-        assert {case.mask_path.parent for case in cases} == {tmp_path / "drawn"}
-        assert {case.image_path.parent for case in cases} == {lidc / "Image"}
-    (lidc / "Image").rename(tmp_path / "scans of any name")
-    cases = find_cases(tmp_path / "scans of any name", LIDC, mask_dir=tmp_path / "drawn")
-    assert pairs(cases) == pairs(expected)
-
-
-def test_given_masks_go_before_those_beside_the_images(lidc, tmp_path):
-    masks = make(tmp_path / "other", "A_Mask_1.nii.gz", "B_Mask_2.nii.gz", "C_CMask_1.nii")
-    assert {case.mask_path.parent for case in find_cases(lidc, LIDC, mask_dir=masks)} == {masks}
-    (masks / "B_Mask_2.nii.gz").unlink()
-    with refused(FileNotFoundError, "Image/B_Vol_2.nii.gz", masks / "B_Mask_2.nii.gz"):
-        find_cases(lidc, LIDC, mask_dir=masks)
-
-
-def test_sub_folders_are_mirrored_elsewhere(tmp_path):
-    make(tmp_path, "scans/x/A_Vol_1.nii.gz", "m/x/A_Mask_1.nii.gz", "m/y/A_Mask_1.nii.gz")
-    (case,) = find_cases(tmp_path / "scans", LIDC, mask_dir=tmp_path / "m")
-    assert case.mask_path == tmp_path / "m/x/A_Mask_1.nii.gz"
-
-
-def test_one_image_may_be_given_with_the_folder_of_its_mask(lidc, tmp_path, monkeypatch):
-    image = lidc / "Image" / "A_Vol_1.nii.gz"
-    (case,) = find_cases(image, LIDC, mask_dir=lidc / "Mask")
-    assert (case.name, case.image_path, case.mask_path) == (
-        "A_Vol_1",
-        image,
-        lidc / "Mask" / "A_Mask_1.nii.gz",
-    )
-    monkeypatch.chdir(lidc / "Image")
-    assert find_cases("A_Vol_1.nii.gz", LIDC, mask_dir="../Mask") == [case]
-    with refused(FileNotFoundError, image):
-        find_cases(image, LIDC)  # without it the folder is needed
-
-
-def test_a_missing_folder_or_image_is_named(lidc, tmp_path):
-    with refused(FileNotFoundError, tmp_path / "nowhere", "no such folder"):
-        find_cases(lidc, LIDC, mask_dir=tmp_path / "nowhere")
-    for root in (tmp_path / "gone", lidc / "Image" / "gone.nii.gz"):
-        with refused(FileNotFoundError, root, "no such folder"):
-            find_cases(root, LIDC, mask_dir=lidc / "Mask")
-    make(tmp_path, "notes.txt")
-    with refused(ValueError, tmp_path / "notes.txt", "no NIfTI"):
-        find_cases(tmp_path / "notes.txt", LIDC, mask_dir=lidc / "Mask")
-
-
-def test_an_image_is_a_case_with_each_mask_made_for_it(lidc, tmp_path):
-    made = make(
-        tmp_path / "made",
-        "A_Vol_1_GenMask_2.nii.gz",
-        "A_Vol_1_GenMask_1.nii.gz",
-        "B_Vol_2_GenMask_10.nii",
-        "deeper/C_CVol_1_GenMask_1.nii.gz",
-        "D_Vol_1_GenMask_1.nii.gz",  # of no image here
-    )
-    assert pairs(find_cases(lidc, LIDC, mask_dir=made, generated=True)) == [
-        ("A_Vol_1_GenMask_1", "A_Vol_1.nii.gz", "A_Vol_1_GenMask_1.nii.gz"),
-        ("A_Vol_1_GenMask_2", "A_Vol_1.nii.gz", "A_Vol_1_GenMask_2.nii.gz"),
-        ("B_Vol_2_GenMask_10", "B_Vol_2.nii.gz", "B_Vol_2_GenMask_10.nii"),
-        ("C_CVol_1_GenMask_1", "C_CVol_1.nii", "C_CVol_1_GenMask_1.nii.gz"),
-    ]
-    (lidc / "test.txt").write_text("A_Vol_1\n")  # names images
-    assert names(find_cases(lidc, LIDC, lidc / "test.txt", "test", mask_dir=made, generated=True)) == [
-        "A_Vol_1_GenMask_1",
-        "A_Vol_1_GenMask_2",
-    ]
-    (made / "A_Vol_1_GenMask_1.nii.gz").rename(lidc / "Mask" / "A_Vol_1_GenMask_1.nii.gz")
-    found = ["A_Vol_1", "A_Vol_1_GenMask_1", "B_Vol_2", "C_CVol_1"]
-    assert names(find_cases(lidc, LIDC, generated=True)) == found
-    assert names(find_cases(lidc, LIDC)) == ["A_Vol_1", "B_Vol_2", "C_CVol_1"]  # no lesion is there
-
-
-def test_masks_made_for_images_that_carry_their_names(tmp_path):
-    make(tmp_path, "images/H.nii.gz", "images/H2.nii.gz", "m/H_GenMask_1.nii.gz", "m/H2.nii.gz")
-    assert pairs(find_cases(tmp_path / "images", EMIDEC, mask_dir=tmp_path / "m", generated=True)) == [
-        ("H2", "H2.nii.gz", "H2.nii.gz"),
-        ("H_GenMask_1", "H.nii.gz", "H_GenMask_1.nii.gz"),
-    ]
-
-
-def test_only_a_number_makes_a_made_mask(lidc, tmp_path):
-    made = make(tmp_path / "made", "A_Vol_1_GenMask_1b.nii.gz", "A_Vol_1_GenMask_.nii.gz", "_GenMask_1.nii")
-    with refused(FileNotFoundError, "A_Vol_1.nii.gz", made / "A_Mask_1.nii.gz"):
-        find_cases(lidc, LIDC, mask_dir=made, generated=True)
-
-
-def test_images_without_any_mask_are_reported(lidc, tmp_path):
-    made = make(tmp_path / "made", "B_Vol_2_GenMask_1.nii.gz")
-    skipped = []
-    assert names(find_cases(lidc, LIDC, skipped=skipped, mask_dir=made, generated=True)) == [
-        "B_Vol_2_GenMask_1"
-    ]
-    assert len(skipped) == 2 and "A_Vol_1.nii.gz" in skipped[0] and "C_CVol_1.nii" in skipped[1]
-
-
-def test_a_made_mask_that_lies_twice_is_refused(lidc):
-    make(lidc, "Mask/A_Vol_1_GenMask_1.nii.gz", "Mask/old/A_Vol_1_GenMask_1.nii.gz")
-    with refused(ValueError, lidc / "Mask", lidc / "Mask" / "old", "A_Vol_1_GenMask_1", "keep one"):
-        find_cases(lidc, LIDC, generated=True)
-
-
-def test_made_masks_of_images_of_any_name(tmp_path):
-    make(tmp_path, "scans/pat1.nii.gz", "m/pat1_GenMask_1.nii.gz")
-    (case,) = find_cases(tmp_path / "scans", LIDC, mask_dir=tmp_path / "m", generated=True)
-    assert case.name == "pat1_GenMask_1"
-    assert output_mask_name("pat1_GenMask_1.nii.gz", LIDC) == "pat1_GenMask_1.nii.gz"
-    with refused(ValueError, "pat1", "_Vol_"):
-        find_cases(tmp_path / "scans", LIDC, mask_dir=tmp_path / "m")
-
-
-def test_the_label_of_a_painted_made_mask():
-    assert output_mask_name("A_CVol_1_GenMask_2.nii.gz", LIDC) == "A_Mask_1_GenMask_2.nii.gz"
-    assert output_mask_name("Case_N1_GenMask_2.nii.gz", EMIDEC) == "Case_N1_GenMask_2.nii.gz"
 
 
 def test_all_images_of_a_folder_or_the_one_file(tmp_path):

@@ -1,18 +1,27 @@
 """Volumes that must not be read, commands that must not run."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from LeFusion.dataset.scans import read_volume
 
 
+@contextmanager
+def one_line_error(kind, *parts):
+    """Expect an error of one line that holds all parts; fails where nothing is raised."""
+    with pytest.raises(kind) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert str(part) in message, message
+
+
 def refused(path, *parts):
     """Reading it is an error of one line that names it and holds all parts."""
-    with pytest.raises(ValueError) as caught:
+    with one_line_error(ValueError, path, *parts):
         read_volume(path)
-    message = str(caught.value)
-    assert "\n" not in message and str(path) in message
-    for part in parts:
-        assert part in message, message
 
 
 def assert_refused(result, *texts):
