@@ -3,7 +3,6 @@
 import torch
 from scipy.ndimage import (
     gaussian_filter,
-    generate_binary_structure,
     maximum_filter,
     median_filter,
     minimum_filter,
@@ -14,6 +13,7 @@ from LeFusion.guidance import as_the_scan
 from LeFusion.ordering import SMOOTH
 from LeFusion.prepared import Prepared
 from LeFusion.textures.layers import brightest_of
+from LeFusion.textures.noise import BESIDE
 
 # How far a voxel may be from all six beside it, times the scan's noise; in real nodules the farthest is, in
 # the median, 0.5 darker and 1.3 brighter
@@ -98,11 +98,9 @@ def _without_dots(painted: Tensor, prepared: Prepared) -> Tensor:
     grain = prepared.guide.grain[0] or ()
     if len(grain) < 2:
         return painted
-    beside = generate_binary_structure(3, 1)
-    beside[1, 1, 1] = False
     image, noise = painted[0].numpy(), grain[0]
-    least = torch.from_numpy(minimum_filter(image, footprint=beside) - DARKER * noise)[None]
-    most = torch.from_numpy(maximum_filter(image, footprint=beside) + BRIGHTER * noise)[None]
+    least = torch.from_numpy(minimum_filter(image, footprint=BESIDE) - DARKER * noise)[None]
+    most = torch.from_numpy(maximum_filter(image, footprint=BESIDE) + BRIGHTER * noise)[None]
     return torch.where(prepared.edit.any(dim=0), painted.clamp(least, most), painted)
 
 

@@ -1,12 +1,13 @@
 """Files that appear complete or not at all."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from LeFusion.dataset.temporary import remove, remove_leftovers, temporary_path
-from LeFusion.errors import StorageError, UserError
+from LeFusion.errors import MissingFileError, StorageError, UserError
 
 
 @contextmanager
@@ -85,6 +86,17 @@ def _finish(file: Path) -> None:
     os.chmod(file, 0o666 & ~umask)  # some libraries write files that only their owner may read
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())
+
+
+def read_json(path: Path, missing: str) -> object:
+    """What a JSON file holds. MissingFileError that says `missing` where there is no such file, UserError for
+    one that is not JSON; both name it."""
+    if not path.is_file():
+        raise MissingFileError(f"{path}: {missing}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from LeFusion.dataset.storage import atomic_file
-from LeFusion.errors import MissingFileError, UserError
+from LeFusion.dataset.storage import atomic_file, read_json
+from LeFusion.errors import UserError
 from LeFusion.textures.histograms import condition_from_counts
 
 Window = tuple[float, float] | str | dict
@@ -91,12 +91,7 @@ def write_textures(path: str | PathLike, textures: Textures) -> None:
 def read_textures(path: str | PathLike) -> Textures:
     """Reads and checks a file of texture types; ValueError with the file and the value for anything amiss."""
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"{path}: no such file; LeFusion/inference/fit_textures.py writes one")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
+    content = read_json(path, "no such file; LeFusion/inference/fit_textures.py writes one")
     try:
         return _parse(content)
     except ValueError as error:

@@ -6,11 +6,14 @@ lesion is too smooth for it; into one with a smoother kernel, too grainy.
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, generate_binary_structure
 from torch import Tensor
 
 from LeFusion.textures.histograms import folded, refined
 
+# (3, 3, 3) bool: the six voxels that share a face with the one in the middle
+BESIDE = generate_binary_structure(3, 1)
+BESIDE[1, 1, 1] = False
 LEAST_SHARE = 0.25  # of a layer's spread, below which less noise does not narrow it
 
 

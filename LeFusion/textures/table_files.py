@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from LeFusion.dataset.storage import atomic_file
-from LeFusion.errors import MissingFileError, UserError
+from LeFusion.dataset.storage import atomic_file, read_json
+from LeFusion.errors import UserError
 from LeFusion.textures.layers import RIM_MM, SMOOTH_MM
 from LeFusion.textures.realistic import LesionTable
 from LeFusion.textures.scores import HIGHEST_SCORES
@@ -107,12 +107,7 @@ def read_lesion_table(path: str | PathLike) -> LesionTable:
 
 def _content(path: Path) -> dict:
     """What the file holds, with the keys that it must have."""
-    if not path.is_file():
-        raise MissingFileError(f"{path}: no such file of lesion textures")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
+    content = read_json(path, "no such file of lesion textures")
     if not isinstance(content, dict) or set(content) - MAY_HAVE != set(KEYS):
         raise UserError(f"{path}: must have the keys {', '.join(KEYS)}")
     return content

@@ -59,7 +59,9 @@ def test_grain_is_the_noise_inside_against_the_noise_around():
 
 
 def test_a_lesion_without_core_has_no_grain():
-    assert grains([lesion_of(np.ones((33, 33, 33)), ball(2))]).shape == (0, 2)
+    found = grains([lesion_of(np.ones((33, 33, 33)), ball(2))])
+    assert found.shape == (1, 2) and np.isnan(found[0, 0])
+    assert not len(in_like_scans(found, np.ones((3, 2)))) and not len(in_like_scans(np.ones((3, 2)), found))
 
 
 def test_like_scans_are_those_nearest_in_noise():
@@ -176,12 +178,13 @@ def test_too_little_around_a_lesion_tells_no_sharpness():
 def test_a_lone_dark_voxel_is_seen_and_two_are_not():
     mask, noise = ball(), np.random.default_rng(0).normal(0, 1, (33, 33, 33))
     image = np.where(mask, 0.0, -800 + 20 * noise)
-    assert darkest_dot(lesion_of(image, mask)) == 0
+    assert darkest_dot(lesion_of(image, mask), 20.0) == 0
     image[16, 16, 14] = -100
-    assert darkest_dot(lesion_of(image, mask)) == pytest.approx(100 / grain(lesion_of(image, mask))[1])
+    assert darkest_dot(lesion_of(image, mask), 20.0) == pytest.approx(5)
     image[16, 16, 15] = -100
-    assert darkest_dot(lesion_of(image, mask)) == 0
-    assert np.isnan(darkest_dot(lesion_of(np.zeros_like(image), np.ones_like(mask))))
+    assert darkest_dot(lesion_of(image, mask), 20.0) == 0
+    assert np.isnan(darkest_dot(lesion_of(image, mask), float("nan")))
+    assert np.isnan(darkest_dot(lesion_of(image, mask), 0.0))
     real = [lesion_of(np.where(mask, 5 * rng, -800 + 20 * rng), mask) for rng in noise_of(12)]
     dotted = [lesion_of(one.image.copy(), mask) for one in real[6:]]
     for one in dotted:
