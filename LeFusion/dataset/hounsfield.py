@@ -26,7 +26,7 @@ def refuse_other_units(image: Volume, window: Window) -> None:
         return
     if image.modality not in (None, "", "CT"):
         raise UserError(
-            f"{image.path}: its modality is {image.modality}, but a CT is needed (in HU, {window}); give "
+            f"{image.path}: its modality is {image.modality}, but a CT is needed (in HU, {window}); give"
             " the CT series, or another data_type"
         )
     values, low = image.values, window[0]
