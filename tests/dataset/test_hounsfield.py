@@ -40,6 +40,15 @@ def test_hounsfield_units_pass(tmp_path, values, window, padding):
     refuse_other_units(scan(tmp_path, np.full((4, 4, 4), 60.0)), LIVER)  # within the organ
 
 
+def test_a_ct_that_is_mostly_padding_passes(tmp_path):
+    """Dark in the middle of its values, but with bone; an intercept taken twice leaves nothing so bright."""
+    values = chest()
+    values[8:] = -3024
+    refuse_other_units(scan(tmp_path, values), LUNG)
+    with pytest.raises(UserError, match="too dark"):
+        refuse_other_units(scan(tmp_path, values - 1024), LUNG)
+
+
 @pytest.mark.parametrize("values, window", [(chest(), LUNG), (chest(0.3), LUNG), (abdomen(), LIVER)])
 @pytest.mark.parametrize(
     "change",
