@@ -17,6 +17,15 @@ class StorageError(UserError, OSError):
     """A file cannot be written: the disk is full, or the folder may not be written to."""
 
 
+def pass_over(error: ValueError, skipped: list[str] | None) -> None:
+    """Adds to `skipped` why a case cannot be used. Where that is None, as the user did not set
+    skip_bad_cases=true, raises UserError, which names that key."""
+    if skipped is None:
+        kind = type(error) if isinstance(error, UserError) else UserError
+        raise kind(f"{error} (skip_bad_cases=true goes on without such cases)") from None
+    skipped.append(str(error))
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{name}={value!r} must be one of {', '.join(choices)}")

@@ -293,6 +293,7 @@ class InsertSettings(PaintingSettings):
     mask_sampler: choice(*SAMPLERS)
     mask_steps: NoCount
     max_redraws: whole(0)
+    skip_bad_cases: Flag
     preview_lesions: Count
     viewer: Flag
 

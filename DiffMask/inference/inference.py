@@ -7,6 +7,7 @@ paints lesions into the scans under these masks. Masks that exist are kept, so t
 on. Several GPUs: torchrun, or accelerate launch. All keys: --help, or configs/diffmask_inference.yaml.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from DiffMask.inference.infarcts import SectorDrafts
 from DiffMask.inference.masks import ShapeMaker, drawn_masks
 from DiffMask.inference.nodules import SphereDrafts
 from DiffMask.inference.paint import forget_painted, paint, refuse_others
-from DiffMask.inference.plan import Draft, find_scans, plan
+from DiffMask.inference.plan import Draft, Scan, find_scans, plan
 from DiffMask.inference.report import (
     ORIGIN,
     MaskTable,
@@ -45,7 +46,7 @@ from LeFusion.dataset.cases import GENERATED, Layout
 from LeFusion.dataset.scans import read_volume, write_label_like
 from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
-from LeFusion.errors import UserError
+from LeFusion.errors import UserError, pass_over
 from LeFusion.runtime.commandline import (
     PROJECT_ROOT,
     absolute_path,
@@ -75,7 +76,10 @@ def run(
     share = find_share(settings.shard, settings.shards, settings.device)
     output_dir = output_folder(settings.output_dir, "output_dir")
     refuse_ignored(settings, defaults)
-    scans, maker = find_scans(settings), None
+    skipped = [] if settings.skip_bad_cases else None  # reasons, where the user asked for skipping
+    scans, maker = find_scans(settings, skipped), None
+    if not scans:
+        raise UserError(f"no usable scan: {skipped[0]}")
     if settings.hearts:
         drafts_of = SectorDrafts(settings)
     else:
@@ -91,7 +95,7 @@ def run(
         painting = painting.model_copy(update={"types": 1, "textures_of": types})
         metadata = load_checkpoint(given_path(painting.model_path), painting.weights).metadata
         choose_conditions(painting, bool(metadata.get("lesion_table")))  # refuses unknown types now
-    _make(settings, output_dir, share, scans, maker, drafts_of)
+    _make(settings, output_dir, share, scans, skipped, maker, drafts_of)
     del maker, drafts_of  # the memory of a GPU is the painter's now
     if painting:
         paint(painting, share)
@@ -144,17 +148,26 @@ def _compose(name: str, *overrides: str) -> DictConfig:
         return compose(name, list(overrides))
 
 
-def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, maker, drafts_of) -> None:
+def _make(
+    given: MaskInferenceSettings,
+    output_dir: Path,
+    share: Share,
+    scans: list[Scan],
+    skipped: list[str] | None,
+    maker: ShapeMaker | None,
+    drafts_of: Callable[[Scan], list[Draft]],
+) -> None:
     """Makes the masks of this process's scans, their table and, in the main process, the pictures.
 
-    maker: of masks from spheres; None: the drafts of hearts hold theirs.
+    skipped: reasons, where the user asked for skipping. maker: of masks from spheres; None: the drafts of
+    hearts hold theirs.
     """
     hearts, layout = given.hearts, given.layout
     if hearts:
         settings = {"seed": given.seed, **given.recorded(SECTOR_SETTINGS)}
     else:
         settings = maker.recorded | {"spheres": given.spheres, **given.recorded(SPHERE_SETTINGS)}
-    drafts, skipped = plan(share.of(scans), drafts_of, given.skip_bad_cases, share.main)
+    drafts = plan(share.of(scans), drafts_of, skipped, share.main)
     if not drafts and share.count == 1:
         raise UserError(f"no usable scan: {skipped[0]}")
     table = MaskTable(output_dir / "masks.csv", settings, share)
@@ -165,7 +178,7 @@ def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, m
     origins = {draft.name: _origin(draft, maker) for draft in drafts}
     due = _due(drafts, origins, paths, table, given.overwrite)
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(scans)} scans)"
-    usable = len(share.of(scans)) - len(skipped)
+    usable = len({draft.scan.name for draft in drafts})
     say(f"{usable} scans{part}: {len(due)} masks to make, {len(drafts) - len(due)} kept")
     source, written = lru_cache(maxsize=1)(read_volume), 0
     with tqdm(total=len(due), unit="mask", desc="making masks", disable=not share.main) as progress:
@@ -176,9 +189,7 @@ def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, m
                     f"{draft.scan.path}: mask {draft.number} came out empty in {attempt} draws with "
                     f"seed={given.seed}; try another seed, a larger diameter_mm, or more max_redraws"
                 )
-                if not given.skip_bad_cases:
-                    raise UserError(reason)
-                skipped.append(reason)
+                pass_over(UserError(reason), skipped)
                 continue
             written += 1
             forget_painted(output_dir, draft)
@@ -192,7 +203,7 @@ def _make(given: MaskInferenceSettings, output_dir: Path, share: Share, scans, m
             shown = shown_with(draft.scan, layout, given.unit)
             table.add(*names, attempt, facts, origins[draft.name], sha256, shown)
             table.write()
-    skipped = share.gather(skipped)
+    skipped = [*dict.fromkeys(share.gather(skipped or []))]  # each process sees all that have no mask
     written, kept = (sum(share.gather([number])) for number in (written, len(drafts) - len(due)))
     wrote = f"wrote {written} masks below {output_dir / 'Mask'} ({kept} kept, {len(skipped)} skipped)"
     if share.main:
@@ -239,7 +250,7 @@ def _finish(given, scans, drafts_of, drafts, share, table, skipped) -> None:
     output_dir, layout, hearts = table.path.parent, given.layout, given.hearts
     table.join()
     if share.count > 1:  # the pictures show the first scans, whoever made their masks
-        drafts, _ = plan(scans[: given.preview_masks], drafts_of, True, False)
+        drafts = plan(scans[: given.preview_masks], drafts_of, [], False)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     made = [draft for draft in drafts if paths[draft.name].exists() and table.has(draft.name)]
     if not made:

@@ -21,7 +21,7 @@ from LeFusion.dataset.cases import (
     refuse_masks,
 )
 from LeFusion.dataset.volume import Volume
-from LeFusion.errors import MissingFileError, UserError
+from LeFusion.errors import MissingFileError, UserError, pass_over
 from LeFusion.runtime.commandline import absolute_path, given_path
 
 
@@ -82,11 +82,12 @@ def digest(volume: Volume, *more: np.ndarray | str | None) -> str:
     return made.hexdigest()[:16]
 
 
-def find_scans(settings: MaskInferenceSettings) -> list[Scan]:
+def find_scans(settings: MaskInferenceSettings, skipped: list[str] | None = None) -> list[Scan]:
     """The scans of dataset_root_dir: a folder with the layout's image folder in it, of images, or one image.
 
-    A mask is looked for where the settings need one: a heart's labels, the masks of spheres=masks. Raises
-    ValueError when what is to be written lies among the scans or the masks that are read.
+    A mask is looked for where the settings need one: a heart's labels, the masks of spheres=masks. Scans
+    without it are reported to `skipped`; None makes them an error. Raises ValueError when what is to be
+    written lies among the scans or the masks that are read.
     """
     layout, root = settings.layout, given_path(settings.dataset_root_dir)
     folder = root / layout.image_folder
@@ -96,7 +97,9 @@ def find_scans(settings: MaskInferenceSettings) -> list[Scan]:
     refuse_among_sources({"output_dir": output_dir}, (folder, *others))
     if settings.hearts or settings.spheres == FROM_MASKS:
         masks_from = given_path(settings.masks_from)
-        cases = find_cases(root, layout, mask_dir=masks_from)
+        cases = find_cases(root, layout, skipped=(missing := []), mask_dir=masks_from)
+        for reason in missing:
+            pass_over(MissingFileError(reason), skipped)
         refuse_among_sources({"output_dir": output_dir / "Mask"}, locate_folders(root, layout, masks_from))
         return [Scan(case.name, case.image_path, case.mask_path) for case in cases]
     images = find_images(folder)
@@ -127,15 +130,13 @@ def beside(path: Path | None, key: str, scans: int) -> Callable[[Scan], Path | N
 
 
 def plan(
-    scans: Sequence[Scan], drafts_of: Callable[[Scan], list[Draft]], skip: bool, shown: bool
-) -> tuple[list[Draft], list[str]]:
-    """Reads and checks every scan before the first mask is made. Reasons for skipping are returned."""
-    drafts, skipped = [], []
+    scans: Sequence[Scan], drafts_of: Callable[[Scan], list[Draft]], skipped: list[str] | None, shown: bool
+) -> list[Draft]:
+    """Reads and checks every scan before the first mask is made. Reasons for skipping go to `skipped`."""
+    drafts = []
     for scan in tqdm(scans, unit="scan", desc="placing", leave=False, disable=not shown):
         try:
             drafts += drafts_of(scan)
         except UserError as error:
-            if not skip:
-                raise UserError(f"{error} (skip_bad_cases=true goes on without such scans)") from None
-            skipped.append(str(error))
-    return drafts, skipped
+            pass_over(error, skipped)
+    return drafts

@@ -31,7 +31,7 @@ from LeFusion.dataset.scans import NIFTI_ENDINGS, ending_of, read_volume, write_
 from LeFusion.dataset.volume import Volume
 from LeFusion.diffusion import load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
-from LeFusion.errors import UserError
+from LeFusion.errors import MissingFileError, UserError, pass_over
 from LeFusion.inference.job import Host, Job, make_job
 from LeFusion.inference.outputs import Output
 from LeFusion.inference.report import Manifest, save_preview
@@ -98,7 +98,7 @@ def run(settings: InferenceSettings) -> Path:
             _record(output, job.host(output.case), job, manifest, written, seconds=None)
     manifest.write()
 
-    skipped = share.gather(skipped or [])
+    skipped = [*dict.fromkeys(share.gather(skipped or []))]  # each process sees all that have no mask
     painted, kept = (sum(share.gather([number])) for number in (len(due), len(outputs) - len(due)))
     if not share.main:
         return image_root
@@ -139,7 +139,11 @@ def _find_cases(
     test_txt = given_path(settings.test_txt_dir)
     split = settings.split or ("train" if test_txt else "all")
     root, mask_dir = given_path(settings.dataset_root_dir), given_path(settings.mask_dir)
-    cases = find_cases(root, job.layout, test_txt, split, skipped, mask_dir, generated=True)
+    cases = find_cases(root, job.layout, test_txt, split, missing := [], mask_dir, generated=True)
+    for reason in missing:
+        pass_over(MissingFileError(reason), skipped)
+    if not cases:
+        raise UserError(f"no usable case: {missing[0]}")
     sources = [*locate_folders(root, job.layout, mask_dir)]
     if settings.lesions_from:
         sources += locate_folders(given_path(settings.lesions_from), job.layout)
@@ -216,9 +220,7 @@ def _plan(
         except ValueError as error:
             names_it = str(case.mask_path) in str(error) or str(case.image_path) in str(error)
             reason = str(error) if names_it else f"{case.mask_path}: {error}"
-            if skipped is None:
-                raise UserError(f"{reason} (skip_bad_cases=true goes on without such cases)") from None
-            skipped.append(reason)
+            pass_over(UserError(reason), skipped)
             continue
         ending = _ending(case)
         label_name = output_mask_name(case.name + ending, job.layout)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from LeFusion.dataset.cases import find_cases, find_images, refuse_among_sources, refuse_masks
 from LeFusion.dataset.scans import read_volume
-from LeFusion.errors import MissingFileError, UserError
+from LeFusion.errors import MissingFileError, UserError, pass_over
 from LeFusion.insertion.hearts import insert_infarct
 from LeFusion.insertion.lesions import insert_lesions
 from LeFusion.insertion.output import state, write_output, write_report
@@ -33,6 +33,7 @@ from LeFusion.viewer.page import Page, write_page
 DRAWN = 3  # lesions, where nothing is said
 # Settings that change no voxel
 INDIFFERENT = {"input", "output", "sites", "masks", "labels", "versions", "overwrite", "batch_size", "viewer"}
+INDIFFERENT |= {"skip_bad_cases"}
 # Likewise: the contents of these files count
 INDIFFERENT |= {"default_paths", "model_path", "mask_model_path", "realistic_textures"}
 
@@ -49,10 +50,14 @@ def run(settings: InsertSettings) -> list[Path]:
     """Makes what the settings ask for; returns the folders, one for each scan and version."""
     started = time.monotonic()
     output = output_folder(settings.output, "output")
-    scans = find_scans(settings)
+    skipped: list[str] | None = [] if settings.skip_bad_cases else None
+    scans = find_scans(settings, skipped)
     read = (settings.input, settings.masks, settings.labels)
     refuse_among_sources({"output": output}, [given_path(path) for path in read])
-    wanted = {name: _lesions(settings, name, list(scans)) for name in scans}
+    wanted = _wanted(settings, scans, skipped)
+    if not wanted:
+        raise UserError(f"no usable scan: {skipped[0]}")
+    scans = {name: scans[name] for name in wanted}
     tools = Tools.of(settings)
     for lesions in wanted.values():
         _check_textures(tools, settings, lesions)
@@ -62,21 +67,36 @@ def run(settings: InsertSettings) -> list[Path]:
         f"{len(scans)} scans, {len(folders)} to make: {len(due)} due, {len(folders) - len(due)} finished; on "
         f"{choose_device(settings.device)}"
     )
-    noted = _make(settings, scans, wanted, tools, due)
+    if skipped is None and len({name for name, *_ in due.values()}) > 1:
+        _read_all(scans, tools, due)
+    made, noted = _make(settings, scans, wanted, tools, due, skipped)
     for line in noted:
         say(f"note: {line}")
+    for reason in dict.fromkeys(skipped or []):
+        say(f"skipped: {reason}")
+    folders = {folder: making for folder, making in folders.items() if folder in made or folder not in due}
+    if not folders:
+        raise UserError(f"no usable scan: {skipped[0]}")
     if settings.viewer:
         say(f"wrote {_write_page(settings, output, scans, folders)}")
     seconds = time.monotonic() - started
-    say(f"wrote {len(due)} of {len(folders)} scans with lesions below {output} in {seconds:.0f} s:")
+    left_out = f", {len(set(skipped))} skipped" if skipped else ""
+    say(
+        f"wrote {len(made)} of {len(folders)} scans with lesions below {output} in {seconds:.0f} s{left_out}:"
+    )
     for folder in folders:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         say(f"  {folder}: {', '.join(names)}")
     return list(folders)
 
 
-def find_scans(settings: InsertSettings) -> dict[str, tuple[Path, Path | None]]:
-    """The scans of the input, by name; of hearts each with its label map, of others with None."""
+def find_scans(
+    settings: InsertSettings, skipped: list[str] | None = None
+) -> dict[str, tuple[Path, Path | None]]:
+    """The scans of the input, by name; of hearts each with its label map, of others with None.
+
+    skipped: a list to which hearts without a label map are reported; None makes them an error.
+    """
     path, labels, layout = given_path(settings.input), given_path(settings.labels), settings.layout
     if layout.myocardium_label is None:
         if labels is not None:
@@ -92,8 +112,25 @@ def find_scans(settings: InsertSettings) -> dict[str, tuple[Path, Path | None]]:
         labels = path.parent.parent / layout.mask_folder
         if path.parent.name != layout.image_folder or not labels.is_dir():
             raise UserError(f"{path}: say with labels= where the label map of this heart is")
-    cases = find_cases(path, layout, mask_dir=labels)
+    cases = find_cases(path, layout, skipped=(missing := []), mask_dir=labels)
+    for reason in missing:
+        pass_over(MissingFileError(reason), skipped)
     return {case.name: (case.image_path, case.mask_path) for case in cases}
+
+
+def _wanted(
+    settings: InsertSettings, scans: dict[str, tuple[Path, Path | None]], skipped: list[str] | None
+) -> dict[str, int | list[int] | list[Site]]:
+    """What each scan is to get, see `_lesions`; those whose masks or sites cannot be used are passed over."""
+    wanted = {}
+    for name in scans:
+        try:
+            wanted[name] = _lesions(settings, name, list(scans))
+        except UserError as error:
+            if len(scans) == 1:
+                raise
+            pass_over(error, skipped)
+    return wanted
 
 
 def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> int | list[int] | list[Site]:
@@ -220,8 +257,24 @@ def _described(lesions: int | list) -> list:
     return described or [lesions]
 
 
-def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[str]:
-    """Makes and writes what is due; one scan is written while the next is worked on. Returns notes."""
+def _read_all(scans: dict, tools: Tools, due: dict[Path, Making]) -> None:
+    """Reads what is due once: a bad scan stops the run before the first lesion is made."""
+    names = dict.fromkeys(name for name, *_ in due.values())
+    for name in tqdm(names, unit="scan", desc="checking", leave=False):
+        try:
+            tools.refuse(read_volume(scans[name][0]))
+        except UserError as error:
+            pass_over(error, None)
+
+
+def _make(
+    settings: InsertSettings, scans, wanted, tools: Tools, due, skipped: list[str] | None
+) -> tuple[list[Path], list[str]]:
+    """Makes and writes what is due; one scan is written while the next is worked on.
+
+    Returns the folders written, and notes. Reasons for skipping go to `skipped`.
+    """
+    made: list[Path] = []
     notes: list[str] = []
     writing: Future | None = None
     volume, held = None, None
@@ -229,15 +282,22 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
     with ThreadPoolExecutor(1) as writer, tqdm(total=total, unit="lesion", desc="inserting") as progress:
         for folder, (name, number, made_from) in due.items():
             started = time.monotonic()
-            if held != name:
-                volume, held = None, name
-                volume = read_volume(scans[name][0])
             drawn = settings.seed, number, settings.texture
-            if tools.hearts:
-                inserted = insert_infarct(volume, scans[name][1], tools, *drawn, done=progress.update)
-            else:
-                asked = *drawn, settings.diameter_mm
-                inserted = insert_lesions(volume, tools, wanted[name], *asked, done=progress.update)
+            try:
+                if held != name:
+                    volume, held = None, None
+                    volume, held = read_volume(scans[name][0]), name
+                if tools.hearts:
+                    inserted = insert_infarct(volume, scans[name][1], tools, *drawn, done=progress.update)
+                else:
+                    asked = *drawn, settings.diameter_mm
+                    inserted = insert_lesions(volume, tools, wanted[name], *asked, done=progress.update)
+            except UserError as error:
+                if len(scans) == 1 and settings.versions == 1:
+                    raise
+                pass_over(error, skipped)
+                continue
+            made.append(folder)
             notes += _notes(folder.name, inserted.lesions)
             if writing is not None:
                 writing.result()
@@ -246,7 +306,7 @@ def _make(settings: InsertSettings, scans, wanted, tools: Tools, due) -> list[st
             del inserted
         if writing is not None:
             writing.result()
-    return notes
+    return made, notes
 
 
 def _write_page(settings: InsertSettings, output: Path, scans: dict, folders: dict) -> Page:

@@ -73,7 +73,7 @@ def test_bad_cases_are_skipped_on_request(paint, lidc, tmp_path):
 
 def test_an_image_without_mask_is_skipped_on_request_only(paint, lidc, tmp_path):
     next((lidc / "Normal" / "Mask").rglob("N-0002_*")).unlink()
-    assert_refused(paint("types=1"), "N-0002")
+    assert_refused(paint("types=1"), "N-0002", "skip_bad_cases=true")
     code, out, error = paint("types=1", "skip_bad_cases=true")
     assert code == 0, error
     assert "1 cases skipped" in out and [line for line in out.split("\n") if line.startswith("skipped: ")]

@@ -25,6 +25,18 @@ def test_a_bad_scan_stops_the_run_before_anything_is_made_or_is_skipped(make, sc
     assert_refused(make("skip_bad_cases=true"), "no usable scan", bad, "no lung found")
 
 
+@pytest.mark.usefixtures("quick", "spheres_are_masks")
+def test_a_scan_without_the_mask_that_it_needs_is_passed_over_on_request(make, scans, tmp_path):
+    lesion = np.zeros(SHAPE, np.uint8)
+    lesion[6:9, 20:24, 20:24] = 1
+    write(scans / "Mask" / f"{SCANS[0].replace('_CVol_', '_CMask_')}.nii.gz", lesion)
+    without = scans / "Image" / f"{SCANS[1]}.nii.gz"
+    assert_refused(make("spheres=masks"), without, "is missing", "skip_bad_cases=true")
+    code, out, error = make("spheres=masks", "skip_bad_cases=true")
+    assert code == 0 and f"skipped: {without}" in out and "1 skipped" in out, error
+    assert [row["scan"] for row in table(tmp_path / "out")] == [SCANS[0]]
+
+
 @pytest.mark.parametrize(
     "override, texts",
     [
