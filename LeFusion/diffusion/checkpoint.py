@@ -52,9 +52,7 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
     if weights not in ("ema", "model"):
         raise UserError(f"weights={weights!r} must be 'ema' or 'model'")
     if not path.is_file():
-        raise MissingFileError(
-            f"checkpoint {path} does not exist; python data/download.py weights fetches the released ones"
-        )
+        raise MissingFileError(f"checkpoint {path} does not exist; give the path of weights")
     read = _read_own if path.suffix == ".safetensors" else _read_released
     config, state, metadata = read(path, weights)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.commandline import absolute_path
 from LeFusion.runtime.given_tables import read_rows
 
 WORLD, VOXEL = ("x", "y", "z"), ("i", "j", "k")
@@ -116,7 +117,7 @@ def _site(path: Path, what: str, row: dict[str, str], space: Sequence[str]) -> S
         place if place and tuple(space) == VOXEL else None,
         diameter,
         int(texture) if texture and texture.isdecimal() else texture,
-        (path.parent / mask).absolute() if mask else None,
+        absolute_path(path.parent / mask) if mask else None,
         scan=row.get("scan") or "",
     )
 

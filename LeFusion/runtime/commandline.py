@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ISSUES = "https://github.com/M3DV/LeFusion/issues"
 
-RELEASED_DATA = {"LIDC": "lidc", "EMIDEC": "emidec"}  # folder in data/ -> its name for data/download.py
+# Folder of the project -> its name for data/download.py, and what it holds
+RELEASED = {
+    f"data/{folder}/{part}": (folder.lower(), "the released data set")
+    for folder in ("LIDC", "EMIDEC")
+    for part in ("Pathological", "Normal")
+}
+RELEASED |= {
+    f"{package}/{package}_Model": ("weights", "the released weights") for package in ("LeFusion", "DiffMask")
+}
 OTHER_NAMES = {"LIDC": "LIDC-IDRI", "LIDC-IDRI": "LIDC"}  # the released data set goes by both
 CONFIGS = (
     PROJECT_ROOT / "LeFusion" / "configs"
@@ -54,7 +62,7 @@ if hasattr(sys, "set_int_max_str_digits"):
 def _say_what_ends(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """For sys.excepthook: Ctrl-C, and a reader such as `head` that has read enough, need no traceback."""
     if issubclass(kind, KeyboardInterrupt):
-        print("\nstopped; what was written so far is complete", file=sys.stderr)
+        print("\nstopped; no file is half-written", file=sys.stderr)
     elif issubclass(kind, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it ends
         print("stopped: the program that read the output has ended", file=sys.stderr)
@@ -204,8 +212,8 @@ def given_path(value: str | os.PathLike | None) -> Path | None:
     """A path that is read, absolute; None stays None.
 
     Where nothing is there, but below LIDC-IDRI instead of LIDC (or the other way round), that is taken and
-    said. Raises FileNotFoundError, with the command that fetches it, where a released data set is not in its
-    place.
+    said. Raises FileNotFoundError, with the command that fetches it, where a released data set or released
+    weights are not in their place.
     """
     if not value:
         return None
@@ -217,21 +225,23 @@ def given_path(value: str | os.PathLike | None) -> Path | None:
         if other.exists():
             _say_once(f"{path} is not there; reading {other}")
             return other
-    place = Path(os.path.abspath(path))
-    for folder, name in RELEASED_DATA.items():
-        data_set = PROJECT_ROOT / "data" / folder
-        for part in (data_set / "Pathological", data_set / "Normal"):
-            if place.is_relative_to(part) and not part.exists():
-                raise MissingFileError(
-                    f"{place} is not there; python data/download.py {name} fetches the released data set, or "
-                    "give another path"
-                )
+    for folder, (name, what) in RELEASED.items():
+        place = PROJECT_ROOT / folder
+        if path.is_relative_to(place) and (name == "weights" or not place.exists()):
+            raise MissingFileError(
+                f"{path} is not there; python data/download.py {name} fetches {what}, or give another path"
+            )
     return path
 
 
 def absolute_path(value: str | os.PathLike) -> Path:
-    """A path from where the command starts."""
-    return Path(value).expanduser().absolute()
+    """A path from where the command starts, without `..` in it."""
+    path = Path(value).expanduser().absolute()
+    if ".." not in path.parts:
+        return path
+    shortened = Path(os.path.abspath(path))  # which is elsewhere where a link stands before the `..`
+    there = Path(os.path.realpath(path))
+    return shortened if os.path.realpath(shortened) == str(there) else there
 
 
 def output_folder(path: str | os.PathLike, key: str) -> Path:

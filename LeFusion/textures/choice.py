@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from LeFusion.dataset.cases import Case
 from LeFusion.dataset.loading import load_case
 from LeFusion.errors import UserError
+from LeFusion.runtime.commandline import absolute_path
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.conditions import Conditions, own_histogram
 from LeFusion.textures.histograms import condition_from_counts
@@ -136,7 +136,7 @@ def _of_reference(settings: InferenceSettings) -> Palette:
     ):
         if not path:
             raise UserError(f"condition=reference needs {key}")
-        paths.append(Path(path).expanduser().absolute())
+        paths.append(absolute_path(path))
     case = Case("reference", *paths)
     loaded = load_case(case, settings.layout, settings.window, settings.spacing_mm)
     histogram = own_histogram(loaded, settings.histogram_bins)

@@ -91,8 +91,8 @@ class Validation:
     The best score is read back from validation.csv; there, on resume, rows of later steps are dropped.
     """
 
-    def __init__(self, validate, results_folder: Path, step: int, board: SummaryWriter):
-        self.validate, self.folder, self.board = validate, results_folder, board
+    def __init__(self, validate, results_folder: Path, step: int):
+        self.validate, self.folder = validate, results_folder
         self.path = results_folder / "validation.csv"
         self.rows = []
         if step and self.path.exists():
@@ -105,7 +105,7 @@ class Validation:
     def has(self, step: int) -> bool:
         return any(int(row["step"]) == step for row in self.rows)
 
-    def add(self, step: int, ema: UNet3D) -> None:
+    def add(self, step: int, ema: UNet3D, board: SummaryWriter) -> None:
         """Validates what was saved at this step. The checkpoint first, then the row: a run that is stopped in
         between validates again."""
         values = self.validate(ema)
@@ -120,8 +120,8 @@ class Validation:
             writer.writeheader()
             writer.writerows(self.rows)
         for name, value in values.items():
-            self.board.add_scalar(f"validation/{name}", value, step)
-        self.board.flush()
+            board.add_scalar(f"validation/{name}", value, step)
+        board.flush()
         tqdm.write(f"step {step}: " + ", ".join(f"{name} {value:.3g}" for name, value in values.items()))
 
 

@@ -28,9 +28,9 @@ from LeFusion.diffusion import UNet3D
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import stays_on_cpu
-from LeFusion.runtime.pictures import save_loss_curve
 from LeFusion.training.batches import TimedIterator, run_batches
-from LeFusion.training.log import Log, Validation
+from LeFusion.training.log import Log
+from LeFusion.training.review import Review
 from LeFusion.training.settings import TrainingSettings
 from LeFusion.training.state import SavedRun, checkpoint_path, fingerprint
 from LeFusion.training.step import Backward
@@ -74,10 +74,12 @@ def train(
     keep = settings.keep_checkpoints
     saved = SavedRun(results_folder, run, metadata, network, ema, optimizer, accelerator, keep)
     step = saved.resume()
+    review = Review(results_folder, step, sample_sheet, validate) if main else None
     if step >= settings.train_num_steps:
         if main:
             print(f"{results_folder} is already trained for {step} steps; nothing to do")
             saved.mend_weights(step)
+            review.finish(step, ema)
         return checkpoint_path(results_folder, step)
     if main:
         results_folder.mkdir(parents=True, exist_ok=True)
@@ -92,9 +94,8 @@ def train(
     batches = TimedIterator(loader)
     backward = Backward(model, loss_fn, optimizer, settings, accelerator)
     log = Log(results_folder, step) if main else None
-    validation = Validation(validate, results_folder, step, log.board) if main and validate else None
-    if validation and step and step % settings.save_and_sample_every == 0 and not validation.has(step):
-        validation.add(step, ema)  # the run was stopped between this save and its validation
+    if main and step and step % settings.save_and_sample_every == 0:
+        review.make_up(step, ema, log.board)
     samples_a_step = settings.batch_size * settings.gradient_accumulate_every * accelerator.num_processes
     stop = StopSignal()
     fetch = Fetcher(accelerator, stop, step)
@@ -147,12 +148,8 @@ def train(
                 if main:
                     log.flush()
                     saved.save(step)
-                    if sample_sheet is not None and not stopping:
-                        progress.set_postfix_str("drawing samples")
-                        sample_sheet(ema, results_folder / f"samples-{step:06d}.png")
-                    if validation and not stopping:
-                        progress.set_postfix_str("validating")
-                        validation.add(step, ema)
+                    if not stopping:
+                        review.add(step, ema, log.board, progress.set_postfix_str)
                 accelerator.wait_for_everyone()
             if stopping:
                 if main:
@@ -161,6 +158,6 @@ def train(
                 raise Stopped(128 + signal)
     if main:
         print(log.pace(samples_a_step))
-        save_loss_curve(results_folder / "loss.csv", results_folder / "loss.png")
         log.close()
+        review.draw_losses()
     return checkpoint_path(results_folder, step)

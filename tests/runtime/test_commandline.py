@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from LeFusion.diffusion import load_checkpoint
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime import commandline
 from LeFusion.runtime.commandline import (
@@ -79,7 +80,7 @@ run_command(lambda: os.kill(os.getpid(), signal.SIGINT) or signal.pause())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGINT and done.stdout == ""
-    assert done.stderr.strip() == "stopped; what was written so far is complete"
+    assert done.stderr.strip() == "stopped; no file is half-written"
 
 
 def test_paths(tmp_path, monkeypatch):
@@ -89,6 +90,14 @@ def test_paths(tmp_path, monkeypatch):
     assert given_path("/a/b") == Path("/a/b")
     assert given_path("~/b") == tmp_path / "home" / "b"
     assert given_path(None) is None and given_path("") is None
+    assert given_path("a/../b/./c/..") == tmp_path / "b"
+
+
+def test_a_path_behind_a_link_stays_where_it_is(tmp_path):
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far/away")
+    assert absolute_path(tmp_path / "near/../b") == Path(os.path.realpath(tmp_path)) / "far/b"
+    assert absolute_path(tmp_path / "far/away/../b") == tmp_path / "far/b"
 
 
 def test_the_released_data_is_found_under_both_names(tmp_path, capsys):
@@ -116,6 +125,15 @@ def test_a_missing_data_set_comes_with_the_command_that_fetches_it(tmp_path, mon
     assert given_path(f"../data/{folder}/mine").name == "mine"  # no released one
     (tmp_path / "data" / folder / "Normal").mkdir(parents=True)
     assert given_path(tmp_path / "data" / folder / "Normal/labels").name == "labels"
+
+
+def test_missing_weights_come_with_the_command_that_fetches_them_where_they_are_released_ones(tmp_path):
+    for folder in ("LeFusion/LeFusion_Model/LIDC", "DiffMask/DiffMask_Model"):
+        with pytest.raises(FileNotFoundError, match="python data/download.py weights fetches"):
+            given_path(commandline.PROJECT_ROOT / folder / "nowhere.pt")
+    assert given_path(tmp_path / "mine.safetensors") == tmp_path / "mine.safetensors"
+    with pytest.raises(FileNotFoundError, match="mine.safetensors does not exist; give the path of weights$"):
+        load_checkpoint(tmp_path / "mine.safetensors")
 
 
 def test_weights_that_a_command_uses(tmp_path, monkeypatch, capsys):
