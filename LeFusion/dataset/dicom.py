@@ -12,6 +12,7 @@ from LeFusion.errors import UserError
 
 AIR_HU = -900  # padding of a CT that is brighter would look like tissue
 HELP = "pip install 'lefusion[dicom-compressed]' brings the decoders"
+NO_HELP = "write the series uncompressed first, for example with gdcmconv --raw"
 
 
 def read_dicom(path: Path) -> Volume:
@@ -62,7 +63,8 @@ def decoded(dataset, one: Slice) -> np.ndarray:
         reason = one_line(error)[:200]
         if syntax.is_compressed:
             raise UserError(
-                f"{one.path}: its pixels, compressed as {syntax.name}, cannot be decoded ({reason}); {HELP}"
+                f"{one.path}: its pixels, compressed as {syntax.name}, cannot be decoded ({reason}); "
+                f"{HELP if _lacks_decoder(syntax) else NO_HELP}"
             ) from error
         raise UserError(f"{one.path}: its pixels are damaged ({reason}); copy the file again") from error
     if frames.shape[-2:] != one.pixels.size:
@@ -70,6 +72,16 @@ def decoded(dataset, one: Slice) -> np.ndarray:
             f"{one.path}: its pixels have shape {frames.shape}, its header says {one.pixels.size}"
         )
     return _whole_bits(frames, one.pixels)
+
+
+def _lacks_decoder(syntax) -> bool:
+    """Whether a package would decode this transfer syntax that is not installed."""
+    from pydicom.pixels import get_decoder
+
+    try:
+        return not get_decoder(syntax).is_available
+    except NotImplementedError:  # nobody decodes it
+        return False
 
 
 def _stored_slices(series: Series) -> Iterator[np.ndarray]:

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK
 from dicom_files import compress, dataset, pixels, write_multi_frame, write_series
 from pydicom.uid import (
+    MPEG2MPML,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -22,6 +23,7 @@ from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dicom_series import find_series
 from LeFusion.dataset.hounsfield import refuse_other_units
 from LeFusion.dataset.scans import find_scans, read_volume, write_label_like
+from LeFusion.errors import UserError
 
 OBLIQUE = ((0.8, 0.6, 0), (-0.6 * 0.8, 0.8 * 0.8, 0.6))
 
@@ -103,11 +105,25 @@ def test_compressed_pixels_are_decoded(tmp_path, syntax):
 
 def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
     compress(write_series(tmp_path / "a", stack((2, 16, 16))), JPEGLSLossless)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
     monkeypatch.setattr(
         "pydicom.dataset.Dataset.pixel_array",
         property(lambda self: (_ for _ in ()).throw(RuntimeError("no plugin\nis there"))),
     )
     refused(tmp_path / "a", "JPEG-LS", "no plugin is there", "pip install 'lefusion[dicom-compressed]'")
+
+
+def test_where_no_package_helps_none_is_named(tmp_path):
+    """The decoder is there and gives up, or there is none for that compression."""
+    for number, syntax in enumerate((JPEGLSLossless, MPEG2MPML)):
+        compress(folder := write_series(tmp_path / str(number), stack((2, 16, 16))), RLELossless)
+        for path in folder.iterdir():
+            made = pydicom.dcmread(path)
+            made.file_meta.TransferSyntaxUID = syntax
+            made.save_as(path)
+        with pytest.raises(UserError, match="gdcmconv --raw") as caught:
+            read_volume(folder)
+        assert "pip install" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_files_without_preamble_and_with_implicit_types(tmp_path):
