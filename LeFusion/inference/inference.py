@@ -33,6 +33,7 @@ from LeFusion.diffusion import load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import MissingFileError, UserError, pass_over
 from LeFusion.inference.job import Host, Job, make_job
+from LeFusion.inference.notes import told
 from LeFusion.inference.outputs import Output
 from LeFusion.inference.report import Manifest, save_preview
 from LeFusion.painting import DTYPES
@@ -86,6 +87,8 @@ def run(settings: InferenceSettings) -> Path:
         f"{len(outputs) - len(due)} kept{part}; {recorded['network_calls']} network calls each "
         f"({recorded['sampler']}, {recorded['num_steps']} steps) on {device}"
     )
+    for line in told(share.gather([note for output in due for note in output.notes])):
+        say(line)
     size = job.painter.batch_size({output: output.boxes for output in due}, partial(_task, job))
     with tqdm(total=len(due), unit="image", desc="painting", disable=not share.main) as progress:
         for group in _groups(due):
@@ -217,6 +220,7 @@ def _plan(
             host = job.host(case)
             boxes = job.painter.boxes(host.loaded)
             wanted = [job.looks(host, kind) for kind in range(1, types + 1)]
+            notes = job.notes_on(host.loaded)
         except ValueError as error:
             names_it = str(case.mask_path) in str(error) or str(case.image_path) in str(error)
             reason = str(error) if names_it else f"{case.mask_path}: {error}"
@@ -229,7 +233,7 @@ def _plan(
             label_path = label_root / f"Mask_{kind}" / label_name
             made_from = manifest.made_from(host, job.requested(host, looks))
             shape = host.loaded.volume.raw.shape
-            output = Output(case, kind, boxes, looks, image_path, label_path, shape, made_from)
+            output = Output(case, kind, boxes, looks, image_path, label_path, shape, made_from, notes)
             for key, target, source in (
                 ("target_img_path", image_path, case.image_path),
                 ("target_label_path", label_path, case.mask_path),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
@@ -13,6 +13,7 @@ from LeFusion.diffusion import Checkpoint, address_seed
 from LeFusion.errors import UserError
 from LeFusion.hearts.tissue import in_heart, relative_histograms, tissue_of
 from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
+from LeFusion.inference.notes import LUNGS, Note, notes_on
 from LeFusion.painter import Painter
 from LeFusion.runtime.commandline import given_path
 from LeFusion.settings import InferenceSettings
@@ -47,6 +48,7 @@ class Job:
     seed: int
     save_edit_mask: bool
     host: Callable[[Case], Host]
+    notes_on: Callable[[LoadedCase], tuple[Note, ...]]
 
     def looks(self, host: Host, kind: int) -> tuple[Look, ...]:
         """What the lesions of each part of a case are to look like."""
@@ -127,6 +129,7 @@ def make_job(settings: InferenceSettings, checkpoint: Checkpoint) -> Job:
         settings.seed,
         settings.save_edit_mask,
         lru_cache(maxsize=2)(_hosts(settings, read)),  # a case's types follow each other
+        partial(notes_on, size=painter.size) if settings.data_type == LUNGS else lambda _: (),
     )
 
 

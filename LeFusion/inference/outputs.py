@@ -6,6 +6,7 @@ from pathlib import Path
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.cases import Case
 from LeFusion.inference.job import Job
+from LeFusion.inference.notes import Note
 from LeFusion.inference.report import Manifest
 from LeFusion.runtime.kept import is_whole
 from LeFusion.textures.look import Look
@@ -23,6 +24,7 @@ class Output:
     label_path: Path
     shape: tuple[int, ...]  # stored
     made_from: str  # see Manifest.made_from
+    notes: tuple[Note, ...] = ()
 
     @property
     def edit_path(self) -> Path:

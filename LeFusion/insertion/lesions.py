@@ -18,6 +18,7 @@ from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import Volume, on_grid_of
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
+from LeFusion.inference.notes import lung_share
 from LeFusion.insertion.canvas import MOST_LESIONS, Canvas
 from LeFusion.insertion.lung import Lung, in_lung
 from LeFusion.insertion.result import InsertedScan, Lesion, measured
@@ -200,7 +201,8 @@ def _painted(
     if not label.any():
         raise UserError(f"{lesion.what}: lies wholly in a lesion before it; move it, or leave it out")
     loaded = _on_patch(canvas, lesion, shape.mask)
-    look = conditions.look(_on_patch(canvas, lesion, shape.mask, painted=False), 1)
+    bare = _on_patch(canvas, lesion, shape.mask, painted=False)
+    look = conditions.look(bare, 1)
     try:
         patches = paint_case(tools.painter, loaded, lambda part: look, ("insert", _name(lesion)))
     except UserError as error:
@@ -227,6 +229,7 @@ def _painted(
         asked_mm=lesion.diameter_mm,
         asked_mean=float(to_source(mean_intensity(look.histogram, len(look.histogram), (-1, 1)))),
         network_means=(float(source[shape.mask].mean()), float(painted[shape.mask].mean())),
+        lung_share=lung_share(bare, bare.all_lesions),
         unit=tools.unit,
     )
 

@@ -8,6 +8,7 @@ from DiffMask.shapes.features import longest_axial_diameter_mm
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import Box
 from LeFusion.dataset.volume import Volume
+from LeFusion.inference.notes import LEAST_LUNG
 from LeFusion.insertion.shapes import TOLERANCE
 
 FAINT_HU = 50  # from what was there before, below which a lesion is hardly seen
@@ -95,11 +96,13 @@ def measured(
     asked_mean: float,
     network_means: tuple[float, float],
     unit: str,
+    lung_share: float = 1.0,
 ) -> Lesion:
     """A lesion in the box of a scan; for what is not said here see Lesion.
 
     scan: without the lesion. spacing_mm: (depth, height, width) of its voxels. asked_mean: of the texture's
     histogram. network_means: over the lesion on the network's grid, before and after.
+    lung_share: of what surrounds it.
     """
     mean_before, mean_after = float(before[label].mean()), float(after[label].mean())
     asked, obtained = asked_mean - mean_before, mean_after - mean_before
@@ -121,7 +124,7 @@ def measured(
         obtained_difference=obtained,
         asked_difference_network=asked_network,
         obtained_difference_network=obtained_network,
-        note=_note(asked_mm, diameter, asked, obtained, obtained_network, unit),
+        note=_note(asked_mm, diameter, asked, obtained, obtained_network, unit, lung_share),
         box=box,
         label=label,
         edit=edit,
@@ -131,7 +134,13 @@ def measured(
 
 
 def _note(
-    asked_mm: float | None, diameter_mm: float, asked: float, obtained: float, network: float, unit: str
+    asked_mm: float | None,
+    diameter_mm: float,
+    asked: float,
+    obtained: float,
+    network: float,
+    unit: str,
+    lung_share: float,
 ) -> str:
     """What of that which was asked for could not be met, in words. asked, obtained, network: differences, as
     asked for, on the scan's voxels and on the network's."""
@@ -145,4 +154,6 @@ def _note(
         )
     elif unit == "HU" and abs(obtained) < FAINT_HU:
         notes.append(f"hardly to be seen: {obtained:+.0f} HU, as asked for by its texture")
+    if lung_share < LEAST_LUNG:
+        notes.append(f"lies outside the lung: {lung_share:.0%} of what surrounds it is lung")
     return "; ".join(notes)

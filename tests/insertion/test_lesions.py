@@ -176,3 +176,16 @@ def test_what_was_not_met_is_noted(chest, tools):
     far = abs(lesion.asked_difference - lesion.obtained_difference) > 60
     assert ("HU on the voxels of the scan" in lesion.note) == far
     assert ("hardly to be seen" in lesion.note) == (not far and abs(lesion.obtained_difference) < 50)
+
+
+def test_a_mask_outside_the_lung_gets_a_note(chest, tools, tmp_path):
+    volume = read_volume(chest())
+    inside, outside = (np.zeros(volume.raw.shape, np.uint8) for _ in range(2))
+    labels = np.zeros(volume.raw.shape, np.uint8)
+    axes = Axes.of(volume, tools.settings.layout)
+    for number, column in ((1, 26), (2, 0)):  # in the lung, in the chest wall
+        axes.to_dhw(labels)[8:12, 20:25, column : column + 2] = number
+    write_label_like(volume, labels, tmp_path / "masks.nii.gz")
+    sites = [Site(f"lesion {number}", mask=tmp_path / "masks.nii.gz", label=number) for number in (1, 2)]
+    first, second = insert_lesions(volume, tools, sites).lesions
+    assert "outside the lung" not in first.note and "lies outside the lung: " in second.note
