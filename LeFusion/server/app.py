@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
@@ -154,6 +154,10 @@ def make_app(
 
     app.mount("/static", StaticFiles(directory=swagger_ui_path))
 
+    @app.get("/", include_in_schema=False)
+    async def start() -> Response:
+        return RedirectResponse("/docs")
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         files = {
@@ -176,6 +180,17 @@ def make_app(
     return app
 
 
+def _refuse_unknown(request: Request) -> None:
+    """A misspelt parameter would be ignored without a word."""
+    known = sorted(one.alias for one in request.scope["route"].dependant.query_params)
+    for name in request.query_params:
+        if name not in known:
+            raise UserError(
+                f"parameter {name[:40]!r} is unknown; "
+                + (f"there are {', '.join(known)}" if known else "this call has none")
+            )
+
+
 def _jobs(engine: Engine, queue: JobQueue, limits: Limits, token: str | None) -> APIRouter:
     bearer = HTTPBearer(auto_error=False)
 
@@ -190,7 +205,7 @@ def _jobs(engine: Engine, queue: JobQueue, limits: Limits, token: str | None) ->
             raise HTTPException(404, "there is no such job (any more)")
         return job
 
-    router = APIRouter(prefix="/v1", dependencies=[Depends(authorised)])
+    router = APIRouter(prefix="/v1", dependencies=[Depends(authorised), Depends(_refuse_unknown)])
     npz = {"requestBody": {"required": True, "content": {"application/octet-stream": {}}}}
 
     @router.get("/textures")

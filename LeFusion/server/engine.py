@@ -51,6 +51,8 @@ class Region:
             raise UserError(
                 f"array 'affine' has shape {affine.shape}; send (4, 4) finite numbers, IJK to RAS"
             )
+        if not abs(np.linalg.det(affine[:3, :3].astype(float))) > 0:
+            raise UserError("array 'affine' gives a voxel no size; send IJK to RAS, in mm")
         if mask is not None:
             if mask.shape != image.shape:
                 raise UserError(f"array 'mask' has shape {mask.shape}, the image {image.shape}")

@@ -129,6 +129,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # who reads the address and calls at once waits for the server, and is not refused
     except OSError as error:
         listening.close()
         raise UserError(f"cannot listen on {host}:{port} ({error.strerror}); give another --port") from None

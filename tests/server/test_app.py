@@ -92,6 +92,26 @@ def test_its_own_pages_are_not(serving, headers):
         assert client.get("/health", headers=headers).status_code == 200
 
 
+def test_the_address_alone_leads_to_the_documentation(serving):
+    with serving() as client:
+        answer = client.get("/", follow_redirects=False)
+        assert answer.is_redirect and answer.headers["location"] == "/docs"
+
+
+def test_a_misspelt_parameter_is_refused(serving, engine, pack, region):
+    with serving() as client:
+        answer = client.post("/v1/jobs?diameter=9", content=pack(**region))
+        assert answer.status_code == 422
+        assert answer.json()["detail"] == (
+            "parameter 'diameter' is unknown; there are diameter_mm, seed, texture"
+        )
+        answer = client.get("/v1/textures?seed=1")
+        assert answer.status_code == 422 and "this call has none" in answer.json()["detail"]
+        del client.headers["authorization"]
+        assert client.get("/v1/textures?seed=1").status_code == 401
+    assert engine.calls == []
+
+
 def test_the_documentation_needs_no_other_site(serving):
     with serving() as client:
         page = client.get("/docs").text
@@ -133,6 +153,7 @@ def wrong(region, **changed):
         ({"image": np.full((9, 10, 11), "text")}, "not numbers"),
         ({"affine": np.eye(3)}, "array 'affine' has shape (3, 3)"),
         ({"affine": np.full((4, 4), np.inf)}, "finite numbers"),
+        ({"affine": np.zeros((4, 4))}, "array 'affine' gives a voxel no size"),
         (
             {"mask": np.zeros((9, 10, 12), np.uint8)},
             "array 'mask' has shape (9, 10, 12), the image (9, 10, 11)",

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -32,6 +33,11 @@ SCRIPT = PROJECT_ROOT / "LeFusion" / "server" / "serve.py"
 def test_what_cannot_be_is_one_line(command_line, flags, line):
     code, out, err = command_line(serve.main, *flags)
     assert code == 1 and line in err and err.count("\n") == 1
+
+
+def test_who_reads_the_address_and_calls_at_once_is_not_refused():
+    with serve._listen("127.0.0.1", 0) as listening:
+        socket.create_connection(listening.getsockname(), timeout=5).close()
 
 
 def test_without_the_extra_it_says_how_to_get_it(command_line, monkeypatch):
