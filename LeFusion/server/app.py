@@ -17,6 +17,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
@@ -70,6 +71,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         content = await asyncio.wait_for(_content(request, limits.upload_bytes), limits.upload_seconds)
     except asyncio.TimeoutError:  # noqa: UP041 (another one than TimeoutError in Python 3.10)
         raise HTTPException(408, f"the upload took longer than {limits.upload_seconds:g} s") from None
+    except ClientDisconnect:  # nobody reads the answer, but a traceback would look like a bug
+        raise HTTPException(400, "the upload broke off") from None
     if content is None:
         raise HTTPException(413, f"the upload is larger than {limits.upload_bytes / 1e6:g} MB")
     return content

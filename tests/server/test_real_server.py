@@ -63,7 +63,7 @@ def test_a_slow_client_is_408_and_frees_its_place(listening, wait, pack, region)
         assert taken.status_code == 202
 
 
-def test_a_client_that_goes_away_in_its_upload_leaves_nothing(listening, wait, engine):
+def test_a_client_that_goes_away_in_its_upload_leaves_nothing(listening, wait, engine, capsys):
     with listening() as (address, app):
         with open_upload(address, 1000) as connection:
             connection.sendall(b"a few")
@@ -71,6 +71,7 @@ def test_a_client_that_goes_away_in_its_upload_leaves_nothing(listening, wait, e
         wait(lambda: app.state.queue._reserved == 0)
         assert app.state.queue._jobs == {} and engine.calls == []
         assert httpx.get(f"{address}/health").json()["status"] == "ok"
+    assert capsys.readouterr().err == ""  # no traceback
 
 
 def test_a_run_ends_with_its_client(listening, wait, engine, pack):
