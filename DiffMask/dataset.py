@@ -26,6 +26,7 @@ from LeFusion.dataset.cases import (
     Layout,
     check_listed,
     find_images,
+    no_test_list,
     patient_of,
     read_names,
 )
@@ -94,7 +95,7 @@ def find_masks(
     if split == "all":
         return masks
     if test_txt is None:
-        raise UserError(f"split {split!r} needs the list of test cases; give the path of test.txt")
+        raise no_test_list(split)
     listed = {_mask_name(name, layout) for name in read_names(test_txt)}
     check_listed(test_txt, listed, masks, f"{len(masks)} masks in {folder}")
     chosen = {name: path for name, path in masks.items() if (name in listed) == (split == "test")}

@@ -21,7 +21,15 @@ from DiffMask.settings import MaskTrainSettings
 from DiffMask.shapes.validation import SAMPLER, ShapeValidation
 from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
 from LeFusion.errors import UserError
-from LeFusion.runtime.commandline import git_commit, given_path, output_folder, plain, run_command, say
+from LeFusion.runtime.commandline import (
+    git_commit,
+    given_path,
+    given_test_list,
+    output_folder,
+    plain,
+    run_command,
+    say,
+)
 from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.training.settings import TrainingSettings
@@ -38,7 +46,7 @@ def run(settings: MaskTrainSettings) -> Path:
     given = settings.model_dump(include={"sphere", "guide", "shrink", "skip_empty"})
     given |= {"size": size, "seed": trainer.seed}
     vary = settings.model_dump(include={"augment", "turns", "max_shift"})
-    root, test_txt = given_path(settings.dataset_root_dir), given_path(settings.test_txt_dir)
+    root, test_txt = given_path(settings.dataset_root_dir), given_test_list(settings.test_txt_dir)
     masks, held_out = find_masks(root, layout, test_txt, settings.split), {}
     if settings.validation_masks:
         masks, held_out = hold_out(masks, layout, settings.validation_share, trainer.seed)

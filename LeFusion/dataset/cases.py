@@ -273,7 +273,7 @@ def _choose(
     if split == "all" or not images:
         chosen = set(images)
     elif listed is None:
-        raise UserError(f"split {split!r} needs the list of test cases; give the path of test.txt")
+        raise no_test_list(split)
     else:
         check_listed(test_txt, listed, images, f"{len(images)} images in {image_dir}")
         chosen = set(images) - listed if split == "train" else listed
@@ -283,6 +283,13 @@ def _choose(
             f"{len(listed or ())} names in test.txt); check the folder and the split"
         )
     return {name: images[name] for name in sorted(chosen)}
+
+
+def no_test_list(split: str) -> UserError:
+    """For a split that needs the list of test images, where none is given."""
+    return UserError(
+        f"split={split} needs the list of test images; give test_txt_dir, or split=all for all images"
+    )
 
 
 def read_names(test_txt: str | os.PathLike) -> set[str]:

@@ -20,7 +20,14 @@ from LeFusion.dataset.cases import Case, find_cases
 from LeFusion.dataset.dataset import LesionDataset
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
-from LeFusion.runtime.commandline import absolute_path, given_path, output_folder, plain, run_command
+from LeFusion.runtime.commandline import (
+    absolute_path,
+    given_path,
+    given_test_list,
+    output_folder,
+    plain,
+    run_command,
+)
 from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.tables import markdown_table
 from LeFusion.settings import FitTexturesSettings
@@ -42,7 +49,7 @@ def run(settings: FitTexturesSettings) -> Path:
         names, histograms = read_histograms(source, settings.cond_dim, bins)
     else:
         source = given_path(settings.dataset_root_dir)
-        cases = find_cases(source, layout, given_path(settings.test_txt_dir), settings.split)
+        cases = find_cases(source, layout, given_test_list(settings.test_txt_dir), settings.split)
         names = [case.name for case in cases]
         histograms, reference_mean = _histograms_of(cases, settings)
         images = ExampleImages(cases, layout, window) if settings.show_lesions else None

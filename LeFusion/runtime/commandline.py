@@ -234,6 +234,18 @@ def given_path(value: str | os.PathLike | None) -> Path | None:
     return path
 
 
+def given_test_list(value: str | os.PathLike | None) -> Path | None:
+    """`given_path` of test_txt_dir, whose default is that of the released data set: where that is not there,
+    the message says what to do for another data set."""
+    try:
+        return given_path(value)
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"test_txt_dir: {error}; for a data set of your own give its list of test images, or "
+            "test_txt_dir=null (to train on all: split=all, too)"
+        ) from None
+
+
 def absolute_path(value: str | os.PathLike) -> Path:
     """A path from where the command starts, without `..` in it."""
     path = Path(value).expanduser().absolute()

@@ -20,7 +20,7 @@ from LeFusion.check.facts import CheckSettings, measure
 from LeFusion.check.files import assign_split, list_cases
 from LeFusion.check.findings import find_common_faults
 from LeFusion.check.report import findings_text, overview, save_picture, write_csv, write_text
-from LeFusion.runtime.commandline import given_path, output_folder, plain, run_command
+from LeFusion.runtime.commandline import given_path, given_test_list, output_folder, plain, run_command
 from LeFusion.runtime.overrides import any_path
 from LeFusion.settings import CheckDatasetSettings
 
@@ -30,7 +30,7 @@ def run(given: CheckDatasetSettings) -> int:
     folder = output_folder(given.output_folder, "output_folder")
     settings = measured_against(given)
     facts, findings = list_cases(settings)
-    findings += assign_split(facts, given_path(given.test_txt_dir), settings.layout)
+    findings += assign_split(facts, given_test_list(given.test_txt_dir), settings.layout)
     for case in tqdm(facts, unit="case", desc="reading"):
         if case.image_path is not None:
             measure(case, settings)

@@ -21,7 +21,15 @@ from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError
 from LeFusion.losses import LesionLoss
 from LeFusion.painting import SamplerSettings, paint
-from LeFusion.runtime.commandline import git_commit, given_path, output_folder, plain, run_command, say
+from LeFusion.runtime.commandline import (
+    git_commit,
+    given_path,
+    given_test_list,
+    output_folder,
+    plain,
+    run_command,
+    say,
+)
 from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.settings import TrainSettings
@@ -69,7 +77,7 @@ def run(settings: TrainSettings) -> Path:
 
 def _dataset(settings: TrainSettings, size: Sequence[int]) -> LesionDataset:
     """The cases to train on, and what is changed in them at random. size: of the boxes, (D, H, W)."""
-    root, test_txt = given_path(settings.dataset_root_dir), given_path(settings.test_txt_dir)
+    root, test_txt = given_path(settings.dataset_root_dir), given_test_list(settings.test_txt_dir)
     cases = find_cases(root, settings.layout, test_txt, settings.split)
     bins, trainer = settings.histogram_bins, settings.trainer
     textures = load_palette(settings.textures, settings.cond_dim, bins, settings.data_type, settings.window)

@@ -125,7 +125,7 @@ def test_errors_name_the_place_and_the_value(lidc, tmp_path):
     with refused(ValueError, "'validation'", "train"):
         find_cases(lidc, LIDC, split="validation")
     for split in ("test", "train"):
-        with refused(ValueError, repr(split), "test.txt"):
+        with refused(ValueError, f"split={split} needs", "test_txt_dir", "split=all"):
             find_cases(lidc, LIDC, split=split)
     for split in ("test", "train", "all"):
         with refused(FileNotFoundError, listing, "no such file"):

@@ -156,7 +156,7 @@ def test_without_validation_no_test_masks_are_needed(train, tmp_path):
         (["validation_masks=2"], ["2 held-out masks are too few"]),
         (["validation_steps=0"], ["validation_steps=0"]),
         (["split=every"], ["every"]),
-        (["test_txt_dir=null"], ["test.txt"]),
+        (["test_txt_dir=null"], ["give test_txt_dir, or split=all"]),
         (["dataset_root_dir=nowhere"], ["nowhere"]),
         (["results_folder="], ["results_folder"]),
         (["trainer.batch_size=0"], ["batch_size=0"]),

@@ -95,7 +95,7 @@ def test_only_bad_cases_is_an_error(paint, lidc):
         (["dataset_root_dir=null"], ["dataset_root_dir"]),
         (["target_img_path="], ["target_img_path"]),
         (["test_txt_dir=nowhere.txt"], ["nowhere.txt"]),
-        (["split=test"], ["test.txt"]),
+        (["split=test"], ["test_txt_dir"]),
         (["split=some"], ["some"]),
         (["types=4"], ["types=4", "3 textures"]),
         (["types=0"], ["types=0"]),

@@ -18,6 +18,7 @@ from LeFusion.runtime.commandline import (
     first_existing,
     git_commit,
     given_path,
+    given_test_list,
     output_folder,
     plain,
     run_command,
@@ -125,6 +126,18 @@ def test_a_missing_data_set_comes_with_the_command_that_fetches_it(tmp_path, mon
     assert given_path(f"../data/{folder}/mine").name == "mine"  # no released one
     (tmp_path / "data" / folder / "Normal").mkdir(parents=True)
     assert given_path(tmp_path / "data" / folder / "Normal/labels").name == "labels"
+
+
+def test_a_missing_list_of_test_images_comes_with_what_to_do_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(commandline, "PROJECT_ROOT", tmp_path)
+    released = tmp_path / "data/LIDC/Pathological/test.txt"
+    with pytest.raises(
+        FileNotFoundError, match="^test_txt_dir: .* is not there.*test_txt_dir=null .*split=all"
+    ):
+        given_test_list(released)
+    released.parent.mkdir(parents=True)
+    released.touch()
+    assert given_test_list(released) == released and given_test_list(None) is None
 
 
 def test_missing_weights_come_with_the_command_that_fetches_them_where_they_are_released_ones(tmp_path):
