@@ -10,7 +10,6 @@ ellipsoid, get the diameter of a held-out mask each. All are then matched in dia
 to be seen on voxels of 1 mm. Tables (Markdown, CSV) and a picture go to --out.
 """
 
-import csv
 from pathlib import Path
 
 import hydra
@@ -28,9 +27,10 @@ from DiffMask.shapes.baselines import deformed_ellipsoid, sphere
 from DiffMask.shapes.features import markdown, shape_features, shape_table
 from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_text
 from LeFusion.diffusion import address_seed
 from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser, plain
+from LeFusion.runtime.tables import write_csv
 from LeFusion.settings import LIDC
 
 SIDE = 72  # voxels of 1 mm, room for the largest
@@ -111,15 +111,11 @@ def main() -> None:
     table = shape_table(columns, held_out, masks["train"], seed=options.seed)
     text = markdown(table)
     print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    with atomic_file(options.out / "shapes.md") as path:
-        path.write_text(text + "\n")
-    with atomic_file(options.out / "shapes.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["measure", *table])
-        writer.writerows(
-            [measure, *(table[name].get(measure, "") for name in table)] for measure in table["real"]
-        )
+    write_text(options.out / "shapes.md", text + "\n")
+    rows = [
+        {"measure": measure} | {name: table[name].get(measure) for name in table} for measure in table["real"]
+    ]
+    write_csv(options.out / "shapes.csv", rows)
     picture(
         options.out / "shapes.png",
         {"real": held_out, "DiffMask": made, "ellipsoid": columns["deformed ellipsoid"]},

@@ -7,10 +7,10 @@ from pathlib import Path
 import hydra
 import torch
 
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_text
 from LeFusion.inference.inference import run
 from LeFusion.runtime.commandline import PROJECT_ROOT, plain
-from LeFusion.runtime.tables import markdown_table
+from LeFusion.runtime.tables import markdown_table, write_csv
 from LeFusion.settings import InferenceSettings
 
 
@@ -30,15 +30,11 @@ def paint(folder: Path, data: Path, overrides: list[str]) -> list[dict]:
 
 def write_tables(out: Path, name: str, rows: list[dict], overrides: list[str]) -> None:
     """`name`.csv and `name`.md below `out`, the latter with machine and overrides; printed, too."""
-    with atomic_file(out / f"{name}.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / f"{name}.csv", rows)
     lines = [markdown_table(list(rows[0]), [list(row.values()) for row in rows])]
     threads, machine = torch.get_num_threads(), platform.processor() or platform.machine()
     chosen = " ".join(overrides) or "default overrides"
     lines.append(f"\n{machine}, {threads} threads, torch {torch.__version__}, {chosen}")
-    with atomic_file(out / f"{name}.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+    write_text(out / f"{name}.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
     print(f"wrote {out / f'{name}.md'} and {name}.csv")

@@ -38,7 +38,7 @@ from evaluation_pipeline.judging.figures import (
 )
 from evaluation_pipeline.segmentation.predictions import fingerprint
 from evaluation_pipeline.tables import write_csv
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_text
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, run_with_flags
 from LeFusion.runtime.tables import markdown_table
@@ -179,8 +179,7 @@ def write_comparison(experiments: Sequence[Experiment], arguments: argparse.Name
     markdown = markdown_table(header, rows)
     texts = {"comparison.md": markdown, "comparison.tex": latex_table(header, rows)}
     for name, text in texts.items():
-        with atomic_file(folder / name) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_text(folder / name, text + "\n")
     write_csv(folder / "comparison.csv", pd.DataFrame(table).assign(**{results.UNIT: "share"}))
     labels = experiment_labels(experiments)
     marked = next((label for label, e in labels.items() if e.name == baseline), None)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evaluation_pipeline.cases.patients import patient_of
 from LeFusion.dataset.cases import find_images, read_names
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_text
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
 
@@ -36,8 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"{folder}: all {len(scans)} scans are of patients of {test_txt}; nothing is left to paint into"
         )
-    with atomic_file(arguments.output_txt) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in sorted({*found, *test_names})), encoding="utf-8")
+    write_text(arguments.output_txt, "".join(f"{name}\n" for name in sorted({*found, *test_names})))
     print(
         f"{len(found)} of {len(scans)} scans in {folder} are of patients of {test_txt}; "
         f"wrote {arguments.output_txt}"

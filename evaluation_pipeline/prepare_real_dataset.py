@@ -36,7 +36,7 @@ from evaluation_pipeline.segmentation.preprocessing import check_pair
 from LeFusion.data_types import load_data_type
 from LeFusion.dataset.cases import PAINTED, Case, Layout, find_cases, refuse_among_sources
 from LeFusion.dataset.scans import read_volume, write_label_like, write_volume
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_json
 from LeFusion.dataset.volume import Volume
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import command_parser, given_path, run_with_flags
@@ -178,8 +178,7 @@ def _claim(output_dir: Path, sources: dict, overwrite: bool) -> None:
     if stored is not None:
         for name in (DESCRIPTION, *stored["files"]):
             (output_dir / name).unlink(missing_ok=True)
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(sources, indent=1) + "\n", encoding="utf-8")
+    write_json(path, sources)
     for folder in sum(SPLITS.values(), ()):
         (output_dir / folder).mkdir(exist_ok=True)
 

@@ -1,6 +1,5 @@
 """What the check of a data set leaves behind: report (Markdown), table of the cases (CSV) and picture."""
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +14,10 @@ from LeFusion.check.findings import bins_in_use, merged
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import crop, lesion_box
 from LeFusion.dataset.scans import read_volume
-from LeFusion.dataset.storage import atomic_file
 from LeFusion.dataset.volume import on_grid_of
 from LeFusion.errors import UserError
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
-from LeFusion.runtime.tables import markdown_table
+from LeFusion.runtime.tables import markdown_table, write_csv
 
 AXES = ("depth", "height", "width")
 MOST_ROWS = 10  # of a table
@@ -184,7 +182,7 @@ def _histograms_table(images: Sequence[CaseFacts], settings: CheckSettings) -> s
     return _table(("label", "bins with at least 1 %", "mean share of each bin, in %"), rows) if rows else ""
 
 
-def write_csv(path: Path, facts: Sequence[CaseFacts], settings: CheckSettings) -> None:
+def write_cases(path: Path, facts: Sequence[CaseFacts], settings: CheckSettings) -> None:
     """A row for each image, and for each mask without one."""
     labels = sorted(
         {*settings.layout.lesion_labels, *settings.layout.other_labels, *(v for c in facts for v in c.labels)}
@@ -213,15 +211,7 @@ def write_csv(path: Path, facts: Sequence[CaseFacts], settings: CheckSettings) -
                 "problem": "; ".join(problems).replace("note: ", ""),
             }
         )
-    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_csv(path, rows)
 
 
 def save_picture(path: Path, facts: Sequence[CaseFacts], settings: CheckSettings, most: int = 12) -> int:

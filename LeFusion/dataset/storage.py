@@ -88,6 +88,17 @@ def _finish(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """A UTF-8 text file, complete or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, content: object) -> None:
+    """A JSON file, complete or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
 def read_json(path: Path, missing: str) -> object:
     """What a JSON file holds. MissingFileError that says `missing` where there is no such file, UserError for
     one that is not JSON; both name it."""

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from LeFusion.dataset.cases import Case, find_cases
 from LeFusion.dataset.dataset import LesionDataset
-from LeFusion.dataset.storage import atomic_file
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import (
     absolute_path,
@@ -29,7 +28,7 @@ from LeFusion.runtime.commandline import (
     run_command,
 )
 from LeFusion.runtime.overrides import any_path
-from LeFusion.runtime.tables import markdown_table
+from LeFusion.runtime.tables import markdown_table, write_csv
 from LeFusion.settings import FitTexturesSettings
 from LeFusion.textures.fitted import Textures, write_textures
 from LeFusion.textures.fitting import Fit, describe, fit_textures
@@ -146,10 +145,8 @@ def _output(given: str) -> Path:
 
 
 def _write_table(path: Path, names: list[str], fit: Fit) -> None:
-    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "type"])
-        writer.writerows([name, kind + 1] for name, kind in zip(names, fit.labels.tolist(), strict=True))
+    types = zip(names, fit.labels.tolist(), strict=True)
+    write_csv(path, [{"case": name, "type": kind + 1} for name, kind in types])
 
 
 def _report(textures: Textures, fit: Fit, lesions: int, unit: str) -> None:

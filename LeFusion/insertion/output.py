@@ -1,6 +1,5 @@
 """What a scan with lesions leaves on disk: image, labels, table, preview, and the report that it is whole."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,10 +11,11 @@ import numpy as np
 from LeFusion.dataset.dicom_seg import write_segmentation
 from LeFusion.dataset.dicom_series import Series
 from LeFusion.dataset.scans import ending_of, write_label_like, write_volume
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_json
 from LeFusion.insertion.result import InsertedScan, Lesion
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
+from LeFusion.runtime.tables import write_csv
 
 REPORT = "report.json"
 SIDE_MM = 48  # of the part of a plane that is shown, at least
@@ -58,10 +58,7 @@ def write_output(
 def write_table(path: Path, lesions: Sequence[Lesion], unit: str) -> None:
     """lesions.csv, which `read_sites` reads where the unit is HU."""
     rows = [table_row(lesion, f"_{unit.lower()}" if unit else "") for lesion in lesions]
-    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, rows)
 
 
 def table_row(lesion: Lesion, unit: str) -> dict[str, str | int]:
@@ -142,8 +139,7 @@ def _square(plane: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 def write_report(folder: Path, facts: dict, files: Sequence[Path]) -> None:
     """report.json: these facts, and the sha256 of each file, by which a later run knows it as whole."""
     listed = {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
-    with atomic_file(folder / REPORT) as temporary:
-        temporary.write_text(json.dumps(facts | {"files": listed}, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / REPORT, facts | {"files": listed})
 
 
 def state(folder: Path, made_from: str) -> str:

@@ -1,9 +1,9 @@
-"""Tables that long runs fill row by row, and several processes at once; Markdown."""
+"""Tables: CSV files, those that several processes fill row by row, and Markdown."""
 
 import csv
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from LeFusion.dataset.storage import atomic_file
@@ -53,10 +53,7 @@ class Table:
         self.write()
         self._read()
         columns = columns or list(dict.fromkeys(column for row in self.rows.values() for column in row))
-        with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n", restval="", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows[key] for key in sorted(self.rows))
+        write_csv(self.path, [self.rows[key] for key in sorted(self.rows)], columns)
         for part in self._parts():
             part.unlink()
 
@@ -77,7 +74,7 @@ class Table:
 
     def _read(self) -> None:
         if self.path.exists():
-            with open(self.path, newline="") as file:
+            with open(self.path, newline="", encoding="utf-8") as file:
                 self._take(self.path, csv.DictReader(file))
         for part in self._parts():
             with open(part) as file:
@@ -90,6 +87,18 @@ class Table:
             if self.wanted - set(row):
                 raise UserError(f"{path} was not written by this command; move it away")
             self.rows[self.key(row)] = row
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
+    """A CSV file, complete or not at all.
+
+    columns: of the file, None: those of the first row. A cell that a row lacks is empty; what a row has
+    besides is left out.
+    """
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

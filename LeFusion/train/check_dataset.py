@@ -19,7 +19,8 @@ from tqdm import tqdm
 from LeFusion.check.facts import CheckSettings, measure
 from LeFusion.check.files import assign_split, list_cases
 from LeFusion.check.findings import find_common_faults
-from LeFusion.check.report import findings_text, overview, save_picture, write_csv, write_text
+from LeFusion.check.report import findings_text, overview, save_picture, write_cases
+from LeFusion.dataset.storage import write_text
 from LeFusion.runtime.commandline import given_path, given_test_list, output_folder, plain, run_command
 from LeFusion.runtime.overrides import any_path
 from LeFusion.settings import CheckDatasetSettings
@@ -42,7 +43,7 @@ def run(given: CheckDatasetSettings) -> int:
     problems, tables = findings_text(findings), overview(facts, settings, given.unit)
     report, table, picture = (folder / f"check_dataset.{ending}" for ending in ("md", "csv", "png"))
     written = [table, picture, report]
-    write_csv(table, facts, settings)
+    write_cases(table, facts, settings)
     if not save_picture(picture, facts, settings):
         written.remove(picture)
         picture.unlink(missing_ok=True)  # of an earlier check

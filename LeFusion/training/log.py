@@ -9,9 +9,9 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from LeFusion.dataset.storage import atomic_file
 from LeFusion.diffusion import UNet3D, load_checkpoint
 from LeFusion.errors import UserError
+from LeFusion.runtime.tables import write_csv
 from LeFusion.training.state import checkpoint_path, one_write
 
 BEST_FILE = "best.safetensors"
@@ -32,10 +32,7 @@ class Log:
                     row for row in csv.DictReader(file) if row["seconds"]
                 )  # a kill may tear the last row
                 rows = [row for row in whole if int(row["step"]) <= step]
-        with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
-            kept = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            kept.writeheader()
-            kept.writerows(rows)
+        write_csv(self.path, rows, COLUMNS)
         self.file = open(self.path, "a", newline="")
         self.writer = csv.DictWriter(self.file, COLUMNS, lineterminator="\n")
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
@@ -115,10 +112,7 @@ class Validation:
             with one_write(self.folder / BEST_FILE) as temporary:
                 shutil.copyfile(checkpoint_path(self.folder, step), temporary)
         self.rows.append(row)
-        with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[-1]), lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_csv(self.path, self.rows, list(row))
         for name, value in values.items():
             board.add_scalar(f"validation/{name}", value, step)
         board.flush()

@@ -15,7 +15,7 @@ from evaluation_pipeline.cases.evaluation import IGNORE, OWN, ignored_of, lesion
 from evaluation_pipeline.cases.patients import CHANNEL_SUFFIX, case_name
 from LeFusion.data_types import DataType
 from LeFusion.dataset.cases import Layout
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_json
 from LeFusion.errors import MissingFileError, UserError
 
 FILE_ENDING = ".nii.gz"
@@ -114,8 +114,7 @@ def description(
 
 
 def write_description(folder: Path, content: Mapping) -> None:
-    with atomic_file(folder / DESCRIPTION) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, content)
 
 
 def read_dataset(folder: Path) -> RealDataset:

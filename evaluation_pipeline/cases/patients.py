@@ -9,7 +9,7 @@ from pathlib import Path
 
 from LeFusion.dataset.cases import patient_of as patient_of_case
 from LeFusion.dataset.cases import stem
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_json
 from LeFusion.errors import UserError
 
 CHANNEL_SUFFIX = "_0000"
@@ -124,8 +124,7 @@ def stored_folds(path: Path, names: Iterable[str], num_folds: int = 5, seed: int
     names = list(names)
     folds = checked_folds(path, names, num_folds, seed)
     if not path.exists():
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(_described_folds(names, num_folds, seed), indent=1) + "\n")
+        write_json(path, _described_folds(names, num_folds, seed))
     return folds
 
 

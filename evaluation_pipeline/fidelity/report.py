@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from evaluation_pipeline.fidelity.memorisation import COPY_CORRELATION
 from evaluation_pipeline.fidelity.profile import ALIKE, STRANDS_MM
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_text
 from LeFusion.runtime.tables import markdown_table
 
 COLUMNS = ("question", "measure", "synthetic", "real", "ideal")
@@ -156,8 +156,7 @@ def write_report(folder: Path, report: dict, figures: dict[str, Figure]) -> list
         "report.html": html(report, rows, figures),
     }
     for name, text in files.items():
-        with atomic_file(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return [folder / name for name in files]
 
 

@@ -19,7 +19,7 @@ import torch
 from evaluation_pipeline.cases.nnunet_layout import description, file_names, write_description
 from evaluation_pipeline.cases.training_data import TrainingData
 from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL, save_checkpoint
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import atomic_file, write_json
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.hashing import sha256_of_file
 
@@ -55,7 +55,7 @@ def train_original(
     if not splits.exists():
         plan = (programs["nnUNetv2_plan_and_preprocess"], "-d", "1", "-c", CONFIGURATION)
         _call([*plan, "--verify_dataset_integrity"], environment)
-        _write_json(splits, [{"train": train_names, "val": validation_names or train_names}])
+        write_json(splits, [{"train": train_names, "val": validation_names or train_names}])
     results = root / "results" / DATASET / f"{TRAINERS[max_epochs]}__nnUNetPlans__{CONFIGURATION}"
     part = "all" if fold is None else "0"  # the only one in splits_final.json
     checkpoints = results / f"fold_{part}"
@@ -161,9 +161,4 @@ def _claim(path: Path, wanted: dict[str, Any]) -> None:
                 "--output_model_dir, or delete it"
             )
         return
-    _write_json(path, wanted)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(path, wanted)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from evaluation_pipeline.cases.evaluation import EvaluationCase, LabelScheme, named, prediction_path
 from evaluation_pipeline.segmentation.checkpoint import BEST_MODEL
 from LeFusion.dataset.scans import read_volume, write_label_like
-from LeFusion.dataset.storage import atomic_file
+from LeFusion.dataset.storage import write_json
 from LeFusion.errors import UserError
 from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
 
@@ -126,5 +126,4 @@ def fingerprint(path: Path) -> str:
 
 
 def _write_manifest(folder: Path, origin: dict, cases: dict) -> None:
-    with atomic_file(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps({**origin, "cases": cases}, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, {**origin, "cases": cases})

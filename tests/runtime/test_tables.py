@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from LeFusion.runtime.processes import Share
-from LeFusion.runtime.tables import Table, markdown_table
+from LeFusion.runtime.tables import Table, markdown_table, write_csv
 
 
 def table(tmp_path, index=0, count=1):
@@ -72,3 +72,11 @@ def test_a_foreign_file_is_refused(tmp_path):
 def test_markdown():
     lines = markdown_table(["a", "b"], [["x|y", "1"], ["z", "22222"]]).splitlines()
     assert lines == ["| a    | b     |", "| ---- | ----- |", "| x\\|y | 1     |", "| z    | 22222 |"]
+
+
+def test_a_csv_file_has_the_columns_asked_for_or_those_of_the_first_row(tmp_path):
+    rows = [{"a": "é, x", "b": 1}, {"a": None, "b": 2, "more": 3}]
+    write_csv(tmp_path / "t.csv", rows)
+    assert (tmp_path / "t.csv").read_text(encoding="utf-8") == 'a,b\n"é, x",1\n,2\n'
+    write_csv(tmp_path / "t.csv", rows, ["b", "more"])
+    assert (tmp_path / "t.csv").read_text() == "b,more\n1,\n2,3\n"
