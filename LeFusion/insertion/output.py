@@ -10,7 +10,7 @@ import numpy as np
 
 from LeFusion.dataset.dicom_seg import write_segmentation
 from LeFusion.dataset.dicom_series import Series
-from LeFusion.dataset.scans import ending_of, write_label_like, write_volume
+from LeFusion.dataset.scans import NIFTI_ENDINGS, ending_of, write_label_like, write_volume
 from LeFusion.dataset.storage import write_json
 from LeFusion.insertion.result import InsertedScan, Lesion
 from LeFusion.runtime.hashing import sha256_of_file
@@ -32,7 +32,8 @@ def write_output(
     labels.dcm as well where highdicom is installed. version: of LeFusion, which that file says.
     """
     source = inserted.image
-    image, labels = folder / f"image{ending_of(source.path)}", folder / "labels.nii.gz"
+    ending = "" if isinstance(source.header, Series) else ending_of(source.path) or NIFTI_ENDINGS[0]
+    image, labels = folder / f"image{ending}", folder / "labels.nii.gz"
     earlier = _listed(folder)
     (folder / REPORT).unlink(missing_ok=True)
     write_volume(replace(source, path=image))

@@ -70,3 +70,9 @@ def test_dicom_files_that_are_no_scan_are_said(scans, settings, capsys):
     write_series(scans / "dicom" / "scouts", np.zeros((2, 8, 8), np.uint16), series="scouts", change=scout)
     run(settings(input=scans / "dicom", lesions=1, diameter_mm=5))
     assert "dcm and 1 more: is a localizer (scout view); left out" in capsys.readouterr().out
+
+
+def test_a_scan_whose_name_has_no_known_ending_becomes_nifti(chest, settings):
+    path = chest().rename(chest().with_name("A.volume"))
+    (folder,) = run(settings(input=path, lesions=1, diameter_mm=5))
+    assert read_volume(folder / "image.nii.gz").raw.shape == read_volume(path).raw.shape
