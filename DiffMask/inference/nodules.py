@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from DiffMask.grid import MaskGrid
 from DiffMask.inference.plan import Draft, Scan, beside, digest
-from DiffMask.placement.spheres import LungScene, Placement, place_lesions, sphere_around
+from DiffMask.placement.spheres import LungScene, Placement, largest_painted_mm, place_lesions, sphere_around
 from DiffMask.postprocess import CORNERS
 from DiffMask.settings import FROM_MASKS, PLACED, MaskInferenceSettings
 from LeFusion.dataset.axes import Axes, refuse_turned
@@ -52,6 +52,7 @@ class SphereDrafts:
         )
         self.separate, self.window = settings.separate, settings.window
         self.region_depth, self.data_type = settings.diffusion_depth_size, settings.data_type
+        self.painted_size, self.painted_mm = settings.region_size, settings.spacing_mm
         self.organs = beside(given_path(settings.organ_masks), "organ_masks", len(scans))
         self.lesions = beside(given_path(settings.lesion_masks), "lesion_masks", len(scans))
         self.table = None
@@ -106,7 +107,9 @@ class SphereDrafts:
     ) -> list[Placement]:
         if self.spheres == PLACED:
             address = (self.seed, "placement", scan.name)
-            return place_lesions(scene, self.count, address, self.separate, **self.options)
+            shape, spacing = scene.lung.shape, scene.spacing_mm
+            most_mm = largest_painted_mm(shape, spacing, self.painted_size, self.painted_mm or spacing)
+            return place_lesions(scene, self.count, address, self.separate, most_mm=most_mm, **self.options)
         if self.spheres == FROM_MASKS:
             parts, count = ndimage.label(own, CORNERS)
             if count == 0:

@@ -6,6 +6,7 @@ along each axis. What is drawn by default follows real lesions: see DiffMask/pla
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,7 @@ Diameter = float | Sequence[float] | str  # a number, a range (low, high), or on
 TRIES = 45  # distances drawn for one lesion
 KEPT_DIAMETER = 15  # tries with one diameter, then another is drawn, so that large ones are not at a loss
 DRAWN, PICKS = 500, 100  # centres drawn at one distance, and how many of those that fit the volume are tried
+ROOM_MM = 2.0  # that a lesion as real nodules leaves free in the network's box
 TOLERANCE_MM = 1.0  # of the distance to the border
 
 
@@ -142,6 +144,7 @@ def place_in_lung(
     vessel_share: float = 0.03,
     gap_mm: float = 2.0,
     taken: Sequence[Placement] = (),
+    most_mm: float = math.inf,
 ) -> Placement:
     """Draw a sphere in the lung and in the volume, at least `gap_mm` from other lesions.
 
@@ -152,6 +155,7 @@ def place_in_lung(
     vessel_share: at most so much of it is large vessels and airways. Of the spheres around 77 real lesions,
         90 % hold less than 3 %.
     taken: spheres drawn before.
+    most_mm: diameter above which no real nodule is drawn, see largest_painted_mm.
 
     Raises ValueError, in one line, when no place is found.
     """
@@ -160,7 +164,7 @@ def place_in_lung(
     refusals: dict[str, int] = {}
     for attempt in range(TRIES):
         if attempt % KEPT_DIAMETER == 0:
-            diameter = draw_diameter(generator, diameter_mm, room)
+            diameter = draw_diameter(generator, diameter_mm, min(room, most_mm))
         radius = diameter / 2
         if diameter > room:
             extent = " x ".join(f"{n * s:g}" for n, s in zip(shape, spacing, strict=True))
@@ -220,6 +224,18 @@ def draw_diameter(
     if low <= 0:
         raise UserError(f"diameter_mm {given} must be above 0")
     return low if low == high else low + (high - low) * uniform(generator)
+
+
+def largest_painted_mm(
+    shape: Sequence[int], spacing_mm: Sequence[float], size: Sequence[int], network_mm: Sequence[float]
+) -> float:
+    """The largest diameter of a lesion that the network which paints holds, in a scan that is larger than
+    what it sees at once; inf in one that is not.
+
+    shape, spacing_mm: of the scan; size, network_mm: of the network's box; all (D, H, W).
+    """
+    sides = zip(shape, spacing_mm, size, network_mm, strict=True)
+    return min((m * wide - ROOM_MM for n, mm, m, wide in sides if n * mm > m * wide), default=math.inf)
 
 
 def draw_border(generator: torch.Generator, radius_mm: float, given: Given = None) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from DiffMask.placement.spheres import Diameter, Placement, draw_diameter
+from DiffMask.placement.spheres import ROOM_MM, Diameter, Placement, draw_diameter
 from DiffMask.shapes.features import longest_axial_diameter_mm
 from LeFusion.box_painter import paint_case
 from LeFusion.dataset.axes import Axes
@@ -30,7 +30,6 @@ from LeFusion.textures.conditions import Conditions
 from LeFusion.textures.histograms import mean_intensity
 
 DIAMETERS = 5  # drawn for one lesion, where no place is found
-ROOM_MM = 2.0  # that a lesion as real nodules leaves free in the network's box
 
 
 def insert_lesions(

@@ -34,6 +34,18 @@ def test_placed_spheres_have_the_size_and_depth_asked_for_on_any_voxels(tmp_path
         assert draft.organ[..., columns > 11].all() and not draft.organ[..., columns < 8].any()
 
 
+def test_in_scans_larger_than_what_paints_no_lesion_is_too_large_for_it(scans, plan):
+    options = {"masks_per_scan": 12, "separate": False, "border_mm": [-20, 20], "inside_share": 0.3}
+    region = {"diffusion_depth_size": 12, "diffusion_img_size": 16}
+
+    def largest(**changes):
+        return max(draft.placement.diameter_mm for draft in plan(scans / "A.nii.gz", **options, **changes))
+
+    assert largest() > 12 and largest(**region) <= 10  # 24 slices of 1 mm, of which 12 are painted at once
+    assert largest(**region, spacing_mm=[2, 2, 2]) > 12  # which are the whole depth on voxels of 2 mm
+    assert largest(**region, diameter_mm=14) == 14  # as asked for
+
+
 def test_the_first_spheres_depend_on_seed_and_scan_only(scans, plan):
     options = {"diameter_mm": [5, 9], "border_mm": [0, 9]}
     many, two = (plan(scans, masks_per_scan=count, **options) for count in (5, 2))
