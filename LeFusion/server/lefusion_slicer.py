@@ -23,10 +23,11 @@ from python_multipart.multipart import FormParser, parse_options_header
 from DiffMask.placement.spheres import draw_diameter
 from LeFusion.diffusion import address_seed
 from LeFusion.errors import UserError
-from LeFusion.server.app import UNPACKED, Limits, read_body
 from LeFusion.server.arrays import read_arrays, write_arrays
+from LeFusion.server.calls import Service, read_body
 from LeFusion.server.engine import Engine, Region, check_image
 from LeFusion.server.jobs import Job, JobQueue, QueueFull
+from LeFusion.server.limits import UNPACKED, Limits
 
 SPACING_MM = (0.96, 0.96, 1.25)  # of the client's crops, i, j, k
 AFFINE = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])  # i to the left, j to the back, k up
@@ -126,8 +127,9 @@ def base_name(path: str) -> str:
     return PurePosixPath(path.replace("\\", "/")).name[:100]
 
 
-def add_lefusion_slicer(app: FastAPI, engine: Engine, queue: JobQueue, limits: Limits) -> None:
+def add_lefusion_slicer(app: FastAPI, service: Service) -> None:
     """Adds the calls, with and without the word of a session."""
+    engine, queue, limits = service.engine, service.queue, service.limits
     sessions = Sessions(limits)
     app.state.sessions = sessions
 

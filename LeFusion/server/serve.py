@@ -16,8 +16,8 @@ from hydra import compose, initialize_config_dir
 
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import CONFIGS, command_parser, plain, run_with_flags
+from LeFusion.server.limits import LOOPBACK, Limits
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN = "LEFUSION_TOKEN"  # in the environment: a token of one's own
 
 
@@ -43,16 +43,26 @@ def parser() -> ArgumentParser:
     add("--num-steps", type=int, help="levels that the sampler visits (default: as the command paints)")
     add("--no-token", action="store_true", help="ask for no token; works on this machine only")
     add("--lefusion-slicer", action="store_true", help="answer the client lefusion-slicer, too")
-    add("--max-mb", type=float, default=64, help="largest upload (default: %(default)s)")
-    add("--max-voxels", type=int, default=8_000_000, help="largest region (default: %(default)s)")
-    add("--upload-seconds", type=float, default=60, help="longest upload (default: %(default)s)")
-    add("--job-seconds", type=float, default=600, help="longest job (default: %(default)s)")
-    add("--queue", type=int, default=16, help="jobs that may wait (default: %(default)s)")
+    add(
+        "--max-mb",
+        type=float,
+        default=Limits.upload_bytes / 1e6,
+        help="largest upload (default: %(default)g)",
+    )
+    add("--max-voxels", type=int, default=Limits.voxels, help="largest region (default: %(default)s)")
+    add(
+        "--upload-seconds",
+        type=float,
+        default=Limits.upload_seconds,
+        help="longest upload (default: %(default)g)",
+    )
+    add("--job-seconds", type=float, default=Limits.job_seconds, help="longest job (default: %(default)g)")
+    add("--queue", type=int, default=Limits.waiting, help="jobs that may wait (default: %(default)s)")
     add(
         "--keep-seconds",
         type=float,
-        default=300,
-        help="a job that its client has not asked for so long is dropped (default: %(default)s)",
+        default=Limits.kept_seconds,
+        help="a job that its client has not asked for so long is dropped (default: %(default)g)",
     )
     return parser
 
@@ -84,8 +94,7 @@ def run(arguments: Namespace) -> None:
     try:
         import uvicorn
 
-        from LeFusion.server.app import LOOPBACK as NAMES
-        from LeFusion.server.app import Limits, make_app
+        from LeFusion.server.app import make_app
         from LeFusion.server.lefusion_slicer import add_lefusion_slicer
     except ImportError as error:
         raise UserError(f"{error.name} is missing; pip install 'lefusion[serve]'") from None
@@ -99,7 +108,7 @@ def run(arguments: Namespace) -> None:
     )
     token = None if arguments.no_token else os.environ.get(TOKEN) or secrets.token_urlsafe(24)
     engine = load_engine(arguments)
-    names = NAMES if arguments.host in LOOPBACK else ("*",)
+    names = LOOPBACK if arguments.host in LOOPBACK else ("*",)
     app = make_app(engine, limits, token, names, add_lefusion_slicer if arguments.lefusion_slicer else None)
     listening = _listen(arguments.host, arguments.port)
     port = listening.getsockname()[1]

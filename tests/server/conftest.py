@@ -93,8 +93,9 @@ def serving(engine):
     """-> serving(**limits, slicer=False): a client of the server, with the token."""
     from fastapi.testclient import TestClient
 
-    from LeFusion.server.app import Limits, make_app
+    from LeFusion.server.app import make_app
     from LeFusion.server.lefusion_slicer import add_lefusion_slicer
+    from LeFusion.server.limits import Limits
 
     @contextmanager
     def start(slicer=False, token=TOKEN, **limits):
@@ -125,8 +126,9 @@ def wait():
 def listening(engine, wait):
     """-> listening(**limits): (address, app) of a server that answers on a port of this machine."""
     uvicorn = pytest.importorskip("uvicorn")
-    from LeFusion.server.app import Limits, make_app
+    from LeFusion.server.app import make_app
     from LeFusion.server.lefusion_slicer import add_lefusion_slicer
+    from LeFusion.server.limits import Limits
 
     @contextmanager
     def start(**limits):

@@ -26,12 +26,12 @@ def test_100_requests_at_once(listening, wait, engine, pack, region):
         assert set(codes) == {202, 503} and 8 <= codes.count(202) <= 9
         assert httpx.get(f"{address}/health").json()["status"] == "ok"
         engine.gate.set()
-        wait(lambda: app.state.queue.counts() == {"waiting": 0, "running": 0})
+        wait(lambda: app.state.service.queue.counts() == {"waiting": 0, "running": 0})
         names = [answer.json()["id"] for answer in answers if answer.status_code == 202]
         for name in names:
             assert httpx.get(f"{address}/v1/jobs/{name}", headers=HEADERS).json()["status"] == "done"
             httpx.delete(f"{address}/v1/jobs/{name}", headers=HEADERS)
-        assert app.state.queue._jobs == {}
+        assert app.state.service.queue._jobs == {}
 
 
 def test_the_answer_to_an_oversize_upload_arrives(listening, wait):
@@ -54,11 +54,11 @@ def test_a_slow_client_is_408_and_frees_its_place(listening, wait, pack, region)
     with listening(upload_seconds=0.3, waiting=1) as (address, app):
         with open_upload(address, 1000) as slow:
             slow.sendall(b"a few")
-            wait(lambda: app.state.queue._reserved == 1)
+            wait(lambda: app.state.service.queue._reserved == 1)
             refused = httpx.post(f"{address}/v1/jobs", content=pack(**region), headers=HEADERS)
             assert refused.status_code == 503
             assert slow.recv(1000).startswith(b"HTTP/1.1 408")
-        wait(lambda: app.state.queue._reserved == 0)
+        wait(lambda: app.state.service.queue._reserved == 0)
         taken = httpx.post(f"{address}/v1/jobs", content=pack(**region), headers=HEADERS)
         assert taken.status_code == 202
 
@@ -67,9 +67,9 @@ def test_a_client_that_goes_away_in_its_upload_leaves_nothing(listening, wait, e
     with listening() as (address, app):
         with open_upload(address, 1000) as connection:
             connection.sendall(b"a few")
-            wait(lambda: app.state.queue._reserved == 1)
-        wait(lambda: app.state.queue._reserved == 0)
-        assert app.state.queue._jobs == {} and engine.calls == []
+            wait(lambda: app.state.service.queue._reserved == 1)
+        wait(lambda: app.state.service.queue._reserved == 0)
+        assert app.state.service.queue._jobs == {} and engine.calls == []
         assert httpx.get(f"{address}/health").json()["status"] == "ok"
     assert capsys.readouterr().err == ""  # no traceback
 
@@ -82,10 +82,10 @@ def test_a_run_ends_with_its_client(listening, wait, engine, pack):
         assert httpx.post(f"{address}/upload", files={"file": ("a.npz", crop)}).status_code == 200
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/run_script", data={"input": ["a.npz"]}, timeout=0.5)
-        wait(lambda: app.state.queue.counts() == {"waiting": 0, "running": 0})
+        wait(lambda: app.state.service.queue.counts() == {"waiting": 0, "running": 0})
         (session,) = app.state.sessions._sessions.values()
         wait(lambda: not session.busy)
-        assert session.results == {} and app.state.queue._jobs == {}
+        assert session.results == {} and app.state.service.queue._jobs == {}
 
 
 def test_while_a_run_goes_on_its_session_takes_no_other(listening, wait, engine, pack):

@@ -74,7 +74,7 @@ def test_a_lesion_is_painted_and_undone(library, listening, volume):
         region = regions.Region(volume, IJK_TO_RAS, point, 12)
         painting = ended(client.Painting(server, region.arrays(), "solid", 5, region.diameter_mm))
         assert (painting.message, painting.progress) == ("done", 1.0)
-        assert app.state.queue._jobs == {}  # the result was fetched, and forgotten
+        assert app.state.service.queue._jobs == {}  # the result was fetched, and forgotten
     mask = history.paint(volume, region, painting.result, "lesion 1")
     assert np.argwhere(mask).tolist() == [[30, 70, 80]]
     np.testing.assert_array_equal(volume, before + 100 * mask.astype(np.int16))
@@ -141,8 +141,8 @@ def test_cancelling_stops_the_job(library, listening, wait, engine, volume):
         assert engine.painting.wait(10) and not painting.ended
         painting.cancel()
         assert ended(painting).message == "cancelled" and painting.result is None
-        wait(lambda: app.state.queue.counts() == {"waiting": 0, "running": 0})
-        assert app.state.queue._jobs == {}
+        wait(lambda: app.state.service.queue.counts() == {"waiting": 0, "running": 0})
+        assert app.state.service.queue._jobs == {}
 
 
 def test_what_the_server_refuses_is_one_line(library, listening, volume):
