@@ -9,55 +9,32 @@ the data cannot answer (too few lesions, no sources) is left out, with its reaso
 
 import argparse
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from evaluation_pipeline.cases.patients import patient_of
-from evaluation_pipeline.cases.synthetic import MANIFEST, find_synthetic
 from evaluation_pipeline.fidelity import plots
 from evaluation_pipeline.fidelity.border import seam
 from evaluation_pipeline.fidelity.cnn import cnn_discriminate
-from evaluation_pipeline.fidelity.common_grid import (
-    common_spacing,
-    median_spacing,
-    median_volume_ml,
-    on_grid,
-)
-from evaluation_pipeline.fidelity.data_types import (
-    add_data_flags,
-    data_type_of,
-    training_cases,
-)
+from evaluation_pipeline.fidelity.common_grid import common_spacing, median_spacing, median_volume_ml
+from evaluation_pipeline.fidelity.compared import Compared, read_compared
+from evaluation_pipeline.fidelity.data_types import add_data_flags, data_type_of
 from evaluation_pipeline.fidelity.discriminator import discriminate, groups_for, real_halves_auc
 from evaluation_pipeline.fidelity.distances import feature_rows, realism
 from evaluation_pipeline.fidelity.diversity import diversity
 from evaluation_pipeline.fidelity.features import GROUPS, NAMES, REALISM, columns, feature_table
-from evaluation_pipeline.fidelity.inserted import InsertedScan, find_inserted, read_inserted
-from evaluation_pipeline.fidelity.lesions import (
-    Background,
-    Lesion,
-    TooLittleData,
-    images_by_name,
-    read_real,
-    read_synthetic,
-    scale_of,
-)
+from evaluation_pipeline.fidelity.lesions import Background, Lesion, TooLittleData, scale_of
 from evaluation_pipeline.fidelity.lung import told_in_like_lung
 from evaluation_pipeline.fidelity.memorisation import memorisation
 from evaluation_pipeline.fidelity.profile import compare_profiles
-from evaluation_pipeline.fidelity.report import summary_rows, write_report
+from evaluation_pipeline.fidelity.report import write_report
 from evaluation_pipeline.fidelity.seeds import address_generator
-from evaluation_pipeline.fidelity.texture import (
-    edit_margin_mm,
-    names_requests,
-    pooled,
-    read_manifest,
-    requested_against_obtained,
-)
+from evaluation_pipeline.fidelity.summary import summary_rows
+from evaluation_pipeline.fidelity.texture import pooled, requested_against_obtained
 from LeFusion.data_types import DataType
-from LeFusion.dataset.cases import Layout
 from LeFusion.errors import UserError
 from LeFusion.runtime.commandline import command_parser, run_with_flags
 
@@ -68,162 +45,100 @@ WORST = 10  # cases listed whose background differs
 def run(arguments: argparse.Namespace) -> dict:
     """Reads, measures and writes; returns the report."""
     data_type = data_type_of(arguments, arguments.real_dir)
-    scale, layout = scale_of(data_type), data_type.layout
-    inserted = _inserted(arguments, data_type)
-    files = [] if inserted else _synthetic_files(arguments, layout)
-    manifest = arguments.manifest or (None if inserted else _manifest_beside(files[0][2]))
-    requested = read_manifest(manifest) if manifest else None
-    sources = images_by_name(arguments.source_dir, layout.image_folder) if arguments.source_dir else None
-
-    left_out_cases: list[str] = []
-    training, held_out, real = _read_real(arguments, data_type, left_out_cases)
-    painted = sorted({*layout.lesion_labels, *data_type.painted_labels})
-    if inserted:
-        synthetic, backgrounds = read_inserted(inserted, data_type, sources)
-    else:
-        margin_mm = edit_margin_mm(manifest) if manifest else 0.0
-        synthetic, backgrounds = read_synthetic(files, data_type, painted, sources, left_out_cases, margin_mm)
-    for what, lesions, folder in (
-        ("real", real, arguments.real_dir),
-        ("synthetic", synthetic, arguments.synthetic_dir),
-    ):
-        if not lesions:
-            raise UserError(f"{folder}: no {what} image holds the lesion labels {list(layout.lesion_labels)}")
-
-    as_written, voxels = synthetic, _voxels(real, synthetic, arguments.spacing_mm)
-    if voxels["common_mm"]:
-        carry = cache(partial(on_grid, spacing_mm=voxels["common_mm"]))
-        training, held_out, real, synthetic = (
-            [carry(lesion) for lesion in lesions] for lesions in (training, held_out, real, synthetic)
-        )
-    print(f"measuring {len(synthetic)} synthetic and {len(real)} real lesions")
-    features = {name: feature_table(part, scale) for name, part in (("real", real), ("synthetic", synthetic))}
-    of_realism = {name: table[:, columns(REALISM)] for name, table in features.items()}
-    patients = [lesion.patient for lesion in real]
-    seed = arguments.seed
+    as_written = read_compared(arguments, data_type)
+    voxels = _voxels(as_written, arguments.spacing_mm)
+    compared = as_written.on_grid(voxels["common_mm"])
+    print(f"measuring {len(compared.synthetic)} synthetic and {len(compared.real)} real lesions")
+    scale = scale_of(data_type)
+    features = {name: feature_table(getattr(compared, name), scale) for name in ("real", "synthetic")}
     sections, left_out = {}, {}
-
-    def section(name: str, measure: Callable[[], dict]) -> None:
+    for name, measure in _measures(compared, as_written, features, data_type, arguments).items():
         try:
             sections[name] = measure()
         except TooLittleData as error:
             sections[name], left_out[name] = None, str(error)
-
-    section("background", lambda: _background(backgrounds, sources))
-    section("requested_texture", lambda: _requested(as_written, requested, data_type))
-    section("texture", lambda: pooled(synthetic, real, scale, address_generator(seed, "texture")))
-    section("seam", lambda: seam(synthetic, real))
-    section("profile", lambda: compare_profiles(real, synthetic, address_generator(seed, "profile")))
-    section(
-        "realism",
-        lambda: (
-            realism(*of_realism.values(), patients, address_generator(seed, "realism"))
-            | {"features": feature_rows(*features.values(), NAMES)}
-        ),
-    )
-    section(
-        "diversity",
-        lambda: diversity(synthetic, of_realism["synthetic"], of_realism["real"], scale[1] - scale[0]),
-    )
-    section(
-        "memorisation",
-        lambda: memorisation(
-            synthetic, training, held_out, lambda queries: tqdm(queries, unit="lesion", desc="memorisation")
-        ),
-    )
-    section("discriminator", lambda: _discriminator(features, real, synthetic, scale, data_type, seed))
-    section("cnn", lambda: _cnn(real, synthetic, scale, arguments))
     report = {
         "folders": {
             "real": str(arguments.real_dir),
             "synthetic": str(arguments.synthetic_dir),
             "source": str(arguments.source_dir) if arguments.source_dir else None,
         },
-        "seed": seed,
+        "seed": arguments.seed,
         "data_type": data_type.name,
-        "lesion_labels": list(layout.lesion_labels),
+        "lesion_labels": list(data_type.layout.lesion_labels),
         "unit": data_type.unit,
         "scale": list(scale),
-        "lesions": {
-            "real": len(real),
-            "training": len(training),
-            "held_out": len(held_out),
-            "synthetic": len(synthetic),
-            "cases": len({lesion.case for lesion in synthetic}),
-            "types": len({lesion.kind for lesion in synthetic}),
-        },
+        "lesions": _counts(compared),
         "voxels": voxels,
-        "volume_ml": {"real": median_volume_ml(real), "synthetic": median_volume_ml(synthetic)},
-        "without_lesion": left_out_cases,
+        "volume_ml": {name: median_volume_ml(getattr(compared, name)) for name in ("real", "synthetic")},
+        "without_lesion": compared.without_lesion,
         "sections": sections,
         "left_out": left_out,
     }
     report["notes"] = _notes(report)
-    figures = _figures(report, features, real, synthetic, data_type.fixed_window)
+    figures = _figures(report, features, compared, data_type.fixed_window)
     written = write_report(Path(arguments.output_dir), report, figures)
     _print(report, written)
     return report
 
 
-def _inserted(arguments: argparse.Namespace, data_type: DataType) -> list[InsertedScan]:
-    """Whole scans, where --synthetic_dir holds these."""
-    found = find_inserted(arguments.synthetic_dir)
-    if found and data_type.fixed_window is None:
-        raise UserError(f"{arguments.synthetic_dir}: holds whole scans, which are judged for CT only")
-    for flag in ("types", "manifest"):
-        if found and getattr(arguments, flag) is not None:
-            raise UserError(f"--{flag}: whole scans of lefusion insert have none; leave it out")
-    return found
-
-
-def _voxels(real: list[Lesion], synthetic: list[Lesion], given: list[float] | None) -> dict:
-    """Sizes (depth, height, width), medians; common_mm: what all are brought to, None: nothing is."""
-    if given is not None and not min(given) > 0:
-        raise UserError(f"--spacing_mm {' '.join(map(str, given))}: must be above 0")
-    common = tuple(given) if given else common_spacing(real, synthetic)
+def _measures(
+    compared: Compared,
+    as_written: Compared,
+    features: dict[str, np.ndarray],
+    data_type: DataType,
+    arguments: argparse.Namespace,
+) -> dict[str, Callable[[], dict]]:
+    """The sections of the report: what measures each. They raise TooLittleData where that cannot be done."""
+    real, synthetic, scale = compared.real, compared.synthetic, scale_of(data_type)
+    of_realism = _of_realism(features)
+    drawn = partial(address_generator, arguments.seed)
     return {
-        "real_mm": median_spacing(real),
-        "synthetic_mm": median_spacing(synthetic),
-        "common_mm": common,
+        "background": lambda: _background(compared.backgrounds),
+        "requested_texture": lambda: _requested(as_written, data_type),
+        "texture": lambda: pooled(synthetic, real, scale, drawn("texture")),
+        "seam": lambda: seam(synthetic, real),
+        "profile": lambda: compare_profiles(real, synthetic, drawn("profile")),
+        "realism": lambda: (
+            realism(*of_realism, [lesion.patient for lesion in real], drawn("realism"))
+            | {"features": feature_rows(features["real"], features["synthetic"], NAMES)}
+        ),
+        "diversity": lambda: diversity(synthetic, of_realism[1], of_realism[0], scale[1] - scale[0]),
+        "memorisation": lambda: memorisation(
+            synthetic, compared.training, compared.held_out, partial(tqdm, unit="lesion", desc="memorisation")
+        ),
+        "discriminator": lambda: _discriminator(features, real, synthetic, data_type, arguments.seed),
+        "cnn": lambda: _cnn(real, synthetic, scale, arguments),
     }
 
 
-def _synthetic_files(arguments: argparse.Namespace, layout: Layout) -> list[tuple[str, int, Path, Path]]:
-    """(case, type, image, mask) of what find_synthetic finds, of the first --types types."""
-    found = find_synthetic([Path(arguments.synthetic_dir)], layout)
-    if arguments.types is not None:
-        most = max(image.kind for image in found)
-        if not 1 <= arguments.types <= most:
-            raise UserError(f"--types {arguments.types}: {arguments.synthetic_dir} has the types 1 to {most}")
-        found = [image for image in found if image.kind <= arguments.types]
-    return [(image.name, image.kind, image.image, image.label) for image in found]
+def _of_realism(features: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The features by which distances are measured, of real and of synthetic lesions."""
+    return tuple(features[name][:, columns(REALISM)] for name in ("real", "synthetic"))
 
 
-def _manifest_beside(image: Path) -> Path | None:
-    """The manifest beside Image_1, ..., if it says what was requested; those of the baselines do not."""
-    path = image.parent.parent / MANIFEST
-    return path if path.is_file() and names_requests(path) else None
+def _counts(compared: Compared) -> dict[str, int]:
+    lesions = {part: len(getattr(compared, part)) for part in ("real", "training", "held_out", "synthetic")}
+    return lesions | {
+        "cases": len({lesion.case for lesion in compared.synthetic}),
+        "types": len({lesion.kind for lesion in compared.synthetic}),
+    }
 
 
-def _read_real(
-    arguments: argparse.Namespace, data_type: DataType, without_lesion: list[str]
-) -> tuple[list[Lesion], list[Lesion], list[Lesion]]:
-    """(training, held-out, all of real_dir) lesions. Held out is what is not of a training patient."""
-    train, test = training_cases(arguments.real_dir, data_type.layout, arguments.test_txt_path)
-    lesions = read_real([*train, *test], data_type, without_lesion)
-    if arguments.training_dir:
-        of_training = data_type_of(arguments, arguments.training_dir)
-        train, _ = training_cases(arguments.training_dir, of_training.layout, arguments.test_txt_path)
-        training = read_real(train, of_training, without_lesion)
-    else:
-        names = {case.name for case in train}
-        training = [lesion for lesion in lesions if lesion.case in names]
-    seen = {patient_of(case.name) for case in train}
-    return training, [lesion for lesion in lesions if lesion.patient not in seen], lesions
+def _voxels(compared: Compared, given: list[float] | None) -> dict:
+    """Sizes (depth, height, width), medians; common_mm: what all are brought to, None: nothing is."""
+    if given is not None and not min(given) > 0:
+        raise UserError(f"--spacing_mm {' '.join(map(str, given))}: must be above 0")
+    real, synthetic = compared.real, compared.synthetic
+    return {
+        "real_mm": median_spacing(real),
+        "synthetic_mm": median_spacing(synthetic),
+        "common_mm": tuple(given) if given else common_spacing(real, synthetic),
+    }
 
 
-def _background(backgrounds: list[Background], sources: dict | None) -> dict:
-    if sources is None:
+def _background(backgrounds: list[Background] | None) -> dict:
+    if backgrounds is None:
         raise TooLittleData("give --source_dir, the scans that the lesions were painted into")
     if not backgrounds:
         raise TooLittleData("insert with save_edit_mask=true, which says what was painted")
@@ -242,10 +157,10 @@ def _background(backgrounds: list[Background], sources: dict | None) -> dict:
     }
 
 
-def _requested(synthetic: list[Lesion], requested: dict | None, data_type: DataType) -> dict:
-    if requested is None:
+def _requested(as_written: Compared, data_type: DataType) -> dict:
+    if as_written.requested is None:
         raise TooLittleData("give --manifest, the histograms that were asked for")
-    return requested_against_obtained(synthetic, requested, data_type)
+    return requested_against_obtained(as_written.synthetic, as_written.requested, data_type)
 
 
 def _groups(real: list[Lesion], synthetic: list[Lesion]) -> tuple[list[str], str]:
@@ -267,7 +182,13 @@ def _cnn(
     return cnn_discriminate(real, synthetic, groups, scale, generator, arguments.seed, shown)
 
 
-def _discriminator(features: dict, real, synthetic, scale, data_type: DataType, seed: int) -> dict:
+def _discriminator(
+    features: dict[str, np.ndarray],
+    real: list[Lesion],
+    synthetic: list[Lesion],
+    data_type: DataType,
+    seed: int,
+) -> dict:
     patients = [lesion.patient for lesion in real]
     groups, words = _groups(real, synthetic)
     feature_groups = {"all": range(len(NAMES))} | {name: columns(names) for name, names in GROUPS.items()}
@@ -279,7 +200,7 @@ def _discriminator(features: dict, real, synthetic, scale, data_type: DataType, 
         floor = None
     lung = None
     if data_type.unit == "HU":
-        measure = partial(feature_table, scale=scale)
+        measure = partial(feature_table, scale=scale_of(data_type))
         lung = told_in_like_lung(real, synthetic, measure, groups, address_generator(seed, "lung"), seed)
     return {"groups": words, "features": found, "real_halves": floor, "lung": lung}
 
@@ -316,11 +237,15 @@ def _notes(report: dict) -> dict[str, str]:
     return notes
 
 
-def _figures(report: dict, features: dict, real: list[Lesion], synthetic: list[Lesion], window) -> dict:
+def _figures(
+    report: dict,
+    features: dict[str, np.ndarray],
+    compared: Compared,
+    window: tuple[float, float] | None,
+) -> dict[str, Figure]:
     """Figures by section; several of one section as section/number."""
     found, unit = report["sections"], report["unit"]
-    kinds = [lesion.kind for lesion in synthetic]
-    figures = {"grid": plots.grid_figure(real, synthetic, window)}
+    figures = {"grid": plots.grid_figure(compared.real, compared.synthetic, window)}
     if found["requested_texture"]:
         figures["requested_texture"] = plots.requested_figure(found["requested_texture"], unit)
     if found["texture"]:
@@ -329,8 +254,8 @@ def _figures(report: dict, features: dict, real: list[Lesion], synthetic: list[L
         figures["seam"] = plots.seam_figure(found["seam"], unit)
     if found["realism"]:
         figures["realism/1"] = plots.feature_figure(found["realism"]["features"])
-        of_realism = [features[name][:, columns(REALISM)] for name in ("real", "synthetic")]
-        figures["realism/2"] = plots.scatter_figure(*of_realism, kinds)
+        kinds = [lesion.kind for lesion in compared.synthetic]
+        figures["realism/2"] = plots.scatter_figure(*_of_realism(features), kinds)
     if found["diversity"]:
         figures["diversity"] = plots.diversity_figure(found["diversity"])
     if found["memorisation"]:

@@ -3,19 +3,16 @@
 import base64
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evaluation_pipeline.fidelity.memorisation import COPY_CORRELATION
-from evaluation_pipeline.fidelity.profile import ALIKE, STRANDS_MM
+from evaluation_pipeline.fidelity.summary import COLUMNS, summary_rows
 from LeFusion.dataset.storage import write_text
 from LeFusion.runtime.tables import markdown_table
-
-COLUMNS = ("question", "measure", "synthetic", "real", "ideal")
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
@@ -27,120 +24,6 @@ th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left;
 th { background: #f4f4f4; } img { max-width: 100%; height: auto; } code { overflow-wrap: anywhere; }
 .note { color: #666; } .bad { color: #b3202c; font-weight: 600; }
 """
-
-
-def summary_rows(report: dict) -> list[dict]:
-    """The report's main figures, one row each; a figure that could not be had says why."""
-    unit, found = report["unit"], report["sections"]
-    rows = []
-
-    def add(section: str, measure: str, synthetic: str, real: str, ideal: str) -> None:
-        rows.append(dict(zip(COLUMNS, (section, measure, synthetic, real, ideal), strict=True)))
-
-    for name, reason in report["left_out"].items():
-        if name in found and found[name] is None:
-            add(name, "not computed", reason, "", "")
-    if part := found["background"]:
-        add("background", "largest difference outside the masks", f"{part['max']:g}", "", "0")
-        add("background", "mean difference outside the masks", f"{part['mean']:.3g}", "", "0")
-    if part := found["requested_texture"]:
-        text = f"{part['mean']:.4g} ± {part['sd']:.2g}"
-        add("texture", f"requested to obtained histogram, Wasserstein ({unit})", text, "", "0")
-    if part := found["texture"]:
-        cells = [_spread(part[who]) for who in ("synthetic", "real")]
-        size = part["lesions_per_set"]
-        measure = f"pooled intensities to real ones, Wasserstein ({unit}), {size} lesions a set"
-        add("texture", measure, *cells, "as real")
-    if part := found["seam"]:
-        cells = [
-            f"{part[who]['border_gradient_mean']:.4g} ± {part[who]['border_gradient_sd']:.3g}"
-            for who in ("synthetic", "real")
-        ]
-        add("seam", f"gradient magnitude at the border ({unit}/mm)", *cells, "as real")
-    if part := found["profile"]:
-        for row in part["layers"]:
-            where = f"layer {abs(row['layer'])} {'inside' if row['layer'] < 0 else 'outside'} the border"
-            _add_told_apart(add, f"{where}, share of the contrast", row)
-        _add_told_apart(add, "grain of the core over the scan's", part["grain"])
-        alike = f"the same, real ones of the {ALIKE} scans most alike in noise"
-        _add_told_apart(add, alike, part["grain_in_like_scans"])
-        _add_told_apart(add, f"unevenness of the core, smoothed ({unit})", part["unevenness"])
-        _add_told_apart(add, "sharpness across slices at the border over the scan's", part["sharpness"])
-        near, far = STRANDS_MM
-        _add_told_apart(add, f"strands: likeness from {near:g} to {far:g} mm outside", part["strands"])
-        _add_told_apart(
-            add, "darkest dot, below all six voxels beside it, over the scan's grain", part["dots"]
-        )
-    if part := found["realism"]:
-        for name, title in (("frechet", "Fréchet"), ("kernel", "kernel (MMD²)")):
-            cells = [_spread(part[name][who]) for who in ("synthetic", "real")]
-            add(
-                "realism",
-                f"{title} distance of features, {part['lesions_per_set']} lesions a set",
-                *cells,
-                "as real",
-            )
-    if part := found["diversity"]:
-        value = part["psnr_within_case_db"]
-        add("diversity", "PSNR between the types of a case (dB)", _number(value), "", "low")
-        if part["identical_pairs"]:
-            add("diversity", "types of a case that are equal (pairs)", str(part["identical_pairs"]), "", "0")
-        add(
-            "diversity",
-            "feature distance within a case",
-            _number(part["feature_distance_within_case"]),
-            "",
-            "high",
-        )
-        cells = [_number(part[f"feature_distance_{of}"]) for of in ("over_cases", "real")]
-        add("diversity", "feature distance over cases", *cells, "as real")
-    if part := found["memorisation"]:
-        cells = [f"{part[who]['median']:.3f}" if part[who] else "–" for who in ("synthetic", "real")]
-        add("memorisation", "correlation with the nearest training lesion, median", *cells, "as real")
-        cells = [f"{part[who]['max']:.3f}" if part[who] else "–" for who in ("synthetic", "real")]
-        add("memorisation", "the same, highest", *cells, "as real")
-        of = part["above"]
-        real = [f"{_share(of['held_out'])} held out"] if of["held_out"]["lesions"] else []
-        real.append(f"{_share(of['training'])} training, with those of other patients")
-        measure = f"lesions above {COPY_CORRELATION} with a training lesion"
-        add("memorisation", measure, _share(of["synthetic"]), "; ".join(real), "as real")
-        add(
-            "memorisation",
-            f"copies (above {part['threshold']:.3f})",
-            f"{part['copies']} of {part['lesions']}",
-            "",
-            "0",
-        )
-    if part := found["discriminator"]:
-        floor = part["real_halves"]
-        for name, auc in part["features"].items():
-            cells = f"{auc['auc']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]", ""
-            if name == "all" and floor:
-                cells = cells[0], f"{floor['mean']:.3f} [{floor['low']:.3f}, {floor['high']:.3f}]"
-            add("discriminator", f"AUC, {name} features", *cells, "0.5")
-        if lung := part["lung"]:
-            both = lung["lesions"], lung["scan"]
-            cells = (f"{auc['auc']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" for auc in both)
-            moved = f"real ones moved from lung of {lung['real_hu']:.0f} to {lung['synthetic_hu']:.0f} HU"
-            add("discriminator", f"AUC, all features, {moved}", *cells, "as real")
-    if part := found["cnn"]:
-        for name, title in (
-            ("lesion", "lesion and surroundings"),
-            ("surroundings", "lesion blanked: the scan"),
-            ("alone", "surroundings blanked: the lesion and 3 mm around it"),
-        ):
-            auc = part[name]
-            text = f"{auc['auc']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
-            add("3D network", f"AUC, {title}", text, "", "0.5")
-    return rows
-
-
-def _add_told_apart(add: Callable, measure: str, row: dict) -> None:
-    """Two rows: the medians, and how well the value alone tells synthetic from real."""
-    add("profile", f"{measure}, median", _number(row["synthetic"]), _number(row["real"]), "as real")
-    if row["auc"] is not None:
-        text = f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        add("profile", f"{measure}, AUC", text, "", "0.5")
 
 
 def write_report(folder: Path, report: dict, figures: dict[str, Figure]) -> list[Path]:
@@ -345,16 +228,3 @@ def _counts(report: dict) -> str:
 
 def _csv(rows: Sequence[dict]) -> str:
     return pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
-
-
-def _spread(found: dict) -> str:
-    return f"{found['mean']:.4g} [{found['low']:.3g}, {found['high']:.3g}]"
-
-
-def _share(counts: dict[str, int]) -> str:
-    above, lesions = counts["above"], counts["lesions"]
-    return f"{above} of {lesions} ({above / lesions:.1%})" if lesions else "–"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
