@@ -26,6 +26,14 @@ def pass_over(error: ValueError, skipped: list[str] | None) -> None:
     skipped.append(str(error))
 
 
+def why_not_loaded(error: Exception) -> str:
+    """Why torch.load cannot read a file, in a few words. For one that holds code, or is none of torch's, its
+    own message is to load it all the same, which must not be done."""
+    if isinstance(error, RuntimeError):
+        return str(error).strip().split("\n")[0][:200]
+    return "it is no file of torch, or holds more than tensors and numbers"
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{name}={value!r} must be one of {', '.join(choices)}")

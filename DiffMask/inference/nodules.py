@@ -1,6 +1,5 @@
 """Drafts from spheres: drawn in the organ, around the lesions of own masks, or read from a table."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import Volume, on_grid_of
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import given_path
+from LeFusion.runtime.tables import read_csv
 
 COLUMNS = ("x_mm", "y_mm", "z_mm", "diameter_mm")  # of a table of spheres; and case, where scans are several
 
@@ -172,19 +172,18 @@ def read_spheres(path: Path, scans: int) -> dict[str, list[Site]]:
     """
     if not path.is_file():
         raise MissingFileError(f"spheres={path}: give placed, masks, or a CSV file of spheres")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = [f"{name}_mm" if f"{name}_mm" in COLUMNS else name for name in reader.fieldnames or ()]
-        unknown = [name for name in names if name not in (*COLUMNS, "case", "type") or names.count(name) > 1]
-        if unknown:
-            raise UserError(
-                f"{path}: column {unknown[0]!r} is unknown or there twice; it may have {', '.join(COLUMNS)}, "
-                "case and type"
-            )
-        reader.fieldnames = names
-        rows = list(reader)
+    given, rows = read_csv(path)
+    full = {name: f"{name}_mm" if f"{name}_mm" in COLUMNS else name for name in given}
+    names = [full[name] for name in given]
+    unknown = [name for name in names if name not in (*COLUMNS, "case", "type") or names.count(name) > 1]
+    if unknown:
+        raise UserError(
+            f"{path}: column {unknown[0]!r} is unknown or there twice; it may have {', '.join(COLUMNS)}, "
+            "case and type"
+        )
     found: dict[str, list[Site]] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
+        row = {full.get(name): cell for name, cell in row.items()}
         try:
             values = tuple(float(row[column]) for column in COLUMNS)
         except (KeyError, TypeError, ValueError):

@@ -15,7 +15,7 @@ from torch import Tensor
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.diffusion.schedule import NoiseSchedule
 from LeFusion.diffusion.unet import UNet3D
-from LeFusion.errors import MissingFileError, UserError
+from LeFusion.errors import MissingFileError, UserError, why_not_loaded
 
 METADATA_KEY = "lefusion"
 SCHEDULE_BUFFER_PREFIXES = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_")
@@ -124,8 +124,9 @@ def _read_released(path: Path, weights: str) -> tuple[dict, dict[str, Tensor], d
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged or foreign files
-        reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(f"checkpoint {path} is damaged or not a weights file: {reason}") from None
+        raise UserError(
+            f"checkpoint {path} is damaged or not a weights file: {why_not_loaded(error)}"
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get(weights), dict):
         found = sorted(map(str, content))[:6] if isinstance(content, dict) else type(content).__name__
         raise UserError(f"checkpoint {path} holds no {weights!r} weights; found {found}")

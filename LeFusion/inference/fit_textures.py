@@ -8,7 +8,6 @@ Writes the types (.json, see LeFusion/textures/fitted.py), a picture of them (.p
 lesion (.csv). All keys: --help, or configs/fit_textures.yaml.
 """
 
-import csv
 from pathlib import Path
 
 import hydra
@@ -28,7 +27,7 @@ from LeFusion.runtime.commandline import (
     run_command,
 )
 from LeFusion.runtime.overrides import any_path
-from LeFusion.runtime.tables import markdown_table, write_csv
+from LeFusion.runtime.tables import markdown_table, read_csv, write_csv
 from LeFusion.settings import FitTexturesSettings
 from LeFusion.textures.fitted import Textures, write_textures
 from LeFusion.textures.fitting import Fit, describe, fit_textures
@@ -76,13 +75,9 @@ def read_histograms(path: Path, cond_dim: int, bins: int) -> tuple[list[str], np
     """
     columns = [f"h{number:02d}" for number in range(cond_dim)]
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
+        header, rows = read_csv(path)
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file; check histograms_csv") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no table of comma-separated values ({error})") from error
     found = [name for name in header if name[:1] == "h" and name[1:].isdigit()]
     if found != columns:
         raise UserError(

@@ -1,10 +1,10 @@
 """Tables that a user gives: CSV files whose mistakes are told with their line."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.tables import read_csv
 
 Rows = list[tuple[str, dict[str, str]]]
 
@@ -22,14 +22,12 @@ def read_rows(
         raise MissingFileError(
             f"{key}={path}: no such file; give a CSV file with the columns {', '.join(columns[:3])}, ..."
         )
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = names
-            rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no table of comma-separated values ({error})") from error
+    names, lines = read_csv(path)
+    rows = [
+        (f"{path}, line {line}", {name and name.strip(): cell for name, cell in row.items()})
+        for line, row in lines
+    ]
+    names = [name.strip() for name in names]
     unknown = [name for name in names if name not in columns or names.count(name) > 1]
     if unknown:
         hint = f" (call it {meant[unknown[0]]})" if meant and unknown[0] in meant else ""

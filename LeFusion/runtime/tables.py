@@ -74,8 +74,7 @@ class Table:
 
     def _read(self) -> None:
         if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                self._take(self.path, csv.DictReader(file))
+            self._take(self.path, (row for _, row in read_csv(self.path)[1]))
         for part in self._parts():
             with open(part) as file:
                 # A kill may tear the last line of a part: what it would have said is measured again
@@ -87,6 +86,17 @@ class Table:
             if self.wanted - set(row):
                 raise UserError(f"{path} was not written by this command; move it away")
             self.rows[self.key(row)] = row
+
+
+def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
+    """A CSV file -> its columns, and for each row its line and the cells by column, as csv.DictReader gives
+    them. Raises UserError, naming the file, for what is no such table; what is no file, as open does."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            return list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is no table of comma-separated values ({error})") from error
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:

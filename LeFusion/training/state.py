@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from LeFusion.dataset.storage import atomic_file
 from LeFusion.diffusion import UNet3D, load_checkpoint, save_checkpoint
-from LeFusion.errors import UserError
+from LeFusion.errors import UserError, why_not_loaded
 from LeFusion.runtime.commandline import check_same_settings
 from LeFusion.training.settings import TrainingSettings
 
@@ -78,8 +78,9 @@ class SavedRun:
             state = torch.load(path, map_location="cpu", weights_only=True)
             saved = state["run"]
         except Exception as error:
-            reason = str(error).strip().split("\n")[0][:200]
-            raise UserError(f"{path} is damaged ({reason}); delete it to start the run again") from None
+            raise UserError(
+                f"{path} is damaged ({why_not_loaded(error)}); delete it to start the run again"
+            ) from None
         check_same_settings(self.folder, "results_folder", saved, self.run)
         self.network.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])

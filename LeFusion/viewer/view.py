@@ -8,7 +8,6 @@ Several --label and --painted, in the same order, are versions of one scan. Pain
 write such a page by themselves, unless viewer=false.
 """
 
-import csv
 import json
 import webbrowser
 from argparse import ArgumentParser, Namespace
@@ -22,6 +21,7 @@ from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.scans import exists, stem
 from LeFusion.errors import MissingFileError, UserError
 from LeFusion.runtime.commandline import absolute_path, command_parser, run_with_flags
+from LeFusion.runtime.tables import read_csv
 from LeFusion.viewer.files import Files, read_scan
 from LeFusion.viewer.manifest import text_layout, write_manifest_page, write_masks_page
 from LeFusion.viewer.page import MOST_BYTES, Page, write_page
@@ -74,8 +74,7 @@ def _of_run(arguments: Namespace) -> Page:
             f"{output}: holds no manifest.csv of a painting run, no {MASKS} and no scans of insert; give the "
             "folder of the images, or --source and --label"
         )
-    with open(manifest, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [row for _, row in read_csv(manifest)[1]]
     if manifest.name == MASKS:
         return _of_masks(arguments, manifest, rows)
     if not rows or {"case", "type", "image", "label"} - set(rows[0]):

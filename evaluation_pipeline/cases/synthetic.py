@@ -5,7 +5,6 @@ another case (its donor), which manifest.csv beside the images names. Made from 
 is an error; made from a validation case of the fold, it is left out of that fold.
 """
 
-import csv
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from evaluation_pipeline.cases.patients import case_name, patient_of
 from LeFusion.dataset.cases import Layout, output_mask_name
 from LeFusion.dataset.scans import find_scans
 from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.tables import read_csv
 
 RELEASED = Layout()  # names of the released data sets
 ROOTS = (("imagesTr", "labelsTr"), ("Image", "Mask"), (".", "."))
@@ -152,13 +152,11 @@ def _donors(manifest: Path) -> dict[tuple[str, int], str] | None:
     """(case, type) -> the case that lent the lesion, "" for none. None without a manifest."""
     if not manifest.is_file():
         return None
-    with open(manifest, newline="", encoding="utf-8") as file:
-        try:
-            return {
-                (case_name(row["case"]), int(row["type"])): row["donor"] or "" for row in csv.DictReader(file)
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{manifest}: needs columns case, type and donor ({error!r}), without which it is unknown "
-                "whose lesions the images hold; generate again"
-            ) from None
+    _, rows = read_csv(manifest)
+    try:
+        return {(case_name(row["case"]), int(row["type"])): row["donor"] or "" for _, row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{manifest}: needs columns case, type and donor ({error!r}), without which it is unknown whose "
+            "lesions the images hold; generate again"
+        ) from None

@@ -13,6 +13,7 @@ from evaluation_pipeline.fidelity.lesions import Lesion, TooLittleData
 from LeFusion.data_types import DataType
 from LeFusion.dataset.edit import SOFT_REACH
 from LeFusion.errors import MissingFileError, UserError
+from LeFusion.runtime.tables import read_csv
 
 FINE_BINS = 140  # over the scale, for the distance between pooled intensities: 10 HU each for lungs
 
@@ -75,11 +76,9 @@ def names_requests(path: Path) -> bool:
 
 def edit_margin_mm(path: str | Path) -> float:
     """How far from the lesions voxels may differ, as the manifest says: painted or softened. 0 without it."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
     reaches = [
         factor * float(row[key])
-        for row in rows
+        for _, row in read_csv(path)[1]
         for key, factor in (("edit_margin_mm", 1.0), ("soft_edge_mm", SOFT_REACH))
         if row.get(key)
     ]
@@ -97,16 +96,16 @@ def read_manifest(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
         raise MissingFileError(f"{path}: no such file; check --manifest")
     requested = {}
     try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
+        for _, row in read_csv(path)[1]:
             numbers = np.array([float(v) for v in row["requested_histogram"].split()])
             requested[case_name(row["case"]), int(row["type"])] = numbers
     except KeyError as error:
         raise UserError(
             f"{path}: has no column {error}; a manifest needs case, type, requested_histogram"
         ) from None
-    except (TypeError, AttributeError, ValueError, csv.Error) as error:
+    except UserError:
+        raise
+    except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: is not a manifest of requested histograms ({error})") from None
     if not requested:
         raise UserError(f"{path}: has no rows")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from LeFusion.dataset.storage import atomic_file
-from LeFusion.errors import MissingFileError, UserError
+from LeFusion.errors import MissingFileError, UserError, why_not_loaded
 
 FORMAT = "lefusion segmenter 1"
 BEST_MODEL = "best_model.pt"
@@ -35,8 +35,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         known = content["format"] == FORMAT
     except Exception as error:  # torch raises many kinds for damaged or foreign files
-        reason = str(error).strip().split("\n")[0][:150]
-        raise UserError(f"{path}: is damaged or no segmenter's checkpoint ({reason})") from None
+        raise UserError(
+            f"{path}: is damaged or no segmenter's checkpoint ({why_not_loaded(error)})"
+        ) from None
     if not known:
         raise UserError(f"{path}: is of another version ({content['format']}); train it again")
     return content

@@ -4,8 +4,9 @@ import csv
 
 import pytest
 
+from LeFusion.errors import UserError
 from LeFusion.runtime.processes import Share
-from LeFusion.runtime.tables import Table, markdown_table, write_csv
+from LeFusion.runtime.tables import Table, markdown_table, read_csv, write_csv
 
 
 def table(tmp_path, index=0, count=1):
@@ -80,3 +81,20 @@ def test_a_csv_file_has_the_columns_asked_for_or_those_of_the_first_row(tmp_path
     assert (tmp_path / "t.csv").read_text(encoding="utf-8") == 'a,b\n"é, x",1\n,2\n'
     write_csv(tmp_path / "t.csv", rows, ["b", "more"])
     assert (tmp_path / "t.csv").read_text() == "b,more\n1,\n2,3\n"
+
+
+def test_a_table_is_read_with_its_lines(tmp_path):
+    (tmp_path / "t.csv").write_text('\ufeffname,value\na,1\n\n"b\nc",2\n', encoding="utf-8")
+    names, rows = read_csv(tmp_path / "t.csv")
+    assert names == ["name", "value"]
+    assert rows == [(2, {"name": "a", "value": "1"}), (5, {"name": "b\nc", "value": "2"})]
+    (tmp_path / "t.csv").write_bytes(b"")
+    assert read_csv(tmp_path / "t.csv") == ([], [])
+
+
+def test_what_is_no_table_is_named(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\x1f\x8b\x08\x00 a scan")
+    for read in (read_csv, lambda _: table(tmp_path)):
+        with pytest.raises(UserError, match="^[^\n]*t.csv: is no table of comma-separated values[^\n]*$"):
+            read(path)

@@ -155,6 +155,8 @@ def test_manifests_of_others_and_of_images_that_are_gone(call, painted):
     assert "of no image of the manifest are image, label and source there" in call(manifest)[2]
     manifest.write_text("a,b\n1,2\n")
     assert "is no manifest of a painting run" in call(manifest)[2]
+    manifest.write_bytes(b"\x1f\x8b\x08 a scan")
+    assert "is no table of comma-separated values" in call(manifest)[2]
 
 
 def test_another_grid_is_refused(call, painted, case_writer, tmp_path):

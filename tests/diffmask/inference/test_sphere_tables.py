@@ -94,6 +94,9 @@ def test_a_sphere_far_from_the_organ_is_refused(scans, tmp_path, plan):
 def test_a_bad_table_is_refused(scans, tmp_path, plan):
     with refused(FileNotFoundError, "spheres=.*nowhere.csv", "placed, masks"):
         plan(scans, spheres=tmp_path / "nowhere.csv")
+    (tmp_path / "scan.csv").write_bytes(b"\x1f\x8b\x08 a scan")
+    with refused(ValueError, "scan.csv", "is no table of comma-separated values"):
+        plan(scans, spheres=tmp_path / "scan.csv")
     with refused(ValueError, "s.csv", "holds no sphere"):
         plan(scans, spheres=table(tmp_path / "s.csv"))
     with refused(ValueError, "s.csv, line 2", "diameter_mm"):
