@@ -14,7 +14,6 @@ from pathlib import Path
 
 import hydra
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from DiffMask.dataset import find_masks, read_lesion
@@ -28,7 +27,7 @@ from DiffMask.shapes.features import markdown, shape_features, shape_table
 from DiffMask.shapes.pictures import save_surfaces
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.storage import write_text
-from LeFusion.diffusion import address_seed
+from LeFusion.diffusion import addressed_generator
 from LeFusion.runtime.commandline import PROJECT_ROOT, command_parser, plain
 from LeFusion.runtime.tables import write_csv
 from LeFusion.settings import LIDC
@@ -44,7 +43,7 @@ def generate(count: int, settings: MaskInferenceSettings) -> list[np.ndarray]:
     middle = (SIDE // 2,) * 3
     drafts = []
     for number in range(1, count + 1):
-        generator = torch.Generator().manual_seed(address_seed(settings.seed, "diameter", number))
+        generator = addressed_generator(settings.seed, "diameter", number)
         diameter = draw_diameter(generator, LIDC)
         grid = MaskGrid.around(middle, diameter, MM, maker.size, maker.spacing_mm)
         placement = Placement(middle, diameter, float("inf"), 1.0)

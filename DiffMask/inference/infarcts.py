@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from DiffMask.inference.plan import Draft, Scan, digest
 from DiffMask.placement.sectors import draw_sector, no_reflow_mask, sector_mask
@@ -13,7 +12,7 @@ from DiffMask.settings import MaskInferenceSettings
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import on_grid_of
-from LeFusion.diffusion import address_seed
+from LeFusion.diffusion import addressed_generator
 from LeFusion.errors import UserError
 from LeFusion.hearts.transfer import Anatomy, septal_angle, wall_coordinates
 
@@ -79,7 +78,7 @@ class SectorDrafts:
         scan, spacing, reason = of_scan["scan"], of_scan["spacing_mm"], None
         for attempt in range(self.redraws + 1):
             address = (self.seed, "sector", scan.name, number, attempt)
-            generator = torch.Generator().manual_seed(address_seed(*address))
+            generator = addressed_generator(*address)
             sector = draw_sector(generator, angle, **self.options)
             try:
                 infarct = sector_mask(labels, self.anatomy, sector, generator)

@@ -20,7 +20,7 @@ from DiffMask.sphere import (
     encode_guide,
     sphere_encoding,
 )
-from LeFusion.diffusion import Checkpoint, NoiseSchedule, address_seed, load_checkpoint
+from LeFusion.diffusion import Checkpoint, NoiseSchedule, addressed_generator, load_checkpoint
 from LeFusion.diffusion.compilation import compile_network
 from LeFusion.errors import UserError, check_choice
 from LeFusion.runtime.commandline import choose_device, given_path, say_weights
@@ -115,7 +115,7 @@ class ShapeMaker:
         if self.checkpoint.metadata.get("guide", "sphere") == "sphere":
             return None
         address = (self.given.seed, "ellipsoid", draft.scan.name, draft.number, attempt)
-        generator = torch.Generator().manual_seed(address_seed(*address))
+        generator = addressed_generator(*address)
         radius_mm = draft.placement.diameter_mm / 2
         axes = drawn_axes(self.checkpoint.metadata["ellipsoids"], radius_mm, generator)
         grid = draft.grid

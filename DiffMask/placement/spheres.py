@@ -17,7 +17,7 @@ import torch
 
 from DiffMask.placement.lungs import AERATED_HU, depth_mm, lung_mask, vessel_mask
 from DiffMask.placement.surroundings import FILLED, LUNG_MM, SHELL_MM, draw_tissue, tissue_share
-from LeFusion.diffusion import address_seed
+from LeFusion.diffusion import addressed_generator
 from LeFusion.errors import UserError
 from LeFusion.settings import LIDC, REGIONS
 
@@ -202,7 +202,7 @@ def place_lesions(
     """
     placements: list[Placement] = []
     for index in range(count):
-        generator = torch.Generator().manual_seed(address_seed(*address, index))
+        generator = addressed_generator(*address, index)
         taken = (*options.get("taken", ()), *(placements if separate else ()))
         placements.append(place_in_lung(scene, generator, **(options | {"taken": taken})))
     return placements

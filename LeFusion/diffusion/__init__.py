@@ -2,7 +2,7 @@
 checkpoint of ours is read or written)."""
 
 from LeFusion.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, start_from
-from LeFusion.diffusion.randomness import AddressedNoise, address_seed, drawn
+from LeFusion.diffusion.randomness import AddressedNoise, address_seed, addressed_generator, drawn
 from LeFusion.diffusion.samplers import (
     SAMPLERS,
     SPACINGS,
@@ -26,6 +26,7 @@ __all__ = [
     "NoiseSchedule",
     "UNet3D",
     "address_seed",
+    "addressed_generator",
     "compose",
     "ddim",
     "dpm_solver_pp_2m",

@@ -20,6 +20,11 @@ def address_seed(*address: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def addressed_generator(*address: int | str) -> torch.Generator:
+    """A CPU generator for what is drawn at an address."""
+    return torch.Generator().manual_seed(address_seed(*address))
+
+
 def drawn(batch: dict, draw: Callable[[dict], dict]) -> dict:
     """The batch with what `draw(batch)` adds to it, unless that was done before.
 
@@ -38,7 +43,7 @@ class AddressedNoise:
     """
 
     def __init__(self, addresses: Sequence[tuple], ahead: int | None = None):
-        self.generators = [torch.Generator().manual_seed(address_seed(*address)) for address in addresses]
+        self.generators = [addressed_generator(*address) for address in addresses]
         self.ahead = ahead
         self._drawn: deque[tuple[torch.Size, Future]] = deque()
 

@@ -9,7 +9,7 @@ import torch
 from LeFusion.dataset.cases import Case, Layout, find_cases
 from LeFusion.dataset.intensity import Window
 from LeFusion.dataset.loading import LoadedCase, Reader
-from LeFusion.diffusion import Checkpoint, address_seed
+from LeFusion.diffusion import Checkpoint, addressed_generator
 from LeFusion.errors import UserError
 from LeFusion.hearts.tissue import in_heart, relative_histograms, tissue_of
 from LeFusion.hearts.transfer import Anatomy, septal_angle, transfer_lesions
@@ -71,7 +71,7 @@ class Donors:
 
     def host(self, case: Case) -> Host:
         """The case with the lesions of the first drawn donor that leave a voxel on it."""
-        generator = torch.Generator().manual_seed(address_seed(self.seed, "donor", case.name))
+        generator = addressed_generator(self.seed, "donor", case.name)
         others = [donor for donor in self.cases if donor.name != case.name]
         if not others:
             raise UserError(f"{case.mask_path}: no other case in lesions_from could lend a lesion")

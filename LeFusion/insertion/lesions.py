@@ -16,7 +16,7 @@ from LeFusion.dataset.cases import Case
 from LeFusion.dataset.loading import LoadedCase
 from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import Volume, on_grid_of
-from LeFusion.diffusion import address_seed
+from LeFusion.diffusion import addressed_generator
 from LeFusion.errors import UserError
 from LeFusion.inference.notes import lung_share
 from LeFusion.insertion.canvas import MOST_LESIONS, Canvas
@@ -84,7 +84,7 @@ def _name(lesion: Wanted) -> str:
 def _count(lesions: int | Sequence[int], address: str) -> int:
     if isinstance(lesions, int):
         return lesions
-    generator = torch.Generator().manual_seed(address_seed("count", address))
+    generator = addressed_generator("count", address)
     return int(torch.randint(lesions[0], lesions[1] + 1, (), generator=generator))
 
 
@@ -98,7 +98,7 @@ def _lung(canvas: Canvas) -> Lung:
 def _drawn(canvas: Canvas, lung: Lung, count: int, address: str, diameter_mm: Diameter) -> list[Wanted]:
     wanted, taken = [], []
     for number in range(1, count + 1):
-        generator = torch.Generator().manual_seed(address_seed("placement", address, number))
+        generator = addressed_generator("placement", address, number)
         taken.append(_place(canvas, lung, generator, diameter_mm, taken, f"lesion {number} of {count}"))
         placement = taken[-1]
         centre, sphere = lung.centre(placement), placement.diameter_mm
@@ -152,7 +152,7 @@ def _given(
             raise UserError(f"{site.what} lies outside the scan {canvas.source.path}; is it of another scan?")
         lung = lung or _lung(canvas)
         in_lung(lung, centre, f"{site.what}: the site")
-        generator = torch.Generator().manual_seed(address_seed("diameter", address, number))
+        generator = addressed_generator("diameter", address, number)
         given = diameter_mm if site.diameter_mm is None else site.diameter_mm
         sphere = _diameter(canvas, generator, given)
         asked = None if isinstance(given, str) else sphere

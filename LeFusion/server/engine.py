@@ -14,7 +14,7 @@ from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import Box, Size
 from LeFusion.dataset.grid import grid_shape
 from LeFusion.dataset.volume import Volume
-from LeFusion.diffusion import address_seed
+from LeFusion.diffusion import addressed_generator
 from LeFusion.errors import UserError
 from LeFusion.insertion.canvas import Patch
 from LeFusion.insertion.shapes import Wanted, make_shapes
@@ -144,7 +144,7 @@ class Engine:
 
     def _drawn_mm(self, shape: Size, spacing_mm: Sequence[float], seed: int) -> float:
         """As real nodules, but no larger than the region has room for."""
-        generator = torch.Generator().manual_seed(address_seed(seed, "diameter"))
+        generator = addressed_generator(seed, "diameter")
         room = 0.6 * min(n * mm for n, mm in zip(shape, spacing_mm, strict=True))
         return draw_diameter(generator, most_mm=min(MOST_MM, max(room, LEAST_MM)))
 
