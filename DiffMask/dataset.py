@@ -142,7 +142,7 @@ def read_lesion(name: str, path: Path, layout: Layout) -> LesionMask | None:
     volume = read_volume(path)
     axes = Axes.of(volume, layout)
     labels = layout.labels_of(axes.to_dhw(volume.labels))
-    known = (0, *layout.lesion_labels, *layout.other_labels)
+    known = layout.known_labels
     unknown = np.unique(labels[~_any_of(labels, known)])
     if unknown.size:
         raise UserError(

@@ -115,10 +115,6 @@ class MaskInferenceSettings(DataTypeSettings):
             raise UserError(f"paint=true needs all masks, not those of shard={self.shard}; paint afterwards")
         return self
 
-    @property
-    def hearts(self) -> bool:
-        return self.layout.myocardium_label is not None
-
     def recorded(self, keys: Sequence[str]) -> dict[str, str]:
         """Settings as columns of the table."""
         values = {key: getattr(self, key) for key in keys}
@@ -128,7 +124,7 @@ class MaskInferenceSettings(DataTypeSettings):
 def refuse_ignored(settings: MaskInferenceSettings, defaults: MaskInferenceSettings) -> None:
     """Refuses settings that are not their defaults and that this run would not look at, by name."""
     spheres = settings.spheres
-    if settings.hearts:
+    if settings.layout.hearts:
         reasons = dict.fromkeys(OF_SPHERES, "is for lesions made from spheres; those of hearts are sectors")
     else:
         reasons = dict.fromkeys(SECTOR_SETTINGS, "is for hearts; here lesions are made from spheres")

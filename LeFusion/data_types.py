@@ -46,11 +46,6 @@ class DataType:
     painted_labels: tuple[int, ...]
 
     @property
-    def known_labels(self) -> tuple[int, ...]:
-        """All values that a mask may hold."""
-        return (0, *self.layout.lesion_labels, *self.layout.other_labels)
-
-    @property
     def fixed_window(self) -> tuple[float, float] | None:
         """(lowest, highest) intensity that counts; None where each volume has a range of its own."""
         return None if isinstance(self.window, str | Mapping) else self.window
@@ -81,7 +76,7 @@ def load_data_type(name_or_path: str | os.PathLike) -> DataType:
     window = tuple(map(float, given.window)) if isinstance(given.window, list) else given.window
     modality = given.modality or ("CT" if unit == "HU" else "MR")
     names = given.label_names or _names(layout)
-    if sorted(names.values()) != sorted((*layout.lesion_labels, *layout.other_labels)):
+    if sorted([0, *names.values()]) != sorted(layout.known_labels):
         raise UserError(
             f"{path}: label_names {names} must name lesion_labels {layout.lesion_labels} and other_labels "
             f"{layout.other_labels}"

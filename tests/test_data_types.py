@@ -30,7 +30,7 @@ def own(tmp_path):
 def test_the_shipped_ones_as_commands_knew_them():
     lidc, emidec, nnunet = map(load_data_type, ("lidc", "emidec", "nnunet"))
     assert (lidc.layout, lidc.window, lidc.unit) == (Layout(), (-1000.0, 400.0), "HU")
-    assert (lidc.modality, lidc.label_names, lidc.known_labels) == ("CT", {"nodule": 1}, (0, 1))
+    assert (lidc.modality, lidc.label_names, lidc.layout.known_labels) == ("CT", {"nodule": 1}, (0, 1))
     assert emidec.layout == Layout("images", "labels", (), "", (3, 4), (1, 2), 1, 2, 2, depth_axis=2)
     assert (emidec.window, emidec.fixed_window, emidec.unit) == ("minmax", None, "share of the range")
     assert emidec.label_names == {"cavity": 1, "myocardium": 2, "infarct": 3, "no-reflow": 4}
@@ -55,7 +55,11 @@ def test_defaults_are_composed():
 
 def test_a_file_of_ones_own(own):
     found = load_data_type(own())
-    assert (found.name, found.fixed_window, found.known_labels) == ("liver", (-100.0, 250.0), (0, 2, 1))
+    assert (found.name, found.fixed_window, found.layout.known_labels) == (
+        "liver",
+        (-100.0, 250.0),
+        (0, 2, 1),
+    )
     assert (found.modality, found.label_names) == ("CT", {"lesion": 2, "label 1": 1})
     found = load_data_type(own(window={"percentiles": [1, 99]}, unit=None, label_names={"a": 1, "b": 2}))
     assert (found.modality, found.fixed_window, found.label_names) == ("MR", None, {"a": 1, "b": 2})

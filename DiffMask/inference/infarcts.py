@@ -8,8 +8,9 @@ import numpy as np
 from DiffMask.inference.plan import Draft, Scan, digest
 from DiffMask.placement.sectors import draw_sector, no_reflow_mask, sector_mask
 from DiffMask.placement.spheres import sphere_around
-from DiffMask.settings import MaskInferenceSettings
+from DiffMask.settings import SECTOR_SETTINGS, MaskInferenceSettings
 from LeFusion.dataset.axes import Axes
+from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import on_grid_of
 from LeFusion.diffusion import addressed_generator
@@ -24,18 +25,26 @@ class SectorDrafts:
     are missing, hold lesions already, or the infarct cannot lie.
     """
 
-    def __init__(self, settings: MaskInferenceSettings):
-        layout = settings.layout
-        self.layout, self.count, self.seed = layout, settings.masks_per_scan, settings.seed
-        self.redraws = settings.max_redraws
+    def __init__(
+        self, layout: Layout, numbers: Sequence[int], max_redraws: int, seed: int = 0, **sector: Any
+    ):
+        """numbers: of the drafts of a scan. sector: of SECTOR_SETTINGS; what is not given, or None, is as in
+        real hearts."""
+        self.layout, self.numbers, self.redraws, self.seed = layout, numbers, max_redraws, seed
         self.anatomy = Anatomy(layout.cavity_label, layout.myocardium_label)
         self.options = {
-            "angle": _radians(settings.angle_deg),
-            "half_angle": _radians(settings.half_angle_deg),
-            "transmurality": settings.transmurality,
-            "heights": settings.heights,
-            "no_reflow_share": settings.no_reflow_share,
+            "angle": _radians(sector.get("angle_deg")),
+            "half_angle": _radians(sector.get("half_angle_deg")),
+            "transmurality": sector.get("transmurality"),
+            "heights": sector.get("heights"),
+            "no_reflow_share": sector.get("no_reflow_share"),
         }
+
+    @classmethod
+    def of(cls, settings: MaskInferenceSettings) -> "SectorDrafts":
+        numbers = range(1, settings.masks_per_scan + 1)
+        sector = {key: getattr(settings, key) for key in SECTOR_SETTINGS}
+        return cls(settings.layout, numbers, settings.max_redraws, settings.seed, **sector)
 
     def __call__(self, scan: Scan) -> list[Draft]:
         image = read_volume(scan.path)
@@ -53,13 +62,13 @@ class SectorDrafts:
                 "stored_shape": image.raw.shape,
                 "inputs": digest(image, labels),
             }
-            return [self._draft(number, labels, angle, of_scan) for number in range(1, self.count + 1)]
+            return [self._draft(number, labels, angle, of_scan) for number in self.numbers]
         except UserError as error:
             raise UserError(f"{scan.mask_path}: {error}") from None
 
     def _check(self, labels: np.ndarray) -> np.ndarray:
         """The labels as layout.label_dtype."""
-        known = (0, *self.layout.lesion_labels, *self.layout.other_labels)
+        known = self.layout.known_labels
         unknown = sorted(set(np.unique(labels).tolist()) - set(known))
         if unknown:
             found = ", ".join(f"{value:g}" for value in unknown[:5])

@@ -80,12 +80,12 @@ def run(
     scans, maker = find_scans(settings, skipped), None
     if not scans:
         raise UserError(f"no usable scan: {skipped[0]}")
-    if settings.hearts:
-        drafts_of = SectorDrafts(settings)
+    if settings.layout.hearts:
+        drafts_of = SectorDrafts.of(settings)
     else:
         maker = ShapeMaker(settings)
         drafts_of = SphereDrafts(settings, scans, maker.size, maker.spacing_mm)
-    types = {} if settings.hearts else drafts_of.types(scans)
+    types = {} if settings.layout.hearts else drafts_of.types(scans)
     if painting and types:
         if painting.types not in (1, defaults.painting["types"]):
             raise UserError(
@@ -162,8 +162,8 @@ def _make(
     skipped: reasons, where the user asked for skipping. maker: of masks from spheres; None: the drafts of
     hearts hold theirs.
     """
-    hearts, layout = given.hearts, given.layout
-    if hearts:
+    layout = given.layout
+    if layout.hearts:
         settings = {"seed": given.seed, **given.recorded(SECTOR_SETTINGS)}
     else:
         settings = maker.recorded | {"spheres": given.spheres, **given.recorded(SPHERE_SETTINGS)}
@@ -182,7 +182,7 @@ def _make(
     say(f"{usable} scans{part}: {len(due)} masks to make, {len(drafts) - len(due)} kept")
     source, written = lru_cache(maxsize=1)(read_volume), 0
     with tqdm(total=len(due), unit="mask", desc="making masks", disable=not share.main) as progress:
-        for draft, labels, attempt in drawn_masks(due) if hearts else maker.masks(due):
+        for draft, labels, attempt in drawn_masks(due) if layout.hearts else maker.masks(due):
             progress.update()
             if labels is None:
                 reason = (
@@ -196,7 +196,7 @@ def _make(
             _write(draft, labels, source(draft.scan.path), layout, paths[draft.name])
             facts = (
                 heart_facts(draft, layout)
-                if hearts
+                if layout.hearts
                 else lung_facts(draft, labels, source(draft.scan.path), layout)
             )
             names, sha256 = (draft.name, draft.scan.name, draft.number), sha256_of_file(paths[draft.name])
@@ -247,7 +247,7 @@ def _due(
 
 def _finish(given, scans, drafts_of, drafts, share, table, skipped) -> None:
     """What is seen of the whole run: one table, pictures, a summary."""
-    output_dir, layout, hearts = table.path.parent, given.layout, given.hearts
+    output_dir, layout = table.path.parent, given.layout
     table.join()
     if share.count > 1:  # the pictures show the first scans, whoever made their masks
         drafts = plan(scans[: given.preview_masks], drafts_of, [], False)
@@ -256,8 +256,8 @@ def _finish(given, scans, drafts_of, drafts, share, table, skipped) -> None:
     if not made:
         raise UserError(f"no mask was made: {skipped[0]}")
     shown = made[: given.preview_masks]
-    save_preview(output_dir / "preview.png", shown, paths, layout, hearts)
-    save_surface_sheet(output_dir / "surfaces.png", shown, paths, layout, hearts)
+    save_preview(output_dir / "preview.png", shown, paths, layout)
+    save_surface_sheet(output_dir / "surfaces.png", shown, paths, layout)
     if given.viewer:
         print(f"wrote {save_page(output_dir / 'viewer.html', made, paths, layout, given.unit or '')}")
     others = table.made_otherwise(draft.name for draft in made)

@@ -95,7 +95,7 @@ def find_scans(settings: MaskInferenceSettings, skipped: list[str] | None = None
     output_dir = absolute_path(settings.output_dir)
     others = (given_path(masks) for masks in (settings.organ_masks, settings.lesion_masks))
     refuse_among_sources({"output_dir": output_dir}, (folder, *others))
-    if settings.hearts or settings.spheres == FROM_MASKS:
+    if layout.hearts or settings.spheres == FROM_MASKS:
         masks_from = given_path(settings.masks_from)
         cases = find_cases(root, layout, skipped=(missing := []), mask_dir=masks_from)
         for reason in missing:

@@ -14,7 +14,7 @@ from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.scans import read_volume
 from LeFusion.dataset.volume import Volume
 from LeFusion.errors import UserError
-from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
+from LeFusion.runtime.pictures import PLANES, around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.processes import Share
 from LeFusion.runtime.tables import Table, markdown_table
 from LeFusion.viewer.manifest import layout_text, write_masks_page
@@ -139,39 +139,46 @@ def heart_facts(draft: Draft, layout: Layout) -> dict[str, float | None]:
     }
 
 
-def save_preview(
-    path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layout: Layout, hearts: bool
-) -> Path:
+def save_preview(path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layout: Layout) -> Path:
     """Outlines over the scan: in the three planes through a lesion, or in three slices of a heart."""
     rows, outlines, names = [], [], []
     for draft in drafts:
         image, labels = _read(draft, paths, layout)
-        lesion = np.isin(labels, layout.lesion_labels)
-        shown = np.where(lesion, labels, 0)
-        if hearts:
-            levels = np.flatnonzero(lesion.any(axis=(1, 2)))
-            levels = levels[np.linspace(0, len(levels) - 1, 3).round().astype(int)]
-            planes = [(image[z], shown[z]) for z in levels]
+        shown = np.where(np.isin(labels, layout.lesion_labels), labels, 0)
+        if layout.hearts:
+            planes = _heart_planes(image, shown)
+            low, high = np.percentile(image[extent(labels > 0).slices], (1, 99))
         else:
-            planes = []
-            for axis in range(3):
-                turned = np.moveaxis(lesion, axis, 0)
-                level = lesion_slice(turned)
-                planes.append((np.moveaxis(image, axis, 0)[level], np.moveaxis(shown, axis, 0)[level]))
-            planes = [(a[::-1], b[::-1]) if axis else (a, b) for axis, (a, b) in enumerate(planes)]
-        window = (-1000, 400) if not hearts else np.percentile(image[extent(labels > 0).slices], (1, 99))
+            planes, (low, high) = _lung_planes(image, shown), (-1000, 400)
         parts = [around(mask > 0, SIDE) for _, mask in planes]
         scaled = [
-            np.clip((plane[part] - window[0]) / max(window[1] - window[0], 1e-9), 0, 1)
+            np.clip((plane[part] - low) / max(high - low, 1e-9), 0, 1)
             for (plane, _), part in zip(planes, parts, strict=True)
         ]
         rows.append([scaled[0], *scaled])
         outlines.append([None, *(mask[part] for (_, mask), part in zip(planes, parts, strict=True))])
         names.append(_short(draft))
-    titles = ["first slice", "middle slice", "last slice"] if hearts else ["axial", "coronal", "sagittal"]
+    titles = ("first slice", "middle slice", "last slice") if layout.hearts else PLANES
     titles = [f"scan, {titles[0]}", *(f"mask, {title}" for title in titles)]
     save_contact_sheet(path, rows, outlines, titles, names, (0, 1))
     return path
+
+
+def _heart_planes(image: np.ndarray, lesions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Image and lesions in the first, the middle and the last slice with a lesion."""
+    levels = np.flatnonzero(lesions.any(axis=(1, 2)))
+    levels = levels[np.linspace(0, len(levels) - 1, 3).round().astype(int)]
+    return [(image[z], lesions[z]) for z in levels]
+
+
+def _lung_planes(image: np.ndarray, lesions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Image and lesions in PLANES, each where the lesion is largest, head up."""
+    planes = []
+    for axis in range(3):
+        level = lesion_slice(np.moveaxis(lesions > 0, axis, 0))
+        pair = (np.moveaxis(array, axis, 0)[level] for array in (image, lesions))
+        planes.append(tuple(plane[::-1] if axis else plane for plane in pair))
+    return planes
 
 
 def shown_with(scan: Scan, layout: Layout, unit: str | None) -> dict[str, str]:
@@ -185,21 +192,20 @@ def save_page(path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layou
     return write_masks_page(path, masks, layout, unit)
 
 
-def save_surface_sheet(
-    path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layout: Layout, hearts: bool
-) -> Path:
+def save_surface_sheet(path: Path, drafts: Sequence[Draft], paths: dict[str, Path], layout: Layout) -> Path:
     """The lesions as shaded surfaces; of a heart the wall as well, to be looked through."""
     scenes, names = [], []
     for draft in drafts:
         _, labels = _read(draft, paths, layout)
         scene = [(labels == label) for label in layout.lesion_labels]
-        if hearts:
+        if layout.hearts:
             scene = [np.isin(labels, [layout.myocardium_label, *layout.lesion_labels]), *scene]
-        box = extent(scene[0] if hearts else np.any(scene, axis=0)).slices
+        box = extent(scene[0] if layout.hearts else np.any(scene, axis=0)).slices
         scenes.append([part[box] for part in scene])
         names.append(_short(draft))
     spacing = [draft.spacing_mm for draft in drafts]
-    opacities = (WALL_OPACITY, *np.linspace(INFARCT_OPACITY, 1, len(layout.lesion_labels))) if hearts else ()
+    lesions = np.linspace(INFARCT_OPACITY, 1, len(layout.lesion_labels))
+    opacities = (WALL_OPACITY, *lesions) if layout.hearts else ()
     save_surfaces(path, scenes, spacing, names, opacities)
     return path
 

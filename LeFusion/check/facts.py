@@ -236,7 +236,7 @@ def _measure_intensities(facts: CaseFacts, values: np.ndarray, settings: CheckSe
 
 def _measure_labels(facts: CaseFacts, labels: np.ndarray, settings: CheckSettings) -> None:
     layout, where = settings.layout, relative(facts.mask_path, settings.root)
-    known = (*layout.lesion_labels, *layout.other_labels)
+    known = layout.known_labels[1:]
     counts = _count_values(labels)
     counts.pop(0.0, None)
     unknown = sorted(set(counts) - set(known))

@@ -135,7 +135,7 @@ def _label_faults(cases: Sequence[CaseFacts], settings: CheckSettings) -> list[F
     read = [case for case in cases if case.mask_dtype]
     if not read:
         return []
-    for label in (*layout.lesion_labels, *layout.other_labels):
+    for label in layout.known_labels[1:]:
         if not any(label in case.labels for case in read):
             lesion = label in layout.lesion_labels
             findings.append(

@@ -265,7 +265,7 @@ def _network_region(image, labels, lesions, case: CaseFacts, settings: CheckSett
     """
     wanted = settings.spacing_mm or case.spacing_mm
     size = [math.ceil(n * w / s) for n, w, s in zip(settings.size, wanted, case.spacing_mm, strict=True)]
-    around = [labels > 0, lesions > 0] if settings.layout.myocardium_label is not None else [lesions > 0]
+    around = [labels > 0, lesions > 0] if settings.layout.hearts else [lesions > 0]
     for mask in around:
         with suppress(ValueError):
             box = lesion_box(mask, size)

@@ -59,7 +59,7 @@ class Layout:
         object.__setattr__(self, "mask_names", tuple(tuple(pair) for pair in self.mask_names))
         object.__setattr__(self, "lesion_labels", tuple(self.lesion_labels))
         object.__setattr__(self, "other_labels", tuple(self.other_labels))
-        labels = (0, *self.lesion_labels, *self.other_labels)
+        labels = self.known_labels
         if not self.lesion_labels or len(set(labels)) < len(labels) or not set(labels) <= LABELS:
             raise UserError(
                 f"lesion_labels {self.lesion_labels} and other_labels {self.other_labels} must be different "
@@ -101,9 +101,19 @@ class Layout:
             )
 
     @property
+    def hearts(self) -> bool:
+        """Whether the images are of hearts, whose labels tell the wall."""
+        return self.myocardium_label is not None
+
+    @property
+    def known_labels(self) -> tuple[int, ...]:
+        """All values that a mask may hold."""
+        return (0, *self.lesion_labels, *self.other_labels)
+
+    @property
     def label_dtype(self) -> np.dtype:
         """What holds each of the labels: uint8, or uint16 where one is above 255."""
-        return np.min_scalar_type(max(*self.lesion_labels, *self.other_labels, 0, 1))
+        return np.min_scalar_type(max(self.known_labels))
 
     def labels_of(self, values: np.ndarray) -> np.ndarray:
         """What a mask holds, with all its instances as the one lesion label."""

@@ -92,7 +92,7 @@ class LoadedCase:
 
     @cached_property
     def _organ(self) -> tuple[torch.Tensor, Box] | None:
-        if self.layout.myocardium_label is None:
+        if not self.layout.hearts:
             return None
         whole = extent(self.labels_dhw > 0)
         mask = torch.from_numpy(self.labels_dhw[whole.slices] > 0)[None]
@@ -357,12 +357,11 @@ def _check_labels(case: Case, mask: Volume, layout: Layout, need_lesion: bool) -
         if found == {0.0}:
             raise UserError(f"{case.mask_path}: has no lesion voxel; draw a lesion or leave the case out")
         return
-    unknown = sorted(found - {0, *layout.lesion_labels, *layout.other_labels})
+    unknown = sorted(found.difference(layout.known_labels))
     if unknown:
-        known = sorted((0, *layout.lesion_labels, *layout.other_labels))
         raise UserError(
             f"{case.mask_path}: holds the unknown values {_numbers(unknown)}; a mask may hold only "
-            f"{_numbers(known)} (layout.lesion_labels, layout.other_labels)"
+            f"{_numbers(sorted(layout.known_labels))} (layout.lesion_labels, layout.other_labels)"
         )
     if need_lesion and found.isdisjoint(layout.lesion_labels):
         raise UserError(

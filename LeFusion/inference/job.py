@@ -156,7 +156,7 @@ def _hosts(settings: InferenceSettings, read: Callable[..., LoadedCase]) -> Call
         if name:
             raise UserError(f"donor={name} needs lesions_from, the data set that it is in")
         return lambda case: Host(read(case))
-    if layout.myocardium_label is None:
+    if not layout.hearts:
         raise UserError(
             "lesions_from moves lesions between hearts and needs layout.cavity_label and "
             f"layout.myocardium_label; data_type={settings.data_type} has none. Draw lesions in the masks"

@@ -1,7 +1,6 @@
 """Infarcts in late-enhancement MR of hearts, with no-reflow within: value in, value out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from DiffMask.inference.plan import Scan
 from LeFusion.box_painter import paint_case
 from LeFusion.dataset.axes import Axes
 from LeFusion.dataset.boxes import extent
-from LeFusion.dataset.cases import Case, Layout
+from LeFusion.dataset.cases import Case
 from LeFusion.dataset.intensity import IntensityMap
 from LeFusion.dataset.loading import LoadedCase, load_case
 from LeFusion.dataset.scans import read_volume
@@ -25,21 +24,6 @@ from LeFusion.insertion.tools import Tools
 from LeFusion.textures.histograms import mean_intensity
 
 MARGIN = 12  # voxels around a lesion in pictures
-
-
-@dataclass(frozen=True)
-class SectorSettings:
-    """What SectorDrafts needs to know: keys of MaskInferenceSettings. None: as in real hearts."""
-
-    layout: Layout
-    masks_per_scan: int
-    max_redraws: int
-    seed: int = 0
-    angle_deg: None = None
-    half_angle_deg: None = None
-    transmurality: None = None
-    heights: None = None
-    no_reflow_share: None = None
 
 
 def insert_infarct(
@@ -64,8 +48,8 @@ def insert_infarct(
     name = f"{seed}/{scan_address(volume, axes, axes.spacing_mm(volume), window)}/{version}"
     labels = axes.to_dhw(label_map.labels)
     if not np.isin(labels, layout.lesion_labels).any():
-        drafts = SectorDrafts(SectorSettings(layout, version, given.max_redraws))
-        labels = drafts(Scan(name, volume.path, labels_path))[-1].labels
+        (draft,) = SectorDrafts(layout, [version], given.max_redraws)(Scan(name, volume.path, labels_path))
+        labels = draft.labels
     conditions = tools.conditions({name: texture}, {name: str(volume.path)})
     loaded = load_case(
         Case(name, volume.path, labels_path),

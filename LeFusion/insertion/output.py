@@ -14,13 +14,12 @@ from LeFusion.dataset.scans import NIFTI_ENDINGS, ending_of, write_label_like, w
 from LeFusion.dataset.storage import write_json
 from LeFusion.insertion.result import InsertedScan, Lesion
 from LeFusion.runtime.hashing import sha256_of_file
-from LeFusion.runtime.pictures import around, lesion_slice, save_contact_sheet
+from LeFusion.runtime.pictures import PLANES, around, lesion_slice, save_contact_sheet
 from LeFusion.runtime.tables import write_csv
 
 REPORT = "report.json"
 SIDE_MM = 48  # of the part of a plane that is shown, at least
 PREVIEW_HU = (-1000, 400)
-PLANES = ("axial", "coronal", "sagittal")
 
 
 def write_output(

@@ -98,7 +98,7 @@ def find_scans(
     skipped: a list to which hearts without a label map are reported; None makes them an error.
     """
     path, labels, layout = given_path(settings.input), given_path(settings.labels), settings.layout
-    if layout.myocardium_label is None:
+    if not layout.hearts:
         if labels is not None:
             raise UserError(f"labels={settings.labels} are of hearts, for data_type=emidec; see masks")
         scans = find_images(path, left_out := [], "input")
@@ -135,7 +135,7 @@ def _wanted(
 
 def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> int | list[int] | list[Site]:
     """What a scan is to get: a count, or its sites."""
-    if settings.layout.myocardium_label is not None:
+    if settings.layout.hearts:
         for key in ("lesions", "sites", "masks", "diameter_mm"):
             if getattr(settings, key) not in (None, 1, REGIONS):
                 raise UserError(
@@ -287,7 +287,7 @@ def _make(
                 if held != name:
                     volume, held = None, None
                     volume, held = read_volume(scans[name][0]), name
-                if tools.hearts:
+                if settings.layout.hearts:
                     inserted = insert_infarct(volume, scans[name][1], tools, *drawn, done=progress.update)
                 else:
                     asked = *drawn, settings.diameter_mm
@@ -314,7 +314,7 @@ def _write_page(settings: InsertSettings, output: Path, scans: dict, folders: di
     layout, unit, read = settings.layout, settings.unit or "", []
     for folder, (name, *_) in folders.items():
         image = next(path for path in folder.iterdir() if path.name.startswith("image"))
-        numbered = layout.myocardium_label is None
+        numbered = not layout.hearts
         files = [Files("with lesions", folder / "labels.nii.gz", image, numbered)]
         read.append(partial(read_scan, folder.name, scans[name][0], files, layout, unit))
     return write_page(output / "viewer.html", read, output.name)

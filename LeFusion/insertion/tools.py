@@ -47,7 +47,7 @@ class Tools:
             painter = BoxPainter.of_settings(settings, checkpoint)
             checkpoint.network.to(choose_device(settings.device), DTYPES[settings.precision])
         files, maker = [path], None
-        if settings.layout.myocardium_label is None:
+        if not settings.layout.hearts:
             files.append(given_path(settings.mask_model_path))
             maker = ShapeMaker(
                 ShapeSettings(
@@ -64,10 +64,6 @@ class Tools:
             )
         weights = {file.name: sha256_of_file(file) for file in files}
         return cls(settings, painter, maker, default_palette(settings), weights)
-
-    @property
-    def hearts(self) -> bool:
-        return self.settings.layout.myocardium_label is not None
 
     @property
     def unit(self) -> str:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from LeFusion.dataset.storage import atomic_file
 
+PLANES = ("axial", "coronal", "sagittal")  # across the axes of a volume, depth first
 OUTLINES = ("#ffb000", "#35c2ff", "#ff5db0", "#8bdc4b")  # of the lesion classes
 
 

@@ -24,7 +24,7 @@ def paint(
     scan: Scan, lesions: list[Scan], data_type: DataType, generator: np.random.Generator, blend_mm: float
 ) -> Painted:
     """One training lesion in a scan; see the top of this file."""
-    if data_type.layout.myocardium_label is not None:
+    if data_type.layout.hearts:
         return paste_into_heart(scan, lesions, data_type, generator, blend_mm)
     own = scan.lesion(data_type.layout)
     if not own.any():

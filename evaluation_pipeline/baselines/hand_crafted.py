@@ -31,7 +31,7 @@ def paint(
     layout = data_type.layout
     donor = lesions[generator.integers(len(lesions))]
     mean, sd = _statistics(donor, scan, layout)
-    if layout.myocardium_label is not None:
+    if layout.hearts:
         labels, mask = made_up_lesion(scan, layout, generator)
     else:
         own = scan.lesion(layout)
@@ -90,7 +90,7 @@ def _statistics(donor: Scan, scan: Scan, layout: Layout) -> tuple[float, float]:
     """Mean and standard deviation of a training lesion in the scan's units; for hearts relative to healthy
     myocardium."""
     values = donor.values[donor.lesion(layout)]
-    if layout.myocardium_label is None:
+    if not layout.hearts:
         return float(values.mean()), float(values.std())
     (mean, span), (donor_mean, donor_span) = healthy_scale(scan, layout), healthy_scale(donor, layout)
     return mean + (values.mean() - donor_mean) / donor_span * span, float(values.std()) / donor_span * span

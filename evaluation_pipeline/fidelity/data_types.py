@@ -59,7 +59,7 @@ def data_type_of(arguments: argparse.Namespace, root_dir: str | Path) -> DataTyp
         layout = replace(layout, **NNUNET_FOLDERS)
     if arguments.lesion_labels:
         chosen = tuple(arguments.lesion_labels)
-        rest = [v for v in (*layout.lesion_labels, *layout.other_labels) if v not in chosen]
+        rest = [v for v in layout.known_labels[1:] if v not in chosen]
         layout = replace(layout, lesion_labels=chosen, other_labels=tuple(rest))
     if arguments.other_labels is not None:
         layout = replace(layout, other_labels=tuple(arguments.other_labels))

@@ -95,11 +95,11 @@ def read_pair(
     mask_volume = on_grid_of(mask_volume, volume)
     stored = data_type.layout.labels_of(mask_volume.labels)
     found = np.unique(stored)
-    unknown = [f"{v:g}" for v in found if v not in data_type.known_labels]
+    unknown = [f"{v:g}" for v in found if v not in data_type.layout.known_labels]
     if unknown:
         raise UserError(
             f"{mask_path}: holds the labels {', '.join(unknown[:5])}, but {data_type.name} has "
-            f"{', '.join(map(str, data_type.known_labels))}; give --lesion_labels and --other_labels"
+            f"{', '.join(map(str, data_type.layout.known_labels))}; give --lesion_labels and --other_labels"
         )
     if not found.any():
         raise UserError(f"{mask_path}: is empty; a mask needs the lesion's voxels")

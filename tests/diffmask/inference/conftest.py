@@ -39,7 +39,9 @@ def plan(settings):
     def drafts(root, layout=LIDC, size=SIZE, **changes):
         given = settings(root, layout, **{key: _plain(value) for key, value in changes.items()})
         found = find_scans(given)
-        drafts_of = SectorDrafts(given) if given.hearts else SphereDrafts(given, found, size, ONE_MM)
+        drafts_of = (
+            SectorDrafts.of(given) if given.layout.hearts else SphereDrafts(given, found, size, ONE_MM)
+        )
         return [draft for scan in found for draft in drafts_of(scan)]
 
     return drafts

@@ -73,7 +73,7 @@ def test_hearts_are_scaled_by_their_range_and_healthy_myocardium(pair):
 
 def test_a_case_without_the_chosen_labels_is_left_out(tmp_path, pair):
     data_type = data_type_of(flags("--data_type", "emidec", "--lesion_labels", "4"), tmp_path)
-    assert data_type.known_labels == (0, 4, 3, 1, 2)
+    assert data_type.layout.known_labels == (0, 4, 3, 1, 2)
     labels = np.moveaxis(block(label=3), 0, 2)
     image = np.random.default_rng(0).integers(0, 255, labels.shape).astype(np.int16)
     left_out = []
@@ -162,7 +162,7 @@ def test_flags_change_the_data_type(tmp_path):
     (tmp_path / "Image").mkdir()
     argv = ("--lesion_labels", "2", "--other_labels", "1", "--window", "-100", "250", "--depth_axis", "2")
     found = data_type_of(flags(*argv), tmp_path)
-    assert (found.known_labels, found.window, found.layout.depth_axis) == ((0, 2, 1), (-100, 250), 2)
+    assert (found.layout.known_labels, found.window, found.layout.depth_axis) == ((0, 2, 1), (-100, 250), 2)
     with pytest.raises(ValueError, match="--window"):
         data_type_of(flags("--window", "3", "3"), tmp_path)
 
