@@ -59,7 +59,7 @@ from LeFusion.runtime.commandline import (
 from LeFusion.runtime.hashing import sha256_of_file
 from LeFusion.runtime.kept import is_whole
 from LeFusion.runtime.overrides import any_path
-from LeFusion.runtime.processes import Share, find_share
+from LeFusion.runtime.processes import Share, find_share, refuse_nothing_usable
 from LeFusion.settings import InferenceSettings
 from LeFusion.textures.choice import choose_conditions
 
@@ -167,9 +167,8 @@ def _make(
         settings = {"seed": given.seed, **given.recorded(SECTOR_SETTINGS)}
     else:
         settings = maker.recorded | {"spheres": given.spheres, **given.recorded(SPHERE_SETTINGS)}
-    drafts = plan(share.of(scans), drafts_of, skipped, share.main)
-    if not drafts and share.count == 1:
-        raise UserError(f"no usable scan: {skipped[0]}")
+    drafts = share.together(lambda: plan(share.of(scans), drafts_of, skipped, share.main))
+    refuse_nothing_usable(share, drafts, skipped, "scan")
     table = MaskTable(output_dir / "masks.csv", settings, share)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     if given.paint:

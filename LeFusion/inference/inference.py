@@ -49,7 +49,7 @@ from LeFusion.runtime.commandline import (
 from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
 from LeFusion.runtime.memory import BatchSize
 from LeFusion.runtime.overrides import any_path
-from LeFusion.runtime.processes import find_share
+from LeFusion.runtime.processes import find_share, refuse_nothing_usable
 from LeFusion.settings import InferenceSettings
 from LeFusion.tasks import Patch, Task, paint_together
 from LeFusion.textures.histograms import lesion_histogram
@@ -77,9 +77,8 @@ def run(settings: InferenceSettings) -> Path:
     labels = job.layout.lesion_labels
     manifest = Manifest(image_root / "manifest.csv", job.bins, labels, job.unit, recorded, share, job.layout)
     plan = partial(_plan, job, manifest, settings.types, image_root, label_root)
-    outputs = plan(share.of(cases), skipped, share.main)
-    if not outputs and share.count == 1:
-        raise UserError(f"no usable case: {skipped[0]}")
+    outputs = share.together(lambda: plan(share.of(cases), skipped, share.main))
+    refuse_nothing_usable(share, outputs, skipped, "case")
     due = _due(outputs, job, manifest, settings.overwrite)
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(cases)} cases)"
     say(

@@ -108,7 +108,7 @@ def run_command(command: Callable[[], None]) -> None:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" (process {rank})"
         line = f"error{where}: {' '.join(str(error).split())}"
-        print(line, file=sys.stderr, flush=True)
+        print(f"{line}\n", end="", file=sys.stderr, flush=True)  # whole, though others print at the time
         if _sweeping() and "WORLD_SIZE" not in os.environ:  # others of a launch would wait for it
             # Hydra keeps this until all jobs are through, then prints the job's overrides and the line
             raise CompactHydraException(line) from None

@@ -1,7 +1,7 @@
 """Which share of the cases this process does: processes of one launch (torchrun) and jobs of an array."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -60,6 +60,30 @@ class Share:
         from accelerate.utils import gather_object
 
         return gather_object(values)
+
+    def together(self, work: Callable[[], Item]) -> Item:
+        """What `work` returns, once it has ended in all processes of the launch; each must call this.
+
+        Where it raises a UserError in one, all raise one, so that none waits for another that has ended.
+        """
+        error = result = None
+        try:
+            result = work()
+        except UserError as found:
+            error = found
+        failed = [rank for rank in self.gather([None if error is None else self.rank]) if rank is not None]
+        if error is not None:
+            raise error
+        if failed:
+            raise UserError(f"stopped, as process {failed[0]} has met an error")
+        return result
+
+
+def refuse_nothing_usable(share: Share, usable: Sequence, skipped: Sequence[str] | None, what: str) -> None:
+    """Raises UserError, in every process of the launch, where none of them has a usable case (`what`) and all
+    shares are done here. skipped: why this process has passed cases over. Every process must call it."""
+    if share.joins and not any(share.gather([len(usable)])):
+        raise UserError(f"no usable {what}: {share.gather(list(skipped or []))[0]}")
 
 
 def find_share(shard: int = 0, shards: int = 1, device: str = "auto") -> Share:

@@ -106,7 +106,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequenc
     besides is left out.
     """
     with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n", extrasaction="ignore")
+        names = list(rows[0]) if columns is None else columns
+        writer = csv.DictWriter(file, names, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -59,21 +59,26 @@ def test_shares_that_do_not_exist_are_refused(paint, given):
     assert_refused(paint(*given), "shard")
 
 
-def test_two_processes_write_what_one_writes(paint, lidc, tmp_path, files):
-    paint("types=2", out="one")
+def in_two_processes(lidc, tmp_path, *overrides):
+    """The finished launch of two processes that paint the normal cases into the folder `two`."""
     model = next(tmp_path.glob("*.safetensors"))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *(SCRIPT, *REGION, f"model_path={model}", f"dataset_root_dir={lidc / 'Normal' / 'Image'}"),
         *(f"target_img_path={tmp_path / 'two' / 'Image'}", f"target_label_path={tmp_path / 'two' / 'Mask'}"),
-        *("num_steps=2", "types=2", "device=auto"),
+        *("num_steps=2", "types=2", "device=auto", *overrides),
     ]
-    result = subprocess.run(
+    return subprocess.run(
         [str(word) for word in command],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def test_two_processes_write_what_one_writes(paint, lidc, tmp_path, files):
+    paint("types=2", out="one")
+    result = in_two_processes(lidc, tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("wrote 6 images") == 1, result.stdout
     assert volumes(files(tmp_path / "two")) == volumes(files(tmp_path / "one"))
@@ -81,6 +86,18 @@ def test_two_processes_write_what_one_writes(paint, lidc, tmp_path, files):
     rows = manifest_of(tmp_path / "two")
     assert without_times(rows) == without_times(manifest_of(tmp_path / "one"))
     assert {row["case"] for row in rows} == {f"{name}_CVol_2" for name in CASES}
+
+
+def test_a_bad_case_of_one_process_is_said_without_a_traceback_of_the_other(lidc, save_network, tmp_path):
+    save_network()
+    (bad,) = (lidc / "Normal" / "Image").rglob("N-0002_*.nii.gz")  # of the second process
+    bad.write_bytes(bad.read_bytes()[:300])
+    result = in_two_processes(lidc, tmp_path)
+    assert result.returncode == 1 and "RuntimeError" not in result.stderr, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert "error: stopped, as process 1 has met an error" in errors
+    assert any(line.startswith(f"error (process 1): {bad}") for line in errors)
+    assert not (tmp_path / "two").exists()
 
 
 def test_memory_that_runs_out_changes_no_voxel(paint, tmp_path, files, monkeypatch):
