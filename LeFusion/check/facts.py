@@ -106,9 +106,15 @@ def relative(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
+def where_and_fix(error: Exception, path: Path, root: Path) -> tuple[str, str]:
+    """An error "<path>: <reason>; <fix>" in the report's words: the file with the reason, and the fix."""
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split()).removeprefix(f"{path}: ")
+    reason, _, fix = text.rpartition("; ")
+    return f"{relative(path, root)} {reason or text}", fix if reason else ""
+
+
+def measure(facts: CaseFacts, settings: CheckSettings) -> None:
     """Reads the files that `facts` names and fills in the rest; what is wrong goes to facts.findings."""
-    layout = settings.layout
     image = _read(facts, facts.image_path, settings.root)
     mask = _read(facts, facts.mask_path, settings.root)
     axes = None
@@ -116,49 +122,24 @@ def measure(facts: CaseFacts, settings: CheckSettings) -> CaseFacts:
         if volume is not None and axes is None:
             axes = _measure_geometry(facts, volume, settings)
     if axes is None:
-        return facts
-    values = None
-    if image is not None:
-        values = axes.to_dhw(image.values)
-        _measure_intensities(facts, values, settings)
-        try:
-            refuse_other_units(image, settings.window)
-        except UserError as error:
-            reason, _, fix = str(error).removeprefix(f"{image.path}: ").rpartition("; ")
-            where = f"{relative(image.path, settings.root)} {reason}"
-            facts.add("error", "the image is not in HU", where, fix)
-        facts.dtype = str(image.raw.dtype)
+        return
+    values = None if image is None else _measure_image(facts, image, axes, settings)
     if mask is None:
-        return facts
-    facts.mask_dtype = str(mask.raw.dtype)
-    if image is not None and sorted(mask.raw.shape) == sorted(image.raw.shape):
-        try:
-            mask = on_grid_of(mask, image)
-        except UserError as error:
-            fix = "export the mask again on the image's grid"
-            reason = str(error).removeprefix(f"{mask.path}: ").rpartition("; ")[0]
-            where = f"{relative(mask.path, settings.root)} {reason}"
-            facts.add("error", "mask and image differ in geometry (affine)", where, fix)
-            return facts
-    labels = layout.labels_of(axes.to_dhw(mask.labels))
-    _measure_labels(facts, labels, settings)
-    lesion = np.isin(labels, layout.lesion_labels)
-    if facts.spacing_mm is not None and lesion.any():
-        _measure_extent(facts, lesion, settings)
-    if image is None:
-        return facts
-    where = relative(mask.path, settings.root)
+        return
+    labels = _measure_mask(facts, mask, image, axes, settings)
+    if labels is None or values is None:
+        return
     if labels.shape != values.shape:
         facts.add(
             "error",
             "mask and image differ in shape",
-            f"{where} {mask.raw.shape}, image {image.raw.shape}",
+            f"{relative(mask.path, settings.root)} {mask.raw.shape}, image {image.raw.shape}",
             "export the mask again on the image's grid: one voxel of the mask for each of the image",
         )
-        return facts
+        return
+    lesion = np.isin(labels, settings.layout.lesion_labels)
     if facts.window is not None and lesion.any():
-        _measure_lesion(facts, values[lesion], labels[lesion], layout, settings.bins)
-    return facts
+        _measure_lesion(facts, values[lesion], labels[lesion], settings.layout, settings.bins)
 
 
 def _read(facts: CaseFacts, path: Path | None, root: Path) -> Volume | None:
@@ -167,15 +148,43 @@ def _read(facts: CaseFacts, path: Path | None, root: Path) -> Volume | None:
     try:
         return read_volume(path)
     except (ValueError, OSError) as error:
-        text = " ".join((getattr(error, "strerror", None) or str(error)).split()).removeprefix(f"{path}: ")
-        reason, _, fix = text.rpartition("; ")
-        facts.add(
-            "error",
-            "file cannot be used",
-            f"{relative(path, root)} {reason or text}",
-            fix if reason else "make the file readable, or leave the case out",
-        )
+        where, fix = where_and_fix(error, path, root)
+        fix = fix or "make the file readable, or leave the case out"
+        facts.add("error", "file cannot be used", where, fix)
         return None
+
+
+def _measure_image(facts: CaseFacts, image: Volume, axes: Axes, settings: CheckSettings) -> np.ndarray:
+    """Returns the values (D, H, W)."""
+    values = axes.to_dhw(image.values)
+    _measure_intensities(facts, values, settings)
+    try:
+        refuse_other_units(image, settings.window)
+    except UserError as error:
+        facts.add("error", "the image is not in HU", *where_and_fix(error, image.path, settings.root))
+    facts.dtype = str(image.raw.dtype)
+    return values
+
+
+def _measure_mask(
+    facts: CaseFacts, mask: Volume, image: Volume | None, axes: Axes, settings: CheckSettings
+) -> np.ndarray | None:
+    """Returns the labels (D, H, W); None where they lie elsewhere than the image."""
+    facts.mask_dtype = str(mask.raw.dtype)
+    if image is not None and sorted(mask.raw.shape) == sorted(image.raw.shape):
+        try:
+            mask = on_grid_of(mask, image)
+        except UserError as error:
+            where, _ = where_and_fix(error, mask.path, settings.root)
+            fix = "export the mask again on the image's grid"
+            facts.add("error", "mask and image differ in geometry (affine)", where, fix)
+            return None
+    labels = settings.layout.labels_of(axes.to_dhw(mask.labels))
+    _measure_labels(facts, labels, settings)
+    lesion = np.isin(labels, settings.layout.lesion_labels)
+    if facts.spacing_mm is not None and lesion.any():
+        _measure_extent(facts, lesion, settings)
+    return labels
 
 
 def _measure_geometry(facts: CaseFacts, volume: Volume, settings: CheckSettings) -> Axes | None:
