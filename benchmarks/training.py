@@ -57,6 +57,7 @@ from plain_unet import PlainUNet3D
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from LeFusion.dataset.augmentation import Augmentation
 from LeFusion.dataset.cases import Layout, find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.diffusion import NoiseSchedule
@@ -200,7 +201,9 @@ def make_cases(folder: Path, size: list[int]) -> Path:
 def read_dataset(folder: Path, arguments: argparse.Namespace) -> LesionDataset:
     """Whole regions with flips, each read once into memory, as LeFusion/train/train.py does."""
     layout = Layout()
-    dataset = LesionDataset(find_cases(folder, layout), layout, arguments.size, bins=BINS, augment=True)
+    dataset = LesionDataset(
+        find_cases(folder, layout), layout, arguments.size, bins=BINS, augmentation=Augmentation(True)
+    )
     for index in range(len(dataset)):
         dataset[index]
     return dataset

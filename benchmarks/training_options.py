@@ -36,7 +36,7 @@ def lesion_error(path: Path, settings: TrainSettings) -> float:
     checkpoint = load_checkpoint(path)
     denoiser, schedule = Denoiser.of(checkpoint.metadata), NoiseSchedule.cosine(settings.timesteps)
     cases = find_cases(settings.dataset_root_dir, settings.layout, settings.test_txt_dir, "test")
-    dataset = LesionDataset(cases, settings.layout, window=settings.window, region="lesion")
+    dataset = LesionDataset(cases, settings.layout, window=settings.window)
     errors, (low, high) = [], settings.window
     for index in range(len(dataset)):
         item = dataset[index]

@@ -1,17 +1,67 @@
 """What training changes at random: draw the parameters, then call the transform with them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.ndimage
 import torch
 
+from LeFusion.errors import UserError
 from LeFusion.textures.histograms import match_intensities
 
 STEEPEST = 1.6  # what histogram matching may stretch intensities by: more makes patterns out of noise
 GAMMAS, REMAPPED = (0.3, 1.25), 0.7  # of remap_contrast, and how often it is applied
 NOISE_LIMIT = 2.5  # standard deviations; what exceeds them is structure
+
+
+@dataclass(frozen=True, eq=False)
+class HistogramMatching:
+    """Lesions that take on the intensities of others, in rank order, as a texture asks for in inference.
+
+    Attributes:
+        probability: how often a lesion does.
+        histograms: (cond_dim,) each, that may be drawn besides those of the data set's lesions.
+        reference: the mean of the reference label that `histograms` are stated for; None: absolute ones.
+        like_size: draw among so many of the data set's lesions of nearest size; None: among all.
+        of_size: (volume in mm3, generator) -> a histogram of a lesion of like size, drawn half of the time.
+    """
+
+    probability: float = 0.0
+    histograms: Sequence[torch.Tensor] = ()
+    reference: float | None = None
+    like_size: int | None = None
+    of_size: Callable[[float, torch.Generator], torch.Tensor] | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.probability <= 1:
+            raise UserError(f"histogram_matching={self.probability} must be a probability, 0 to 1")
+        if self.like_size is not None and self.like_size < 1:
+            raise UserError(f"like_size={self.like_size} must be at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Augmentation:
+    """What changes from draw to draw of a training sample, besides its place.
+
+    Attributes:
+        flips: each axis with probability 0.5.
+        turns: by right angles in the plane of the slices, for square boxes.
+        lesion_contrast: (lowest, highest) factor of remap_contrast; None: none. The histogram follows, and so
+            varies apart from size and surroundings: a network cannot guess it and has to obey it.
+        matching: with the histograms of other lesions.
+    """
+
+    flips: bool = False
+    turns: bool = False
+    lesion_contrast: Sequence[float] | None = None
+    matching: HistogramMatching = HistogramMatching()
+
+    def __post_init__(self):
+        contrast = self.lesion_contrast
+        if contrast is not None and not 0 < contrast[0] <= contrast[1]:
+            raise UserError(f"lesion_contrast {list(contrast)} must be (lowest, highest), above 0")
 
 
 def flip(*volumes: torch.Tensor, axes: Sequence[int]) -> tuple[torch.Tensor, ...]:

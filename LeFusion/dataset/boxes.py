@@ -66,14 +66,6 @@ def box_around(lesion: Box, volume_shape: Sequence[int], size: Sequence[int]) ->
     return _centred(lesion, tuple(size), volume_shape)
 
 
-def tight_box(mask_dhw: Array, margin: int, max_size: Sequence[int]) -> Box:
-    """The lesion's bounding box plus `margin` voxels on each side, rounded up as `tight_box_around` does.
-
-    mask_dhw: (D, H, W) bool. Raises UserError when the mask is empty, and where `tight_box_around` does.
-    """
-    return tight_box_around(extent(mask_dhw), mask_dhw.shape, margin, max_size)
-
-
 def tight_box_around(
     lesion: Box,
     volume_shape: Sequence[int],

@@ -3,13 +3,14 @@
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch.utils.data import Dataset
 
 from LeFusion.dataset.augmentation import (
+    Augmentation,
     draw_contrast,
     draw_flip_axes,
     flip,
@@ -17,7 +18,7 @@ from LeFusion.dataset.augmentation import (
     remap_contrast,
     turn,
 )
-from LeFusion.dataset.boxes import AIR, Box, crop, extent, random_box, tight_box
+from LeFusion.dataset.boxes import AIR, Box, crop, extent, random_box
 from LeFusion.dataset.cases import Case, Layout
 from LeFusion.dataset.edit import carry_change, edit_masks
 from LeFusion.dataset.intensity import Window
@@ -26,43 +27,25 @@ from LeFusion.dataset.parts import fits, numbered
 from LeFusion.errors import UserError
 from LeFusion.textures.histograms import blend_histograms, lesion_histogram, shift_histogram
 
-REGIONS = ("whole", "lesion", "random")
+REGIONS = ("whole", "random")
 OTHER_SHARE = 0.3  # how often histogram matching draws from the histograms given, not from the lesions
-LABEL_ONLY = (
-    0.15  # how often a sample's edit mask is the label alone, so that the network can paint that, too
-)
-
-OtherHistogram = Callable[[float, torch.Generator], torch.Tensor]
+LABEL_ONLY = 0.15  # how often a sample's edit mask is the label alone, for networks that can paint that, too
 
 
 class LesionDataset(Dataset):
-    """The cases of one data set as items for training or inference.
+    """The cases of one data set as items for training.
 
-    region: "whole" = a box of exactly `size` around the organ or the lesion (see LoadedCase.region);
-        "lesion" = a box just around the lesion plus `margin` voxels, at most `size` (sizes then differ
-        between cases); "random" = a random box of `size` that holds the lesion, for training. Of several
-        lesions that no such box holds together each draw shows one.
-    augment: flip each axis with probability 0.5.
-    lesion_contrast: (lowest, highest) factor by which a lesion's contrast to its surroundings is remapped at
-        random (see remap_contrast), None for no such augmentation. The histogram follows, and so varies apart
-        from size and surroundings: a network cannot guess it and has to obey it.
-    histogram_matching: probability that a lesion's intensities are remapped, in rank order, onto the
-        histogram of other lesions: one or a blend of two, drawn from the data set and `other_histograms`. Its
-        own surroundings and shape, another's intensities: what a texture asks for in inference.
-    other_histograms: (cond_dim,) histograms that may be drawn besides those of the data set's lesions;
-        other_reference: the mean of the reference label that they are stated for, None for absolute ones.
-    like_size: draw the other lesion of histogram_matching among so many of the nearest size; None: among all.
-        other_of_size: (volume in mm3, generator) -> a histogram of a lesion of like size, drawn half of the
-        time; it takes the place of other_histograms.
+    size: (depth, height, width) of an item. region: what its box holds: "whole" = the organ or the lesion in
+        the middle (see LoadedCase.region); "random" = the lesion anywhere in it. Of several lesions that no
+        such box holds together each draw shows one.
+    window, spacing_mm: see load_case. bins: of the histogram of each class.
     edit_margin_mm: width of the rim around the lesions that is painted as well, see `edit_masks`;
         least_margin_mm: drawn for each sample, of this width, 1 mm more and so on up to edit_margin_mm;
         None: always the same. Changes of a lesion's intensities are carried into it as a scanner would,
         see `carry_change`.
-    turns: turn by right angles in the plane, for square boxes.
-    spacing_mm: see load_case.
-    seed: crops and flips depend on (seed, case name, draw) only, not on order, batch size or workers.
-    cache: keep what items are made of (not the volumes as stored) in memory, so that reading gzip files does
-        not slow training down; at most cache_bytes, the cases that were asked for last.
+    seed: what is drawn depends on (seed, case name, draw) only, not on order, batch size or workers.
+    cache_bytes: what items are made of (not the volumes as stored) is kept in memory up to this size, for the
+        cases that were asked for last, so that reading gzip files does not slow training down.
 
     An item is a dict: image (1, D, H, W) float32 in [-1, 1]; lesions and edit (the edit masks), both
     (K, D, H, W) bool; histogram (K * bins,) float32 of the whole lesion, even where the box holds a part of
@@ -77,63 +60,23 @@ class LesionDataset(Dataset):
         window: Window = (-1000, 400),
         bins: int = 16,
         region: str = "whole",
-        margin: int = 6,
-        augment: bool = False,
-        lesion_contrast: Sequence[float] | None = None,
-        histogram_matching: float = 0.0,
-        other_histograms: Sequence[torch.Tensor] = (),
-        other_reference: float | None = None,
-        like_size: int | None = None,
-        other_of_size: OtherHistogram | None = None,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
         edit_margin_mm: float = 0.0,
         least_margin_mm: float | None = None,
-        turns: bool = False,
         spacing_mm: Sequence[float] | None = None,
         seed: int = 0,
-        cache: bool = True,
         cache_bytes: float = math.inf,
     ):
         if region not in REGIONS:
             raise UserError(f"region {region!r} is unknown; choose one of {', '.join(REGIONS)}")
         if len(size) != 3 or min(size) < 1:
             raise UserError(f"size {tuple(size)} must be three positive numbers (depth, height, width)")
-        self.cases = list(cases)
-        self.layout = layout
-        self.size = tuple(size)
-        self.window = window
-        self.bins = bins
-        self.region = region
-        self.margin = margin
-        self.augment = augment
-        if lesion_contrast is not None and not 0 < lesion_contrast[0] <= lesion_contrast[1]:
-            raise UserError(f"lesion_contrast {list(lesion_contrast)} must be (lowest, highest), above 0")
-        if not 0 <= histogram_matching <= 1:
-            raise UserError(f"histogram_matching={histogram_matching} must be a probability, 0 to 1")
-        self.lesion_contrast = lesion_contrast
-        self.histogram_matching = histogram_matching
-        self.other_histograms = list(other_histograms)
-        self.other_reference = other_reference
-        if not 0 <= edit_margin_mm < float("inf"):
-            raise UserError(f"edit_margin_mm={edit_margin_mm} must be at least 0")
-        if turns and self.size[1] != self.size[2]:
-            raise UserError(f"turns=true needs boxes as high as wide, not {self.size}")
-        if like_size is not None and like_size < 1:
-            raise UserError(f"like_size={like_size} must be at least 1")
-        self.like_size = like_size
-        self.other_of_size = other_of_size
-        least = edit_margin_mm if least_margin_mm is None else least_margin_mm
-        if not 0 < least <= edit_margin_mm and least_margin_mm is not None:
-            raise UserError(
-                f"least_margin_mm={least:g} must be above 0 and at most edit_margin_mm={edit_margin_mm:g}"
-            )
-        steps = math.ceil(edit_margin_mm - least - 1e-6)
-        self.margins_mm = [*(float(least + n) for n in range(steps)), float(edit_margin_mm)]
-        self.turns = turns
-        self.spacing_mm = spacing_mm
-        self.seed = int(seed)
-        if not isinstance(cache, bool):
-            raise UserError(f"cache={cache!r} must be true or false")
-        self.cache_bytes = cache_bytes if cache else 0
+        if augmentation.turns and size[1] != size[2]:
+            raise UserError(f"turns=true needs boxes as high as wide, not {tuple(size)}")
+        self.cases, self.layout, self.size = list(cases), layout, tuple(size)
+        self.window, self.bins, self.region, self.spacing_mm = window, bins, region, spacing_mm
+        self.augmentation, self.seed, self.cache_bytes = augmentation, int(seed), cache_bytes
+        self.margins_mm = _margins_mm(edit_margin_mm, least_margin_mm)
         self._cache: OrderedDict[Case, dict] = OrderedDict()
         self._looks: dict[Case, dict] = {}
 
@@ -153,13 +96,14 @@ class LesionDataset(Dataset):
             box = self._place_box(decoded, generator)
         except ValueError as error:
             raise UserError(f"{case.mask_path}: {error}; give a larger size or another region") from error
-        whole, histogram = decoded["image"], decoded["histogram"]
+        whole, histogram, given = decoded["image"], decoded["histogram"], self.augmentation
         edit = self._edit(decoded, generator)
-        if self.lesion_contrast is not None:
-            drawn = draw_contrast(generator, self.lesion_contrast)
+        if given.lesion_contrast is not None:
+            drawn = draw_contrast(generator, given.lesion_contrast)
             whole = remap_contrast(whole, decoded["lesions"].any(0), *drawn)
             histogram = lesion_histogram(whole, decoded["lesions"], self.bins)
-        if self.histogram_matching and float(torch.rand((), generator=generator)) < self.histogram_matching:
+        often = given.matching.probability
+        if often and float(torch.rand((), generator=generator)) < often:
             target = self._draw_histogram(generator, decoded)
             whole = match_histogram(whole, decoded["lesions"], target)
             histogram = lesion_histogram(whole, decoded["lesions"], self.bins)
@@ -167,9 +111,9 @@ class LesionDataset(Dataset):
             whole = carry_change(decoded["image"], whole, decoded["lesions"], decoded["spacing"])
         image = crop(whole, box, AIR)
         lesions, edit = (crop(masks, box, False) for masks in (decoded["lesions"], edit))
-        if self.augment:
+        if given.flips:
             image, lesions, edit = flip(image, lesions, edit, axes=draw_flip_axes(generator))
-        if self.turns:
+        if given.turns:
             quarters = int(torch.randint(4, (), generator=generator))
             image, lesions, edit = turn(image, lesions, edit, quarters=quarters)
         return {
@@ -194,20 +138,19 @@ class LesionDataset(Dataset):
 
     def _draw_histogram(self, generator: torch.Generator, decoded: dict) -> torch.Tensor:
         """Half of the time a lesion's or a given one, half of the time a blend of two; for this case."""
+        given, volume = self.augmentation.matching, decoded["volume_mm3"]
         reference_mean = decoded["reference_mean"]
-        volume = decoded["volume_mm3"]
-        if self.other_of_size is not None and float(torch.rand((), generator=generator)) < 0.5:
-            return self.other_of_size(volume, generator)
+        if given.of_size is not None and float(torch.rand((), generator=generator)) < 0.5:
+            return given.of_size(volume, generator)
         pair, others = [], self.cases
-        if self.like_size is not None:
+        if given.like_size is not None:
             gaps = [abs(math.log(other / volume)) for other in self._volumes_mm3]
-            nearest = sorted(range(len(gaps)), key=gaps.__getitem__)[: self.like_size]
+            nearest = sorted(range(len(gaps)), key=gaps.__getitem__)[: given.like_size]
             others = [self.cases[number] for number in nearest]
         for _ in range(2):
-            pick, given = torch.rand(2, generator=generator).tolist()
-            if self.other_histograms and given < OTHER_SHARE:
-                drawn = self.other_histograms[int(pick * len(self.other_histograms))]
-                reference = self.other_reference
+            pick, which = torch.rand(2, generator=generator).tolist()
+            if len(given.histograms) and which < OTHER_SHARE:
+                drawn, reference = given.histograms[int(pick * len(given.histograms))], given.reference
             else:
                 other = self._looks_of(others[int(pick * len(others))])
                 drawn, reference = other["histogram"], other["reference_mean"]
@@ -233,8 +176,6 @@ class LesionDataset(Dataset):
             lesion = self._one_lesion(decoded, lesion, generator)
         if self.region == "whole":
             return region_box(extent(lesion), decoded["organ"], lesion.shape, self.size)
-        if self.region == "lesion":
-            return tight_box(lesion, self.margin, self.size)
         return random_box(lesion, self.size, generator)
 
     def _one_lesion(self, decoded: dict, lesions: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -279,21 +220,20 @@ class LesionDataset(Dataset):
 
 
 def collate(items: Sequence[dict]) -> dict:
-    """Items -> batch: tensors stacked along a new first axis, everything else as lists.
-
-    Raises ValueError when the items differ in size.
-    """
+    """Items -> batch: tensors stacked along a new first axis, everything else as lists."""
     batch = {key: [item[key] for item in items] for key in items[0]}
-    for key, values in batch.items():
-        if not torch.is_tensor(values[0]):
-            continue
-        sizes = sorted({tuple(value.shape[1:]) for value in values})
-        if len(sizes) > 1:
-            raise UserError(
-                f"a batch needs items of one size, got {sizes}; use batch size 1 or region 'whole'"
-            )
-        batch[key] = torch.stack(values)
-    return batch
+    return {key: torch.stack(found) if torch.is_tensor(found[0]) else found for key, found in batch.items()}
+
+
+def _margins_mm(most: float, least: float | None) -> list[float]:
+    """The widths of the rim that are drawn: from the least one in steps of 1 mm, and the largest."""
+    if not 0 <= most < math.inf:
+        raise UserError(f"edit_margin_mm={most} must be at least 0")
+    if least is None:
+        return [float(most)]
+    if not 0 < least <= most:
+        raise UserError(f"least_margin_mm={least:g} must be above 0 and at most edit_margin_mm={most:g}")
+    return [*(float(least + n) for n in range(math.ceil(most - least - 1e-6))), float(most)]
 
 
 def _seeded_generator(*address) -> torch.Generator:

@@ -117,7 +117,7 @@ def _histograms_of(cases: list[Case], settings: FitTexturesSettings) -> tuple[np
         bins=bins,
         region="random",  # the histogram is of the whole lesion even where it is larger than the region
         spacing_mm=settings.spacing_mm,
-        cache=False,
+        cache_bytes=0,
     )
     items = [dataset[index] for index in tqdm(range(len(dataset)), unit="case", desc="reading", leave=False)]
     histograms, reference_mean = [item["histogram"].double() for item in items], None

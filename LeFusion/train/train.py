@@ -14,6 +14,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
+from LeFusion.dataset.augmentation import Augmentation, HistogramMatching
 from LeFusion.dataset.cases import find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
@@ -81,6 +82,14 @@ def _dataset(settings: TrainSettings, size: Sequence[int]) -> LesionDataset:
     cases = find_cases(root, settings.layout, test_txt, settings.split)
     bins, trainer = settings.histogram_bins, settings.trainer
     textures = load_palette(settings.textures, settings.cond_dim, bins, settings.data_type, settings.window)
+    cache_bytes = settings.cache_gb * 1e9 if settings.cache else 0
+    matching = HistogramMatching(
+        settings.histogram_matching,
+        textures.histograms,
+        textures.reference_mean,
+        settings.like_size,
+        _lesion_table(settings),
+    )
     return LesionDataset(
         cases,
         settings.layout,
@@ -88,20 +97,12 @@ def _dataset(settings: TrainSettings, size: Sequence[int]) -> LesionDataset:
         window=settings.window,
         bins=bins,
         region="random" if settings.crop_size else "whole",
-        augment=settings.augment,
-        lesion_contrast=settings.lesion_contrast,
-        histogram_matching=settings.histogram_matching,
-        other_histograms=textures.histograms,
-        other_reference=textures.reference_mean,
-        like_size=settings.like_size,
-        other_of_size=_lesion_table(settings),
+        augmentation=Augmentation(settings.augment, settings.turns, settings.lesion_contrast, matching),
         edit_margin_mm=settings.edit_margin_mm,
         least_margin_mm=settings.least_margin_mm,
-        turns=settings.turns,
         spacing_mm=settings.spacing_mm,
         seed=trainer.seed,
-        cache=settings.cache,
-        cache_bytes=settings.cache_gb * 1e9 / (1 + trainer.num_workers),  # every loader has a copy
+        cache_bytes=cache_bytes / (1 + trainer.num_workers),  # every loader has a copy
     )
 
 

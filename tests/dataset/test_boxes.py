@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from LeFusion.dataset.boxes import Box, crop, lesion_box, random_box, tight_box, tight_box_around
+from LeFusion.dataset.boxes import Box, crop, extent, lesion_box, random_box, tight_box_around
 
 
 def mask_with(shape, start, end):
@@ -46,15 +46,15 @@ def test_lesion_box_is_centred_and_stays_inside():
 
 def test_tight_box_rounds_up_and_keeps_within_its_limits():
     mask = mask_with((32, 64, 64), (10, 20, 30), (13, 25, 37))
-    assert tight_box(mask, 2, (32, 64, 64)) == Box((8, 14, 25), (7, 16, 16))
-    assert tight_box(mask, 2, (5, 8, 8)).size == (5, 8, 8)
-    assert tight_box(mask, 100, (32, 64, 64)) == Box((0, 0, 0), (32, 64, 64))
+    assert tight_box_around(extent(mask), mask.shape, 2, (32, 64, 64)) == Box((8, 14, 25), (7, 16, 16))
+    assert tight_box_around(extent(mask), mask.shape, 2, (5, 8, 8)).size == (5, 8, 8)
+    assert tight_box_around(extent(mask), mask.shape, 100, (32, 64, 64)) == Box((0, 0, 0), (32, 64, 64))
     small = mask_with((7, 30, 30), (0, 0, 29), (7, 1, 30))
-    assert tight_box(small, 20, (32, 64, 64)) == Box((0, -1, -1), (7, 32, 32))
+    assert tight_box_around(extent(small), small.shape, 20, (32, 64, 64)) == Box((0, -1, -1), (7, 32, 32))
     with pytest.raises(ValueError, match="lesion spans"):
-        tight_box(mask, 2, (2, 64, 64))
+        tight_box_around(extent(mask), mask.shape, 2, (2, 64, 64))
     with pytest.raises(ValueError, match="multiple"):
-        tight_box(mask, 2, (32, 60, 64))
+        tight_box_around(extent(mask), mask.shape, 2, (32, 60, 64))
 
 
 def test_boxes_over_random_volumes_hold_the_lesion_and_lie_inside():
@@ -63,7 +63,10 @@ def test_boxes_over_random_volumes_hold_the_lesion_and_lie_inside():
         shape = tuple(int(n) for n in rng.integers(1, 30, 3))
         mask = random_lesion(rng, shape)
         size = (int(rng.integers(30, 34)), 32, 32)
-        boxes = [lesion_box(mask, size), tight_box(mask, int(rng.integers(0, 6)), size)]
+        boxes = [
+            lesion_box(mask, size),
+            tight_box_around(extent(mask), mask.shape, int(rng.integers(0, 6)), size),
+        ]
         boxes.append(random_box(mask, size, torch.Generator().manual_seed(0)))
         for box in boxes:
             assert covered(mask, box) == mask.sum()

@@ -6,11 +6,14 @@ import torch
 from lesion_cases import TWO_CLASSES, make_case, refused, same, save_case
 from torch.utils.data import DataLoader
 
+from LeFusion.dataset.augmentation import Augmentation
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.dataset import LesionDataset, collate
 from LeFusion.dataset.edit import edit_masks
 from LeFusion.dataset.loading import load_case
 from LeFusion.textures.histograms import lesion_histogram
+
+FLIPS = Augmentation(flips=True)
 
 
 def test_item_by_hand(tmp_path):
@@ -51,14 +54,6 @@ def test_what_overhangs_is_air_without_lesion(tmp_path):
     assert torch.equal(item["image"][0, 1:6, 6:26, 4:28], loaded.image_dhw)
 
 
-def test_lesion_region_is_tight(tmp_path):
-    cases = [make_case(tmp_path), make_case(tmp_path, "B", lesion=((1, 1, 1), (11, 19, 20)))]
-    dataset = LesionDataset(cases, Layout(), size=(12, 32, 32), region="lesion", margin=1)
-    assert [tuple(dataset[i]["image"].shape) for i in (0, 1)] == [(1, 5, 8, 8), (1, 12, 24, 24)]
-    with pytest.raises(ValueError, match=r"one size.*8.*24"):
-        collate([dataset[0], dataset[1]])
-
-
 def test_histogram_is_of_the_whole_lesion_even_where_the_crop_is_not(tmp_path):
     case = make_case(tmp_path, lesion=((0, 0, 0), (12, 20, 24)))
     item = LesionDataset([case], Layout(), size=(4, 8, 8), region="random")[0]
@@ -70,10 +65,10 @@ def test_histogram_is_of_the_whole_lesion_even_where_the_crop_is_not(tmp_path):
 
 def test_draws_depend_on_their_address_only(tmp_path):
     cases = [make_case(tmp_path, name, seed=seed) for seed, name in enumerate("ABC")]
-    options = {"size": (6, 10, 10), "region": "random", "augment": True}
+    options = {"size": (6, 10, 10), "region": "random", "augmentation": FLIPS}
     dataset = LesionDataset(cases, Layout(), **options)
     reference = {(i, d): dataset.draw(i, d) for i in range(3) for d in range(6)}
-    uncached = LesionDataset(cases[::-1], Layout(), cache=False, **options)
+    uncached = LesionDataset(cases[::-1], Layout(), cache_bytes=0, **options)
     for i, d in reversed(reference):
         assert same(uncached[(2 - i, d)], reference[(i, d)])
     assert same(dataset[1], reference[(1, 0)])
@@ -86,7 +81,7 @@ def test_draws_depend_on_their_address_only(tmp_path):
 
 def test_draws_are_the_same_in_worker_processes(tmp_path):
     cases = [make_case(tmp_path, name, seed=seed) for seed, name in enumerate("AB")]
-    dataset = LesionDataset(cases, Layout(), size=(6, 10, 10), region="random", augment=True)
+    dataset = LesionDataset(cases, Layout(), size=(6, 10, 10), region="random", augmentation=FLIPS)
     addresses = [(1, 4), (0, 4), (1, 5), (0, 5)]
     loader = DataLoader(dataset, batch_size=2, sampler=addresses, num_workers=1, collate_fn=collate)
     batches = list(loader)
@@ -102,19 +97,19 @@ def test_random_crops_hold_the_lesion_and_flips_move_both(tmp_path):
     mask[3:6, 4:9, 5:9] = 1
     image[mask == 1] = rng.integers(100, 300, int(mask.sum()))
     case = save_case(tmp_path, "A", image, mask)
-    dataset = LesionDataset([case], Layout(), size=(6, 10, 10), region="random", augment=True)
+    dataset = LesionDataset([case], Layout(), size=(6, 10, 10), region="random", augmentation=FLIPS)
     for draw in range(20):
         item = dataset.draw(0, draw)
         assert item["lesions"].sum() == mask.sum()
         assert torch.equal(item["image"] > 0, item["lesions"])
 
 
-@pytest.mark.parametrize("region", ["random", "whole", "lesion"])
+@pytest.mark.parametrize("region", ["random", "whole"])
 def test_far_nodules_of_one_mask_are_shown_whole_one_at_a_time(tmp_path, region):
     mask = np.zeros((30, 40, 40), np.uint8)
     mask[2:6, 3:7, 4:8] = mask[24:28, 30:34, 31:36] = 1
     case = save_case(tmp_path, "A", np.where(mask, 50, -800).astype(np.int16), mask)
-    dataset = LesionDataset([case], Layout(), size=(8, 16, 16), region=region, margin=2)
+    dataset = LesionDataset([case], Layout(), size=(8, 16, 16), region=region)
     shown = [int(dataset.draw(0, draw)["lesions"].sum()) for draw in range(12)]
     assert set(shown) == {64, 80}
     both = LesionDataset([case], Layout(), size=(30, 40, 40), region=region)
@@ -172,7 +167,6 @@ def test_bad_cases_are_refused_by_file_and_value(tmp_path):
     refused(case, case.image_path, "minmax", window="minmax")
     case = save_case(tmp_path, "large", image, mask * 0 + 1)
     refused(case, case.mask_path, "(12, 20, 24)", "(8, 16, 16)")
-    refused(case, case.mask_path, "(12, 20, 24)", region="lesion")
 
 
 def test_wrong_settings_are_refused_at_once():
@@ -184,7 +178,8 @@ def test_wrong_settings_are_refused_at_once():
 
 
 def test_contrast_changes_the_lesion_and_its_histogram_with_it(tmp_path):
-    dataset = LesionDataset([make_case(tmp_path)], Layout(), size=(12, 24, 24), lesion_contrast=(0.3, 0.4))
+    contrast = Augmentation(lesion_contrast=(0.3, 0.4))
+    dataset = LesionDataset([make_case(tmp_path)], Layout(), size=(12, 24, 24), augmentation=contrast)
     plain = LesionDataset([make_case(tmp_path)], Layout(), size=(12, 24, 24))
     drawn = [dataset[(0, draw)] for draw in range(24)]
     changed = [item for item in drawn if not torch.equal(item["image"], plain[0]["image"])]
@@ -196,7 +191,7 @@ def test_contrast_changes_the_lesion_and_its_histogram_with_it(tmp_path):
         assert not torch.equal(item["histogram"], plain[0]["histogram"])
     assert same(dataset[(0, 3)], dataset[(0, 3)])
     with pytest.raises(ValueError, match="lesion_contrast"):
-        LesionDataset([], Layout(), lesion_contrast=(2.0, 0.5))
+        Augmentation(lesion_contrast=(2.0, 0.5))
 
 
 def test_items_of_another_spacing(tmp_path):

@@ -1,10 +1,13 @@
 """Training lesions that take on the histograms of others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from lesion_cases import RELATIVE, make_case, same, save_case
 
+from LeFusion.dataset.augmentation import Augmentation, HistogramMatching
 from LeFusion.dataset.cases import Layout
 from LeFusion.dataset.dataset import LesionDataset
 from LeFusion.textures.histograms import lesion_histogram
@@ -25,6 +28,10 @@ def flat_case(folder, name, healthy, lesion, background=5):
 FLAT = {"size": (8, 16, 16), "window": (0, 160)}
 
 
+def matched(*options):
+    return Augmentation(matching=HistogramMatching(*options))
+
+
 def one_bin(histogram):
     """The bin that holds everything, None where it is not one."""
     return int(histogram.argmax()) if float(histogram.max()) > 0.999 else None
@@ -32,11 +39,11 @@ def one_bin(histogram):
 
 def test_no_matching_leaves_items_as_they_were(tmp_path):
     cases = [make_case(tmp_path, name, seed=seed) for seed, name in enumerate("AB")]
-    options = {"size": (6, 10, 10), "region": "random", "augment": True, "lesion_contrast": (0.5, 2.0)}
-    plain = LesionDataset(cases, Layout(), **options)
-    others = LesionDataset(
-        cases, Layout(), histogram_matching=0.0, other_histograms=[torch.eye(16)[3]], **options
-    )
+    options = {"size": (6, 10, 10), "region": "random"}
+    drawn = Augmentation(flips=True, lesion_contrast=(0.5, 2.0))
+    plain = LesionDataset(cases, Layout(), augmentation=drawn, **options)
+    never = replace(drawn, matching=HistogramMatching(0.0, [torch.eye(16)[3]]))
+    others = LesionDataset(cases, Layout(), augmentation=never, **options)
     for address in [(0, 0), (1, 5), (0, 7)]:
         assert same(plain[address], others[address])
 
@@ -44,9 +51,8 @@ def test_no_matching_leaves_items_as_they_were(tmp_path):
 def test_matched_lesions_have_the_histogram_that_was_drawn(tmp_path):
     """A data set's, a given one's, or one between two of them; half of all draws are not blended."""
     cases = [flat_case(tmp_path, "A", 45, 125), flat_case(tmp_path, "B", 45, 145)]
-    dataset = LesionDataset(
-        cases, Layout(other_labels=(2,)), histogram_matching=1.0, other_histograms=[torch.eye(16)[3]], **FLAT
-    )
+    drawn = matched(1.0, [torch.eye(16)[3]])
+    dataset = LesionDataset(cases, Layout(other_labels=(2,)), augmentation=drawn, **FLAT)
     plain = LesionDataset(cases, Layout(other_labels=(2,)), **FLAT)[0]
     bins = []
     for draw in range(120):
@@ -65,7 +71,7 @@ def test_matched_lesions_have_the_histogram_that_was_drawn(tmp_path):
 
 
 def test_as_many_lesions_are_matched_as_asked(tmp_path):
-    dataset = LesionDataset([make_case(tmp_path)], Layout(), histogram_matching=0.3)
+    dataset = LesionDataset([make_case(tmp_path)], Layout(), augmentation=matched(0.3))
     plain = LesionDataset([make_case(tmp_path)], Layout())[0]
     changed = [not torch.equal(dataset[(0, draw)]["image"], plain["image"]) for draw in range(100)]
     assert 0.15 < np.mean(changed) < 0.45
@@ -73,11 +79,12 @@ def test_as_many_lesions_are_matched_as_asked(tmp_path):
 
 def test_matching_depends_on_its_address_only(tmp_path):
     cases = [make_case(tmp_path, name, seed=seed) for seed, name in enumerate("ABC")]
-    options = {"size": (6, 10, 10), "region": "random", "augment": True, "histogram_matching": 0.7}
+    drawn = Augmentation(flips=True, matching=HistogramMatching(0.7))
+    options = {"size": (6, 10, 10), "region": "random", "augmentation": drawn}
     dataset = LesionDataset(cases, Layout(), **options)
     addresses = [(i, draw) for i in range(3) for draw in range(5)]
     items = {address: dataset[address] for address in addresses}
-    again = LesionDataset(cases, Layout(), cache=False, **options)
+    again = LesionDataset(cases, Layout(), cache_bytes=0, **options)
     for address in reversed(addresses):
         assert same(again[address], items[address])
     other_seed = LesionDataset(cases, Layout(), seed=1, **options)
@@ -89,16 +96,16 @@ def test_drawn_histograms_move_with_the_healthy_tissue(tmp_path):
     """Tissue of B is two bins brighter than that of A, and so are lesions lent to it."""
     cases = [flat_case(tmp_path, "A", 45, 125), flat_case(tmp_path, "B", 65, 105)]
     tissue = 45 / 80 - 1
-    options = FLAT | {"histogram_matching": 1.0, "other_histograms": [torch.eye(16)[5]]}
-    relative = LesionDataset(cases, RELATIVE, other_reference=tissue, **options)
+    of_tissue, of_none = (matched(1.0, [torch.eye(16)[5]], reference) for reference in (tissue, None))
+    relative = LesionDataset(cases, RELATIVE, augmentation=of_tissue, **FLAT)
     found = [{one_bin(relative[(i, d)]["histogram"]) for d in range(36)} for i in range(2)]
     assert {12, 8, 5} <= found[0] and {14, 10, 7} <= found[1]
     assert min(found[0] - {None}) == 5 and max(found[0] - {None}) == 12
     assert min(found[1] - {None}) == 7 and max(found[1] - {None}) == 14
 
-    given_absolute = LesionDataset(cases, RELATIVE, **options)
+    given_absolute = LesionDataset(cases, RELATIVE, augmentation=of_none, **FLAT)
     assert 5 in {one_bin(given_absolute[(1, d)]["histogram"]) for d in range(36)}
-    absolute = LesionDataset(cases, Layout(other_labels=(2,)), other_reference=tissue, **options)
+    absolute = LesionDataset(cases, Layout(other_labels=(2,)), augmentation=of_tissue, **FLAT)
     found = {one_bin(absolute[(1, d)]["histogram"]) for d in range(36)}
     assert {5, 10, 12} <= found and max(found - {None}) == 12
 
@@ -106,4 +113,4 @@ def test_drawn_histograms_move_with_the_healthy_tissue(tmp_path):
 def test_matching_that_is_no_probability_is_refused():
     for wrong in (-0.1, 1.5):
         with pytest.raises(ValueError, match=f"histogram_matching={wrong}"):
-            LesionDataset([], Layout(), histogram_matching=wrong)
+            HistogramMatching(wrong)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 def test_every_lidc_case_loads(folder, count):
     cases = find_cases(DATA / "LIDC" / folder, Layout())
     assert len(cases) == count
-    dataset = LesionDataset(cases, Layout(), cache=False)
+    dataset = LesionDataset(cases, Layout(), cache_bytes=0)
     for index in range(count):
         item = dataset[index]
         assert item["image"].shape == (1, 32, 64, 64) and item["lesions"].any()
@@ -46,7 +46,7 @@ def test_lidc_lesions_and_histograms_agree_with_the_tables():
         table = {row["name"]: row for row in csv.DictReader(file)}
     with open(DATA / "lidc_nodule_histograms.csv", newline="") as file:
         native = {row["name"]: [float(row[f"h{i:02d}"]) for i in range(16)] for row in csv.DictReader(file)}
-    dataset = LesionDataset(find_cases(root, Layout()), Layout(), cache=False)
+    dataset = LesionDataset(find_cases(root, Layout()), Layout(), cache_bytes=0)
     distances = []
     for item in dataset:
         assert item["lesions"].sum().item() == int(table[item["name"]]["mask_voxels"])
