@@ -34,7 +34,7 @@ AFFINE = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])  # i to t
 DIAMETERS_MM = (8.0, 20.0)  # that are drawn, as the client says none
 ARRAYS = ("data", "histogram", "boxes_numpy")
 MOST_FILES, MOST_SESSIONS, MOST_FIELDS = 32, 64, 100
-MOST_JUMPS = 20
+MOST_JUMPS, MOST_AT_ONCE = 20, 1_000_000
 SESSION = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -207,13 +207,16 @@ def _run_fields(fields: dict[str, list[str]], session: Session) -> tuple[list[st
         raise UserError(
             f"upload {', '.join(unknown) or 'crops'} first" if unknown else "name uploads as `input`"
         )
-    numbers = []
-    for key in ("jump_length", "jump_n_sample", "batch_size"):
-        text = (fields.get(key) or ["1"])[-1]
-        if not text.isdecimal() or not 1 <= int(text[:9]) <= (MOST_JUMPS if "jump" in key else 10**6):
-            raise UserError(f"{key}={text[:20]} must be a whole number from 1 to {MOST_JUMPS}")
-        numbers.append(int(text))
-    return list(dict.fromkeys(names)), (numbers[0], numbers[1])  # crops are painted one after the other
+    jump = _number(fields, "jump_length", MOST_JUMPS), _number(fields, "jump_n_sample", MOST_JUMPS)
+    _number(fields, "batch_size", MOST_AT_ONCE)  # crops are painted one after the other
+    return list(dict.fromkeys(names)), jump
+
+
+def _number(fields: dict[str, list[str]], key: str, most: int) -> int:
+    text = (fields.get(key) or ["1"])[-1]
+    if not text.isdecimal() or len(text) > len(str(most)) or not 1 <= int(text) <= most:
+        raise UserError(f"{key}={text[:20]} must be a whole number from 1 to {most}")
+    return int(text)
 
 
 async def _run(

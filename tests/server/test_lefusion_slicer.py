@@ -121,14 +121,20 @@ def test_pickles_oversize_and_other_forms(serving, crop, pickled, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"jump_length": 0}, {"jump_n_sample": 1000}, {"jump_length": "x"}, {"batch_size": -1}],
+    ("fields", "said"),
+    [
+        ({"jump_length": 0}, "jump_length=0 must be a whole number from 1 to 20"),
+        ({"jump_n_sample": 1000}, "from 1 to 20"),
+        ({"jump_n_sample": "0000000011000"}, "from 1 to 20"),
+        ({"jump_length": "x"}, "from 1 to 20"),
+        ({"batch_size": -1}, "batch_size=-1 must be a whole number from 1 to 1000000"),
+    ],
 )
-def test_wrong_numbers_are_an_error(serving, crop, fields):
+def test_wrong_numbers_are_an_error(serving, crop, fields, said):
     with serving(slicer=True) as client:
         upload(client, "a.npz", crop()[0])
         answer = run(client, "a.npz", **fields)
-        assert answer.status_code == 422 and answer.text.startswith("Error: ")
+        assert answer.status_code == 422 and answer.text.startswith("Error: ") and said in answer.text
         assert run(client, "b.npz").text.startswith("Error: ")
         assert run(client).text.startswith("Error: ")
 
