@@ -19,8 +19,7 @@ from DiffMask.postprocess import clean_mask
 from DiffMask.sampling import sample_masks
 from DiffMask.settings import MaskTrainSettings
 from DiffMask.shapes.validation import SAMPLER, ShapeValidation
-from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
-from LeFusion.errors import UserError
+from LeFusion.diffusion import NoiseSchedule, UNet3D
 from LeFusion.runtime.commandline import (
     git_commit,
     given_path,
@@ -32,6 +31,7 @@ from LeFusion.runtime.commandline import (
 )
 from LeFusion.runtime.overrides import any_path
 from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
+from LeFusion.training.network import new_network
 from LeFusion.training.settings import TrainingSettings
 from LeFusion.training.trainer import train
 
@@ -65,13 +65,8 @@ def run(settings: MaskTrainSettings) -> Path:
             trainer.seed,
         )
 
-    torch.manual_seed(trainer.seed)
-    network = UNet3D(in_channels=2, out_channels=1, **settings.model.of_network())
-    if settings.init_weights:
-        start_from(network, given_path(settings.init_weights))
-    for length in size[1:]:
-        if length % network.plane_multiple:
-            raise UserError(f"height and width of {size} must be multiples of {network.plane_multiple}")
+    config = settings.model.of_network() | {"in_channels": 2, "out_channels": 1}
+    network = new_network(config, size, trainer.seed, settings.init_weights)
     metadata = {
         "data_type": settings.data_type,
         "makes": "masks",

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from omegaconf import DictConfig
 
 from LeFusion.dataset.augmentation import Augmentation, HistogramMatching
 from LeFusion.dataset.cases import find_cases
 from LeFusion.dataset.dataset import LesionDataset, collate
-from LeFusion.diffusion import NoiseSchedule, UNet3D, start_from
+from LeFusion.diffusion import NoiseSchedule, UNet3D
 from LeFusion.diffusion.denoiser import Denoiser
 from LeFusion.errors import UserError
 from LeFusion.losses import LesionLoss
@@ -36,6 +35,7 @@ from LeFusion.runtime.pictures import lesion_slice, save_contact_sheet
 from LeFusion.settings import TrainSettings
 from LeFusion.textures.palette import load_palette
 from LeFusion.textures.table_files import load_lesion_table
+from LeFusion.training.network import new_network
 from LeFusion.training.settings import TrainingSettings
 from LeFusion.training.trainer import train
 
@@ -54,18 +54,12 @@ def run(settings: TrainSettings) -> Path:
     for index in range(len(dataset)):  # a bad file should stop the run now, not in the middle of the night
         dataset[index]
 
-    torch.manual_seed(trainer.seed)
-    network = UNet3D(
-        in_channels=denoiser.in_channels(settings.classes),
-        out_channels=settings.classes,
-        cond_dim=settings.cond_dim,
-        **settings.model.of_network(),
-    )
-    if settings.init_weights:
-        start_from(network, given_path(settings.init_weights))
-    for length in size[1:]:
-        if length % network.plane_multiple:
-            raise UserError(f"height and width of {size} must be multiples of {network.plane_multiple}")
+    config = settings.model.of_network() | {
+        "in_channels": denoiser.in_channels(settings.classes),
+        "out_channels": settings.classes,
+        "cond_dim": settings.cond_dim,
+    }
+    network = new_network(config, size, trainer.seed, settings.init_weights)
     schedule = NoiseSchedule.cosine(settings.timesteps)
     loss_fn = LesionLoss(schedule, trainer.seed, **loss, denoiser=denoiser)
     metadata = _metadata(settings, dataset, size, loss)
