@@ -315,25 +315,18 @@ def _judge(
     return None, share
 
 
-def sphere_around(
-    mask: np.ndarray, spacing_mm: Sequence[float], organ: np.ndarray | None = None
-) -> Placement:
+def sphere_around(mask: np.ndarray, spacing_mm: Sequence[float]) -> Placement:
     """The sphere of an existing mask (D, H, W): around its centroid, as far as its farthest voxel's centre.
 
-    So is the sphere that DiffMask learns from, but for the rounding. organ: what inside_share and the
-    distance to the border refer to; None: they are nan. Raises ValueError for an empty mask.
+    So is the sphere that DiffMask learns from, but for the rounding. Where it lies in an organ is not known:
+    nan. Raises UserError for an empty mask.
     """
     voxels = np.argwhere(mask)
     if not len(voxels):
         raise UserError("the mask is empty, so there is no sphere around it")
     centre = voxels.mean(axis=0)
     radius = float(np.linalg.norm((voxels - centre) * spacing_mm, axis=1).max())
-    distance = share = float("nan")
-    if organ is not None:
-        distance = float(depth_mm(organ, spacing_mm)[tuple(np.rint(centre).astype(int))]) - radius
-        box, ball = _ball(centre, radius, mask.shape, spacing_mm)
-        share = float(organ[box][ball].mean()) if ball.any() else 0.0
-    return Placement(tuple(float(c) for c in centre), 2 * radius, distance, share)
+    return Placement(tuple(float(c) for c in centre), 2 * radius, math.nan, math.nan)
 
 
 # --- helpers --------------------------------------------------------------------

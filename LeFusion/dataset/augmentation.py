@@ -158,7 +158,7 @@ def draw_contrast(generator: torch.Generator, bounds: Sequence[float]) -> tuple[
     return math.exp(low + (high - low) * first), GAMMAS[0] + (GAMMAS[1] - GAMMAS[0]) * second
 
 
-def draw_flip_axes(generator: torch.Generator, probability: float = 0.5) -> tuple[int, ...]:
-    """The axes to flip this time: each of depth, height and width on its own with `probability`."""
-    chosen = torch.rand(3, generator=generator) < probability
+def draw_flip_axes(generator: torch.Generator) -> tuple[int, ...]:
+    """The axes to flip this time: each of depth, height and width on its own with probability 0.5."""
+    chosen = torch.rand(3, generator=generator) < 0.5
     return tuple(axis for axis in range(3) if chosen[axis])

@@ -38,21 +38,14 @@ def write_page(
     scans: functions that read them, which are called one after the other, until the page is full. Raises
     UserError where not even one picture fits.
     """
-    texts, left_out, room = (
-        [],
-        0,
-        most_bytes - len(_filled(title, _note(len(scans), most_bytes), "").encode()),
-    )
-    for number, read in enumerate(scans):
-        for scene in scenes(read()):
-            text = _json(scene)
-            if len(text) + 1 > room:
-                left_out = len(scans) - number
-                break
-            texts.append(text)
-            room -= len(text) + 1
-        if left_out:
+    room = most_bytes - len(_filled(title, _note(len(scans), most_bytes), "").encode())
+    texts, left_out = [], 0
+    for number, text in ((n, _json(scene)) for n, read in enumerate(scans) for scene in scenes(read())):
+        room -= len(text) + 1
+        if room < 0:
+            left_out = len(scans) - number
             break
+        texts.append(text)
     if not texts:
         raise UserError(f"{path}: no picture fits into {most_bytes / 1e6:g} MB; allow more")
     content = _filled(title, _note(left_out, most_bytes) if left_out else "", ",".join(texts)).encode()

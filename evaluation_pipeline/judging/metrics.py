@@ -120,13 +120,11 @@ def surface_distances(
     return SurfaceDistances(tuple(distances), tuple(areas), diagonal_mm)
 
 
-def lesion_detection(
-    prediction: np.ndarray, reference: np.ndarray, min_iou: float = LESION_MIN_IOU
-) -> dict[str, float]:
+def lesion_detection(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """Lesion-wise sensitivity, precision and F1.
 
     A lesion is a connected component (26 neighbours). A real one is found when a predicted one overlaps it
-    with an intersection over union of at least min_iou (0: by any voxel), and that predicted one is right. So
+    with an intersection over union of at least LESION_MIN_IOU, and that predicted one is right. So
     a prediction that bridges two lesions may find both, and two predictions in one lesion may both be right.
     F1 is the harmonic mean of the two shares.
     """
@@ -137,7 +135,7 @@ def lesion_detection(
     pairs, overlap = np.unique(np.stack([real[both], predicted[both]]), axis=1, return_counts=True)
     sizes = [np.bincount(components.ravel()) for components in (real, predicted)]
     union = sizes[0][pairs[0]] + sizes[1][pairs[1]] - overlap
-    found, right = (len(np.unique(side)) for side in pairs[:, overlap >= min_iou * union])
+    found, right = (len(np.unique(side)) for side in pairs[:, overlap >= LESION_MIN_IOU * union])
     sensitivity = found / num_real if num_real else math.nan
     precision = right / num_predicted if num_predicted else math.nan
     if math.isnan(sensitivity) and math.isnan(precision):
