@@ -26,6 +26,7 @@ from LeFusion.insertion.sites import Site, read_sites, sites_in
 from LeFusion.insertion.tools import Tools
 from LeFusion.runtime.commandline import choose_device, git_commit, given_path, output_folder, say
 from LeFusion.runtime.hashing import sha256_of_file, sha256_of_scan
+from LeFusion.runtime.processes import find_share
 from LeFusion.settings import REGIONS, InsertSettings
 from LeFusion.viewer.files import Files, read_scan
 from LeFusion.viewer.page import Page, write_page
@@ -47,8 +48,12 @@ class Making(NamedTuple):
 
 
 def run(settings: InsertSettings) -> list[Path]:
-    """Makes what the settings ask for; returns the folders, one for each scan and version."""
+    """Makes what the settings ask for; returns the folders, one for each scan and version.
+
+    Of several processes each makes a share of the scans.
+    """
     started = time.monotonic()
+    share = find_share(device=settings.device)
     output = output_folder(settings.output, "output")
     skipped: list[str] | None = [] if settings.skip_bad_cases else None
     scans = find_scans(settings, skipped)
@@ -67,12 +72,18 @@ def run(settings: InsertSettings) -> list[Path]:
         f"{len(scans)} scans, {len(folders)} to make: {len(due)} due, {len(folders) - len(due)} finished; on "
         f"{choose_device(settings.device)}"
     )
+    share.gather([])  # until all have seen what is there
+    mine = share.of(list(scans))
+    own = {folder: making for folder, making in due.items() if making.scan in mine}
     if skipped is None and len({name for name, *_ in due.values()}) > 1:
-        _read_all(scans, tools, due)
-    made, noted = _make(settings, scans, wanted, tools, due, skipped)
+        share.together(lambda: _read_all(scans, tools, own, share.main))
+    made, noted = share.together(lambda: _make(settings, scans, wanted, tools, own, skipped, share.main))
+    made, noted, skipped = (share.gather(values or []) for values in (made, noted, skipped))
+    if not share.main:
+        return list(folders)
     for line in noted:
         say(f"note: {line}")
-    for reason in dict.fromkeys(skipped or []):
+    for reason in dict.fromkeys(skipped):
         say(f"skipped: {reason}")
     folders = {folder: making for folder, making in folders.items() if folder in made or folder not in due}
     if not folders:
@@ -257,10 +268,10 @@ def _described(lesions: int | list) -> list:
     return described or [lesions]
 
 
-def _read_all(scans: dict, tools: Tools, due: dict[Path, Making]) -> None:
+def _read_all(scans: dict, tools: Tools, due: dict[Path, Making], shown: bool) -> None:
     """Reads what is due once: a bad scan stops the run before the first lesion is made."""
     names = dict.fromkeys(name for name, *_ in due.values())
-    for name in tqdm(names, unit="scan", desc="checking", leave=False):
+    for name in tqdm(names, unit="scan", desc="checking", leave=False, disable=not shown):
         try:
             tools.refuse(read_volume(scans[name][0]))
         except UserError as error:
@@ -268,18 +279,19 @@ def _read_all(scans: dict, tools: Tools, due: dict[Path, Making]) -> None:
 
 
 def _make(
-    settings: InsertSettings, scans, wanted, tools: Tools, due, skipped: list[str] | None
+    settings: InsertSettings, scans, wanted, tools: Tools, due, skipped: list[str] | None, shown: bool
 ) -> tuple[list[Path], list[str]]:
     """Makes and writes what is due; one scan is written while the next is worked on.
 
-    Returns the folders written, and notes. Reasons for skipping go to `skipped`.
+    Returns the folders written, and notes. Reasons for skipping go to `skipped`; shown: whether progress is.
     """
     made: list[Path] = []
     notes: list[str] = []
     writing: Future | None = None
     volume, held = None, None
     total = sum(_steps(wanted[name]) for name, *_ in due.values())
-    with ThreadPoolExecutor(1) as writer, tqdm(total=total, unit="lesion", desc="inserting") as progress:
+    bar = tqdm(total=total, unit="lesion", desc="inserting", disable=not shown)
+    with ThreadPoolExecutor(1) as writer, bar as progress:
         for folder, (name, number, made_from) in due.items():
             started = time.monotonic()
             drawn = settings.seed, number, settings.texture
