@@ -7,7 +7,6 @@ paints lesions into the scans under these masks. Masks that exist are kept, so t
 on. Several GPUs: torchrun, or accelerate launch. All keys: --help, or configs/diffmask_inference.yaml.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,24 +19,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 from tqdm import tqdm
 
-from DiffMask.inference.infarcts import SectorDrafts
-from DiffMask.inference.masks import ShapeMaker, drawn_masks
-from DiffMask.inference.nodules import SphereDrafts
+from DiffMask.inference.kinds import Kind, kind_of
 from DiffMask.inference.paint import forget_painted, paint, refuse_others
 from DiffMask.inference.plan import Draft, Scan, find_scans, plan
 from DiffMask.inference.report import (
     ORIGIN,
     MaskTable,
-    heart_facts,
-    lung_facts,
     save_page,
     save_preview,
     save_surface_sheet,
     shown_with,
 )
 from DiffMask.settings import (
-    SECTOR_SETTINGS,
-    SPHERE_SETTINGS,
     MaskInferenceSettings,
     refuse_ignored,
 )
@@ -77,26 +70,21 @@ def run(
     output_dir = output_folder(settings.output_dir, "output_dir")
     refuse_ignored(settings, defaults)
     skipped = [] if settings.skip_bad_cases else None  # reasons, where the user asked for skipping
-    scans, maker = find_scans(settings, skipped), None
+    scans = find_scans(settings, skipped)
     if not scans:
         raise UserError(f"no usable scan: {skipped[0]}")
-    if settings.layout.hearts:
-        drafts_of = SectorDrafts.of(settings)
-    else:
-        maker = ShapeMaker(settings)
-        drafts_of = SphereDrafts(settings, scans, maker.size, maker.spacing_mm)
-    types = {} if settings.layout.hearts else drafts_of.types(scans)
-    if painting and types:
+    kind = kind_of(settings, scans)
+    if painting and kind.types:
         if painting.types not in (1, defaults.painting["types"]):
             raise UserError(
                 f"painting.types={painting.types}: each lesion of spheres={settings.spheres} has a type "
                 "and is painted once, with that texture; leave it out"
             )
-        painting = painting.model_copy(update={"types": 1, "textures_of": types})
+        painting = painting.model_copy(update={"types": 1, "textures_of": kind.types})
         metadata = load_checkpoint(given_path(painting.model_path), painting.weights).metadata
         choose_conditions(painting, bool(metadata.get("lesion_table")))  # refuses unknown types now
-    _make(settings, output_dir, share, scans, skipped, maker, drafts_of)
-    del maker, drafts_of  # the memory of a GPU is the painter's now
+    _make(settings, output_dir, share, scans, skipped, kind)
+    del kind  # the memory of a GPU is the painter's now
     if painting:
         paint(painting, share)
     return output_dir / "Mask"
@@ -154,54 +142,25 @@ def _make(
     share: Share,
     scans: list[Scan],
     skipped: list[str] | None,
-    maker: ShapeMaker | None,
-    drafts_of: Callable[[Scan], list[Draft]],
+    kind: Kind,
 ) -> None:
     """Makes the masks of this process's scans, their table and, in the main process, the pictures.
 
-    skipped: reasons, where the user asked for skipping. maker: of masks from spheres; None: the drafts of
-    hearts hold theirs.
+    skipped: reasons, where the user asked for skipping.
     """
-    layout = given.layout
-    if layout.hearts:
-        settings = {"seed": given.seed, **given.recorded(SECTOR_SETTINGS)}
-    else:
-        settings = maker.recorded | {"spheres": given.spheres, **given.recorded(SPHERE_SETTINGS)}
-    drafts = share.together(lambda: plan(share.of(scans), drafts_of, skipped, share.main))
+    drafts = share.together(lambda: plan(share.of(scans), kind.drafts_of, skipped, share.main))
     refuse_nothing_usable(share, drafts, skipped, "scan")
-    table = MaskTable(output_dir / "masks.csv", settings, share)
+    table = MaskTable(output_dir / "masks.csv", kind.recorded, share)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     if given.paint:
         others = tuple(f"{scan.name}{GENERATED}" for scan in scans) if share.count > 1 else ()
         refuse_others(output_dir, set(paths), others)
-    origins = {draft.name: _origin(draft, maker) for draft in drafts}
+    origins = {draft.name: _origin(draft, kind.digest) for draft in drafts}
     due = _due(drafts, origins, paths, table, given.overwrite)
     part = "" if share.count == 1 else f" (share {share.index + 1} of {share.count} of {len(scans)} scans)"
     usable = len({draft.scan.name for draft in drafts})
     say(f"{usable} scans{part}: {len(due)} masks to make, {len(drafts) - len(due)} kept")
-    source, written = lru_cache(maxsize=1)(read_volume), 0
-    with tqdm(total=len(due), unit="mask", desc="making masks", disable=not share.main) as progress:
-        for draft, labels, attempt in drawn_masks(due) if layout.hearts else maker.masks(due):
-            progress.update()
-            if labels is None:
-                reason = (
-                    f"{draft.scan.path}: mask {draft.number} came out empty in {attempt} draws with "
-                    f"seed={given.seed}; try another seed, a larger diameter_mm, or more max_redraws"
-                )
-                pass_over(UserError(reason), skipped)
-                continue
-            written += 1
-            forget_painted(output_dir, draft)
-            _write(draft, labels, source(draft.scan.path), layout, paths[draft.name])
-            facts = (
-                heart_facts(draft, layout)
-                if layout.hearts
-                else lung_facts(draft, labels, source(draft.scan.path), layout)
-            )
-            names, sha256 = (draft.name, draft.scan.name, draft.number), sha256_of_file(paths[draft.name])
-            shown = shown_with(draft.scan, layout, given.unit)
-            table.add(*names, attempt, facts, origins[draft.name], sha256, shown)
-            table.write()
+    written = _write_masks(given, kind, due, origins, paths, table, skipped, share.main)
     skipped = [*dict.fromkeys(share.gather(skipped or []))]  # each process sees all that have no mask
     written, kept = (sum(share.gather([number])) for number in (written, len(drafts) - len(due)))
     wrote = f"wrote {written} masks below {output_dir / 'Mask'} ({kept} kept, {len(skipped)} skipped)"
@@ -209,15 +168,48 @@ def _make(
         for reason in skipped:
             print(f"skipped: {reason}")
         if share.joins:
-            _finish(given, scans, drafts_of, drafts, share, table, skipped)
+            _finish(given, scans, kind, drafts, share, table, skipped)
             print(f"{wrote}, {table.path}, {output_dir / 'preview.png'} and {output_dir / 'surfaces.png'}")
         else:
             print(f"{wrote}, share {share.job} of {share.jobs}; the command without shards joins the tables")
 
 
-def _origin(draft: Draft, maker: ShapeMaker | None) -> dict[str, str]:
+def _write_masks(
+    given: MaskInferenceSettings,
+    kind: Kind,
+    due: list[Draft],
+    origins: dict[str, dict[str, str]],
+    paths: dict[str, Path],
+    table: MaskTable,
+    skipped: list[str] | None,
+    shown: bool,
+) -> int:
+    """Makes and writes what is due, with a row each; returns how many. origins, paths: by name of a draft."""
+    source, written = lru_cache(maxsize=1)(read_volume), 0
+    with tqdm(total=len(due), unit="mask", desc="making masks", disable=not shown) as progress:
+        for draft, labels, draws in kind.masks(due):
+            progress.update()
+            if labels is None:
+                reason = (
+                    f"{draft.scan.path}: mask {draft.number} came out empty in {draws} draws with "
+                    f"seed={given.seed}; try another seed, a larger diameter_mm, or more max_redraws"
+                )
+                pass_over(UserError(reason), skipped)
+                continue
+            written += 1
+            path, scan = paths[draft.name], source(draft.scan.path)
+            forget_painted(table.path.parent, draft)
+            _write(draft, labels, scan, given.layout, path)
+            names, facts = (draft.name, draft.scan.name, draft.number), kind.facts(draft, labels, scan)
+            page = shown_with(draft.scan, given.layout, given.unit)
+            table.add(*names, draws, facts, origins[draft.name], sha256_of_file(path), page)
+            table.write()
+    return written
+
+
+def _origin(draft: Draft, weights: str) -> dict[str, str]:
     """What a mask is made from: weights, the scan and what belongs to it, the texture asked for."""
-    origin = dict(zip(ORIGIN, (maker.digest if maker else "", draft.inputs), strict=True))
+    origin = dict(zip(ORIGIN, (weights, draft.inputs), strict=True))
     return origin if draft.type is None else origin | {"type": str(draft.type)}
 
 
@@ -244,12 +236,20 @@ def _due(
     return [draft for draft in drafts if draft.name not in kept]
 
 
-def _finish(given, scans, drafts_of, drafts, share, table, skipped) -> None:
+def _finish(
+    given: MaskInferenceSettings,
+    scans: list[Scan],
+    kind: Kind,
+    drafts: list[Draft],
+    share: Share,
+    table: MaskTable,
+    skipped: list[str],
+) -> None:
     """What is seen of the whole run: one table, pictures, a summary."""
     output_dir, layout = table.path.parent, given.layout
     table.join()
     if share.count > 1:  # the pictures show the first scans, whoever made their masks
-        drafts = plan(scans[: given.preview_masks], drafts_of, [], False)
+        drafts = plan(scans[: given.preview_masks], kind.drafts_of, [], False)
     paths = {draft.name: output_dir / "Mask" / f"{draft.name}.nii.gz" for draft in drafts}
     made = [draft for draft in drafts if paths[draft.name].exists() and table.has(draft.name)]
     if not made:
