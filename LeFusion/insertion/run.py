@@ -39,6 +39,10 @@ INDIFFERENT |= {"skip_bad_cases"}
 INDIFFERENT |= {"default_paths", "model_path", "mask_model_path", "realistic_textures"}
 
 
+Scans = dict[str, tuple[Path, Path | None]]  # name -> the image and, of hearts, its label map
+Asked = int | list[int] | list[Site]  # how many lesions a scan gets, [fewest, most], or their sites
+
+
 class Making(NamedTuple):
     """A scan with lesions: the source's name, which version (from 1), a hash of all that it is made from."""
 
@@ -101,9 +105,7 @@ def run(settings: InsertSettings) -> list[Path]:
     return list(folders)
 
 
-def find_scans(
-    settings: InsertSettings, skipped: list[str] | None = None
-) -> dict[str, tuple[Path, Path | None]]:
+def find_scans(settings: InsertSettings, skipped: list[str] | None = None) -> Scans:
     """The scans of the input, by name; of hearts each with its label map, of others with None.
 
     skipped: a list to which hearts without a label map are reported; None makes them an error.
@@ -129,9 +131,7 @@ def find_scans(
     return {case.name: (case.image_path, case.mask_path) for case in cases}
 
 
-def _wanted(
-    settings: InsertSettings, scans: dict[str, tuple[Path, Path | None]], skipped: list[str] | None
-) -> dict[str, int | list[int] | list[Site]]:
+def _wanted(settings: InsertSettings, scans: Scans, skipped: list[str] | None) -> dict[str, Asked]:
     """What each scan is to get, see `_lesions`; those whose masks or sites cannot be used are passed over."""
     wanted = {}
     for name in scans:
@@ -144,7 +144,7 @@ def _wanted(
     return wanted
 
 
-def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> int | list[int] | list[Site]:
+def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> Asked:
     """What a scan is to get: a count, or its sites."""
     if settings.layout.hearts:
         for key in ("lesions", "sites", "masks", "diameter_mm"):
@@ -179,7 +179,7 @@ def _lesions(settings: InsertSettings, name: str, names: Sequence[str]) -> int |
     return found
 
 
-def _check_textures(tools: Tools, settings: InsertSettings, lesions: int | list) -> None:
+def _check_textures(tools: Tools, settings: InsertSettings, lesions: Asked) -> None:
     """Raises UserError for an unknown texture before the first scan is read."""
     named = {"": settings.texture}
     named |= {site.what: site.texture for site in sites_in(lesions) if site.texture is not None}
@@ -220,7 +220,7 @@ def _masks(path: Path, name: str, scans: int) -> list[Site]:
 
 
 def _makings(
-    settings: InsertSettings, output: Path, scans: dict, wanted: dict, tools: Tools
+    settings: InsertSettings, output: Path, scans: Scans, wanted: dict[str, Asked], tools: Tools
 ) -> dict[Path, Making]:
     """All that the run is to make, by folder."""
     found = {}
@@ -259,7 +259,7 @@ def _digest(path: Path) -> list[str]:
     return [path.name, *sorted(sha256_of_file(file) for file in folder.iterdir() if file.is_file())]
 
 
-def _described(lesions: int | list) -> list:
+def _described(lesions: Asked) -> list:
     described = [
         [site.world, site.voxel, site.diameter_mm, site.texture, site.label]
         + ([sha256_of_scan(site.mask)] if site.mask else [])
@@ -268,7 +268,7 @@ def _described(lesions: int | list) -> list:
     return described or [lesions]
 
 
-def _read_all(scans: dict, tools: Tools, due: dict[Path, Making], shown: bool) -> None:
+def _read_all(scans: Scans, tools: Tools, due: dict[Path, Making], shown: bool) -> None:
     """Reads what is due once: a bad scan stops the run before the first lesion is made."""
     names = dict.fromkeys(name for name, *_ in due.values())
     for name in tqdm(names, unit="scan", desc="checking", leave=False, disable=not shown):
@@ -279,7 +279,13 @@ def _read_all(scans: dict, tools: Tools, due: dict[Path, Making], shown: bool) -
 
 
 def _make(
-    settings: InsertSettings, scans, wanted, tools: Tools, due, skipped: list[str] | None, shown: bool
+    settings: InsertSettings,
+    scans: Scans,
+    wanted: dict[str, Asked],
+    tools: Tools,
+    due: dict[Path, Making],
+    skipped: list[str] | None,
+    shown: bool,
 ) -> tuple[list[Path], list[str]]:
     """Makes and writes what is due; one scan is written while the next is worked on.
 
@@ -321,7 +327,7 @@ def _make(
     return made, notes
 
 
-def _write_page(settings: InsertSettings, output: Path, scans: dict, folders: dict) -> Page:
+def _write_page(settings: InsertSettings, output: Path, scans: Scans, folders: dict[Path, Making]) -> Page:
     """viewer.html. Versions of a scan are shown one by one: of whole CTs memory would not hold all."""
     layout, unit, read = settings.layout, settings.unit or "", []
     for folder, (name, *_) in folders.items():
@@ -346,7 +352,7 @@ def _notes(name: str, lesions: Sequence[Lesion]) -> list[str]:
     ]
 
 
-def _steps(lesions: int | list[int] | list[Site]) -> int:
+def _steps(lesions: Asked) -> int:
     """How many lesions a scan gets, at most."""
     if isinstance(lesions, int):
         return lesions

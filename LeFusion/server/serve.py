@@ -43,27 +43,17 @@ def parser() -> ArgumentParser:
     add("--num-steps", type=int, help="levels that the sampler visits (default: as the command paints)")
     add("--no-token", action="store_true", help="ask for no token; works on this machine only")
     add("--lefusion-slicer", action="store_true", help="answer the client lefusion-slicer, too")
-    add(
-        "--max-mb",
-        type=float,
-        default=Limits.upload_bytes / 1e6,
-        help="largest upload (default: %(default)g)",
-    )
-    add("--max-voxels", type=int, default=Limits.voxels, help="largest region (default: %(default)s)")
-    add(
-        "--upload-seconds",
-        type=float,
-        default=Limits.upload_seconds,
-        help="longest upload (default: %(default)g)",
-    )
-    add("--job-seconds", type=float, default=Limits.job_seconds, help="longest job (default: %(default)g)")
-    add("--queue", type=int, default=Limits.waiting, help="jobs that may wait (default: %(default)s)")
-    add(
-        "--keep-seconds",
-        type=float,
-        default=Limits.kept_seconds,
-        help="a job that its client has not asked for so long is dropped (default: %(default)g)",
-    )
+
+    def limit(flag: str, kind: type, default: float, what: str) -> None:
+        add(flag, type=kind, default=default, help=f"{what} (default: {default:.0f})")
+
+    limit("--max-mb", float, Limits.upload_bytes / 1e6, "largest upload")
+    limit("--max-voxels", int, Limits.voxels, "largest region")
+    limit("--upload-seconds", float, Limits.upload_seconds, "longest upload")
+    limit("--job-seconds", float, Limits.job_seconds, "longest job")
+    limit("--queue", int, Limits.waiting, "jobs that may wait")
+    unasked = "a job that its client has not asked for so long is dropped"
+    limit("--keep-seconds", float, Limits.kept_seconds, unasked)
     return parser
 
 
