@@ -189,7 +189,7 @@ def as_the_scan(painted: Tensor, guide: Guide, strength: float = 1.0) -> Tensor:
     for _ in range(TURNS):
         found = smoothed_as(rough, found, inside)
         for targets in classes:
-            found = _matched(found, ordered(found, targets, grain), targets, 1.0)
+            found = _matched(found, ordered(found, targets, grain, predicted=False), targets, 1.0)
     return painted + strength * (found - painted)
 
 

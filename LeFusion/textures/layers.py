@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
+from torch.nn import functional
 
 BRIGHTEST = 0.99  # share of a layer's voxels below which a layer nearer to the border ends
 # Of a small lesion at its deepest, as of the smallest nodules (90 mm3), though the Gaussian takes that off
@@ -22,6 +23,10 @@ DEEPEST_MM = 0.6
 SMOOTH_MM = (1.5, 1.0, 1.0)
 # Where one layer ends and the next begins; corners of a mask lie outside its smooth border, below 0
 DEPTHS_MM = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+NEAR_BORDER = 9  # the deepest layer that is near the border, to 3 mm
+# Of [-1, 1]: how much brighter it may be than what is deeper (19 HU), and how much the wall of a cavity is
+BRIGHTER, CAVITY = 0.027, 0.14
 
 RIM_MM = (1.0, 2.0, 3.0, 4.0)  # the same around a lesion, by the distance from that border
 RAY, INSIDE_MM = 3, 1.0  # voxels to each side along a ray; how deep in a lesion it ends
@@ -166,23 +171,22 @@ def with_shares(layers: Tensor, shares: Tensor) -> Tensor:
 
 
 def without_bright_border(layers: Tensor) -> Tensor:
-    """Histograms (layers, bins) of a real lesion, in which no layer has voxels brighter than those deeper in
-    the lesion; same sums.
+    """Histograms (layers, bins) over [-1, 1] of a real lesion, in which no layer near the border is brighter
+    than what is deeper by more than BRIGHTER: not its brightest voxels, not any other share; same sums.
 
-    What is brighter than BRIGHTEST of each deeper layer is not the lesion: its mask took in a vessel or a
-    rib, or a sharp kernel overshot. In a lesion in free lung it would be a white ring. It goes to the deeper
-    layers' brightest bin. A layer that is brighter than the next deeper one as a whole, the wall of a cavity,
-    stays as it is.
+    What is brighter there is not the lesion: its mask took in a vessel or a rib, or a sharp kernel overshot.
+    In another scan it would be a white shell. A layer whose median is brighter by more than CAVITY, the wall
+    of a cavity, stays as it is.
     """
-    found, brightest, deeper = layers.clone(), -1, -1
-    for n in range(len(layers) - 1, -1, -1):
-        if found[n].sum() == 0:
+    found, bins = layers.clone(), layers.shape[1]
+    brighter, wall = (round(step / 2 * bins) for step in (BRIGHTER, CAVITY))
+    for n in range(min(NEAR_BORDER, len(layers) - 2), -1, -1):
+        total, deeper = found[n].sum(), found[n + 1 :].sum(dim=0)
+        if total == 0 or deeper.sum() == 0 or _bin_at(found[n], 0.5) > _bin_at(deeper, 0.5) + wall:
             continue
-        middle = _bin_at(found[n], 0.5)
-        if deeper >= middle:
-            found[n, brightest] += found[n, brightest + 1 :].sum()
-            found[n, brightest + 1 :] = 0
-        brightest, deeper = max(brightest, _bin_at(found[n], BRIGHTEST)), middle
+        least = functional.pad(deeper.cumsum(dim=0) / deeper.sum(), (brighter, 0))[:bins]
+        below = torch.maximum(found[n].cumsum(dim=0) / total, least)
+        found[n] = torch.diff(below, prepend=below.new_zeros(1)).clamp(min=0) * total
     return found
 
 
