@@ -2,9 +2,10 @@
 have, as rough as the scan.
 
 The network's x_0 is parted into smooth structure, what a Gaussian of SMOOTH voxels leaves of it, and fine
-structure, what that takes off. What is no grain is taken out of the fine structure. In each layer both are mixed again, in the proportion that real lesions have
-in such a scan; the fine structure is blurred along axes along which the scan is smoother. In the rim, voxels
-on a line across it are ranked a little alike, so that strands cross it.
+structure, what that takes off. Whole slices and columns, which are no grain, are taken out of the latter. In
+each layer both are mixed again, in the proportion that real lesions have in such a scan; the fine structure
+is blurred along axes along which the scan is smoother. In the rim, voxels on a line across it are ranked a
+little alike, so that strands cross it.
 """
 
 import math

@@ -4,13 +4,17 @@ import pytest
 import torch
 
 from LeFusion.ordering import (
+    ALIKE,
+    COLUMNS,
     FINE,
     FINE_IN_LAYERS,
     MOST,
+    _blurred_inside,
     _covariance,
     _smooth_and_fine,
     _standardised,
     _widths,
+    _without_sheets,
     ordered,
     smoothed_as,
 )
@@ -59,6 +63,30 @@ def test_the_order_looks_at_the_lesion_only():
     other = torch.where(lesion, x_0, noise(1))
     first, second = (ordered(one, [(lesion, BELL)], (0.1, 1.0, 4.0, 4.0)) for one in (x_0, other))
     assert torch.equal(first, second) and not bool(first[~lesion].any())
+
+
+def test_whole_slices_are_no_fine_structure_and_columns_half():
+    one, generator = torch.ones(SIZE, SIZE, SIZE), torch.Generator().manual_seed(1)
+    slices = torch.randn(SIZE, 1, 1, generator=generator) * one
+    assert torch.allclose(_without_sheets(slices, one), torch.zeros(()), atol=1e-5)
+    columns = noise()[0] * one
+    columns -= _blurred_inside(columns, one, (0, ALIKE, ALIKE))
+    left = _without_sheets(columns, one)
+    assert torch.allclose(
+        left, (1 - COLUMNS) * (columns - _blurred_inside(columns, one, (0, 2, 2))), atol=1e-5
+    )
+
+
+def test_what_was_painted_keeps_its_slices():
+    lesion, x_0 = torch.ones(SIZE, SIZE, SIZE, dtype=torch.bool), noise()
+    predicted, painted = (ordered(x_0, [(lesion, BELL)], (0.5, 4, 4, 4), predicted=p) for p in (True, False))
+    assert not torch.allclose(predicted, painted, atol=0.1)
+
+
+def test_where_roughness_is_not_looked_at_slices_stay():
+    lesion, x_0 = torch.ones(SIZE, SIZE, SIZE, dtype=torch.bool), noise()
+    one, other = (ordered(x_0, [(lesion, BELL)], (0.5,), predicted=p) for p in (True, False))
+    assert torch.equal(one, other)
 
 
 def test_each_layer_is_ranked_by_itself():

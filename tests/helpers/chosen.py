@@ -96,10 +96,10 @@ OWN = histogram({10: 1 / 3, 11: 1 / 3, 12: 1 / 3})
 
 def table_in(folder, window=(0.0, 160.0), depths=()):
     """Small lesions are dark and large ones bright, in the textures dim and vivid; each layer is a bin
-    darker than the one around it."""
+    brighter than the one around it."""
     volumes, texture = np.repeat(np.array([3.0, 3000.0]), 40), np.tile([0, 1], 40)
     bins = np.where(volumes < 100, 2, 6) + 8 * texture
-    layers = np.stack([np.eye(BINS)[bins - n] for n in range(len(depths) + 1)], axis=1)
+    layers = np.stack([np.eye(BINS)[bins + n] for n in range(len(depths) + 1)], axis=1)
     names = ("dim", "vivid")
     table = LesionTable(
         "lidc", window, BINS, "1 mm", "drawn", "made up", names, texture, volumes, layers, depths

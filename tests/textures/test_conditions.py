@@ -51,7 +51,7 @@ def test_layers_of_a_real_lesion_take_the_shares_of_the_lesion_to_paint(tmp_path
     assert torch.allclose(wanted.layers[0, 0], histogram({2: 1.0})) and not bool(wanted.layers[0, 1].any())
     assert torch.allclose(wanted.histogram, histogram({2: 1.0}))
     thick = conditions.look(loaded(mm=3.0), 1)  # voxels of 3 mm lie deeper
-    assert torch.allclose(thick.layers[0, 1], histogram({1: 1.0})) and not bool(thick.layers[0, 0].any())
+    assert torch.allclose(thick.layers[0, 1], histogram({3: 1.0})) and not bool(thick.layers[0, 0].any())
 
 
 def test_a_drawn_lesion_fits_the_tissue_around_it(tmp_path):

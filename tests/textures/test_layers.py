@@ -5,6 +5,8 @@ import torch
 
 from LeFusion.textures.histograms import lesion_histogram
 from LeFusion.textures.layers import (
+    BRIGHTER,
+    NEAR_BORDER,
     brightest_of,
     depth_below_border,
     layer_shares,
@@ -172,20 +174,36 @@ def histograms(*shares):
 
 
 def test_a_rim_is_no_brighter_than_what_lies_deeper():
-    layers = histograms({2: 0.2, 5: 0.1, 9: 0.1}, {4: 0.15, 6: 0.05, 8: 0.002}, {}, {5: 0.298, 6: 0.1})
-    wanted = histograms({2: 0.2, 5: 0.1, 6: 0.1}, {4: 0.15, 6: 0.052}, {}, {5: 0.298, 6: 0.1})
-    assert torch.allclose(without_bright_border(layers), wanted)
+    layers = histograms({2: 0.2, 5: 0.1, 9: 0.1}, {4: 0.15, 6: 0.05}, {}, {5: 0.3, 6: 0.1})
+    wanted = histograms({2: 0.2, 5: 0.1, 6: 0.1}, {4: 0.15, 6: 0.05}, {}, {5: 0.3, 6: 0.1})
+    assert torch.allclose(without_bright_border(layers), wanted, atol=1e-6)
+
+
+def test_no_share_of_a_layer_near_the_border_is_brighter_than_that_of_the_core():
+    layers = torch.rand(NEAR_BORDER + 3, 100, generator=torch.Generator().manual_seed(0))
+    layers[-1, 90:] = 0
+    found, step = without_bright_border(layers), round(BRIGHTER / 2 * 100)
+    assert step == 1
+    assert torch.allclose(found.sum(dim=1), layers.sum(dim=1))
+    assert torch.equal(found[NEAR_BORDER + 1 :], layers[NEAR_BORDER + 1 :])
+    below = found.cumsum(dim=1) / found.sum(dim=1, keepdim=True)
+    for n in range(NEAR_BORDER + 1):
+        core = found[n + 1 :].sum(dim=0)
+        assert bool((below[n, step:] >= (core.cumsum(dim=0) / core.sum())[:-step] - 1e-5).all())
+    assert not torch.allclose(found[NEAR_BORDER], layers[NEAR_BORDER])
 
 
 def test_the_wall_of_a_cavity_stays_brighter_than_the_cavity():
-    layers = histograms({1: 0.1, 4: 0.2, 8: 0.1}, {6: 0.3}, {1: 0.3})
-    wanted = histograms({1: 0.1, 4: 0.2, 6: 0.1}, {6: 0.3}, {1: 0.3})
-    assert torch.allclose(without_bright_border(layers), wanted)
+    layers = histograms({1: 0.2, 4: 0.1, 8: 0.1}, {6: 0.3}, {1: 0.8})
+    wanted = histograms({1: 0.2, 4: 0.1, 6: 0.1}, {6: 0.3}, {1: 0.8})
+    found = without_bright_border(layers)
+    assert torch.allclose(found[1:], wanted[1:])
+    assert float(found[0, 7:].sum()) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_lesion_without_a_bright_rim_stays_as_it_is():
     layers = histograms({1: 0.3, 3: 0.1}, {2: 0.2, 5: 0.1}, {5: 0.3})
-    assert torch.equal(without_bright_border(layers), layers)
+    assert torch.allclose(without_bright_border(layers), layers, atol=1e-6)
 
 
 def test_the_brightest_of_a_histogram():
