@@ -62,9 +62,11 @@ def ordered(
     inside = torch.stack([voxels for voxels, _ in targets]).any(dim=0)
     filled = inside.to(x_0.dtype)
     smooth, fine = _smooth_and_fine(x_0, filled)
-    if len(grain) > 1 and predicted:
-        fine = _without_sheets(fine, filled)
-    fine = _blurred_inside(fine, filled, _widths(fine, filled, grain[1:]))
+    widths = _widths(fine, filled, grain[1:])
+    if predicted and widths[0] > 0:
+        fine = _without_sheets(fine, filled, min(1.0, widths[0]))
+        widths = _widths(fine, filled, grain[1:])
+    fine = _blurred_inside(fine, filled, widths)
     order = torch.zeros_like(x_0)
     least, most = (FINE, MOST) if len(targets) == 1 else (FINE_IN_LAYERS, MOST_IN_LAYERS)
     for voxels, histogram in targets:
@@ -75,9 +77,9 @@ def ordered(
     return order if rays is None else _with_strands(order, x_0, targets, inside, rays)
 
 
-def _without_sheets(fine: Tensor, inside: Tensor) -> Tensor:
+def _without_sheets(fine: Tensor, inside: Tensor, strength: float) -> Tensor:
     """Fine structure (D, H, W) without whole slices that are brighter or darker, and with half of what is
-    alike across slices.
+    alike across slices; with strength below 1 (the blur across slices, in voxels) less of both is taken.
 
     The network paints both into its first predictions. A blur across slices takes the grain off and leaves
     columns, which the network then goes on with: lesions come out striped. (Correlation of voxels 3 slices
@@ -85,7 +87,7 @@ def _without_sheets(fine: Tensor, inside: Tensor) -> Tensor:
     0.26, so 0.10.)
     """
     for widths, share in (((0.0, ALIKE, ALIKE), SHEETS), ((ALIKE, 0.0, 0.0), COLUMNS)):
-        fine = (fine - share * _blurred_inside(fine, inside, widths)) * inside
+        fine = (fine - strength * share * _blurred_inside(fine, inside, widths)) * inside
     return fine
 
 
