@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from LeFusion import ordering
 from LeFusion.guidance import Guide
 from LeFusion.mending import mended
 from LeFusion.prepared import Prepared
@@ -124,7 +125,7 @@ def test_nothing_fades_beyond_what_is_painted_or_without_a_share():
     assert torch.equal(mended(painted, replace(prepared, share=None)), painted)
 
 
-def test_a_painting_is_as_smooth_across_slices_as_the_scan_where_it_is_guided():
+def test_a_painting_is_as_smooth_across_slices_as_the_scan_where_it_is_guided(monkeypatch):
     """By intensity guidance of any strength, and only where that acts."""
     generator = torch.Generator().manual_seed(0)
     painted = 0.2 * torch.randn(1, 20, 20, 20, generator=generator)
@@ -143,6 +144,8 @@ def test_a_painting_is_as_smooth_across_slices_as_the_scan_where_it_is_guided():
     assert torch.equal(mended(painted, given, strength=0), painted)
     half = mended(painted, given, strength=0.5)
     assert torch.allclose(half, (painted + found) / 2, atol=1e-6)
+    monkeypatch.setattr(ordering, "_without_sheets", lambda fine, *_: fine * torch.nan)
+    assert torch.equal(mended(painted, given), found)  # sheets are taken out of predictions alone
     for noise in (None, (1.0,), (1.0, 0.0, 2.0, 2.0)):
         unknown = replace(given, guide=replace(guide, grain=(noise,)))
         assert torch.equal(mended(painted, unknown), painted)

@@ -6,6 +6,7 @@ import torch
 from LeFusion.textures.histograms import lesion_histogram
 from LeFusion.textures.layers import (
     BRIGHTER,
+    DEPTHS_MM,
     NEAR_BORDER,
     brightest_of,
     depth_below_border,
@@ -183,7 +184,7 @@ def test_no_share_of_a_layer_near_the_border_is_brighter_than_that_of_the_core()
     layers = torch.rand(NEAR_BORDER + 3, 100, generator=torch.Generator().manual_seed(0))
     layers[-1, 90:] = 0
     found, step = without_bright_border(layers), round(BRIGHTER / 2 * 100)
-    assert step == 1
+    assert step == 1 and DEPTHS_MM[NEAR_BORDER] == 3.0
     assert torch.allclose(found.sum(dim=1), layers.sum(dim=1))
     assert torch.equal(found[NEAR_BORDER + 1 :], layers[NEAR_BORDER + 1 :])
     below = found.cumsum(dim=1) / found.sum(dim=1, keepdim=True)
