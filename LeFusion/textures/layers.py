@@ -16,7 +16,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
-BRIGHTEST = 0.99  # share of a layer's voxels below which a layer nearer to the border ends
+BRIGHTEST = 0.99  # share of a lesion's voxels that are no specks
 # Of a small lesion at its deepest, as of the smallest nodules (90 mm3), though the Gaussian takes that off
 DEEPEST_MM = 0.6
 # sd, along each axis, of the Gaussian that rounds a mask's steps and corners off: readers draw slice by slice
@@ -25,7 +25,8 @@ SMOOTH_MM = (1.5, 1.0, 1.0)
 DEPTHS_MM = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 NEAR_BORDER = 9  # the deepest layer that is near the border, to 3 mm
-# Of [-1, 1]: how much brighter it may be than what is deeper (19 HU), and how much the wall of a cavity is
+# Of [-1, 1]: how much brighter it may be than what is deeper, and how much the wall of a cavity is. In whole
+# bins: of 64 over 1,400 HU one (22 HU) and four (88 HU)
 BRIGHTER, CAVITY = 0.027, 0.14
 
 RIM_MM = (1.0, 2.0, 3.0, 4.0)  # the same around a lesion, by the distance from that border
