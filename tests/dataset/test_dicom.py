@@ -360,6 +360,14 @@ def test_series_are_cases_with_masks_by_name(tmp_path):
     assert isinstance(single.image_path, Path)
 
 
+def test_slices_of_no_series_are_refused(tmp_path):
+    def without(made, _):
+        del made.SeriesInstanceUID
+
+    write_series(tmp_path / "a", stack(), change=without)
+    refused(tmp_path / "a", "has no SeriesInstanceUID", "export it again")
+
+
 def test_two_patients_in_one_series_are_refused(tmp_path):
     def other(made, number):
         made.PatientID = f"patient {number // 4}"

@@ -38,6 +38,13 @@ def test_layout_takes_lists_and_refuses_nonsense():
             Layout(**wrong)
 
 
+def test_instances_are_of_one_lesion_label_and_no_others():
+    assert Layout(lesion_labels=[1], instances=True).instances
+    for labels in ({"lesion_labels": [1, 2]}, {"lesion_labels": [1], "other_labels": [2]}):
+        with refused(UserError, "layout.instances=true", "one lesion label and no others"):
+            Layout(**labels, instances=True)
+
+
 def test_a_layout_of_hearts_has_both_labels_and_a_reference():
     heart = {"lesion_labels": [3, 4], "other_labels": [1, 2]}
     layout = Layout(**heart, cavity_label=1, myocardium_label=2, reference_label=2)

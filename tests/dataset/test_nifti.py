@@ -196,6 +196,9 @@ def test_unreadable_files_are_refused_by_name(tmp_path):
         refused(cut)
     cut.write_bytes(whole[: len(whole) // 2] + b"garbage" + whole[len(whole) // 2 :])
     refused(cut, "damaged gzip")
+    text = tmp_path / "text.nii.gz"
+    text.write_bytes(gzip.compress(b"no header of any kind, " * 40))
+    refused(text, "is not a NIfTI file")
     plain = tmp_path / "plain.nii"
     plain.write_bytes(gzip.decompress(whole)[:-1])
     refused(plain, "cut short at 16351 of 16352 bytes")
